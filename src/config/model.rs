@@ -1,0 +1,258 @@
+//! The configuration as resolved values: every default filled in, every rule checked.
+//!
+//! A [`Config`] only comes out of [`super::load`], so whoever holds one needs no further checks. Lists keep the order
+//! of the files, but no answer may depend on it.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::wire::name::Name;
+
+/// One complete, checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[runtime]`
+    pub runtime: Runtime,
+    /// `[log]`
+    pub log: Log,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[timeouts]`: the defaults; listeners and pools hold their own, resolved values.
+    pub timeouts: Timeouts,
+    /// `[listener.*]`, at least one.
+    pub listeners: Vec<Listener>,
+    /// `[route.*]`, at least one a listener.
+    pub routes: Vec<Route>,
+    /// `[pool.*]`, at least one.
+    pub pools: Vec<Pool>,
+    /// Environment variables that set something, by name, sorted.
+    pub environment: Vec<String>,
+}
+
+/// `[runtime]`: what the process takes of its machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Runtime {
+    /// Data workers, 1 to 1024; `None` is `"auto"`, one per CPU that the process may use.
+    pub workers: Option<NonZeroUsize>,
+    /// Connections served at once; `None` is `"auto"`, worked out from RLIMIT_NOFILE.
+    pub max_connections: Option<NonZeroUsize>,
+    /// Bytes of unrouted connections (their openings) held at once by the whole process.
+    pub opening_memory: u64,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// Least severe level of the program's own messages, which go to stderr.
+    pub level: tracing::Level,
+    /// Where the access log goes.
+    pub access: AccessTarget,
+    /// How access log lines and the program's own messages are written.
+    pub format: LogFormat,
+}
+
+/// Where access log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessTarget {
+    /// `"stdout"`
+    Stdout,
+    /// `"stderr"`
+    Stderr,
+    /// `"off"`
+    Off,
+    /// A path, appended to.
+    File(PathBuf),
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// One line of `key=value` pairs.
+    Text,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Address of the read-only HTTP pages; `None` is `"off"`.
+    pub http: Option<SocketAddr>,
+}
+
+/// `[timeouts]`; `None` is `"off"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From accept to the end of the opening (a whole ClientHello): absolute. Never off.
+    pub open: Duration,
+    /// The part that pools may set for themselves.
+    pub pool: PoolTimeouts,
+}
+
+/// The timeouts that `[pool.*.timeouts]` may set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolTimeouts {
+    /// For one attempt to reach one endpoint. Never off.
+    pub connect: Duration,
+    /// Since the last byte in either direction; `None` is off.
+    pub idle: Option<Duration>,
+    /// Since the last byte, once one side has finished sending; `None` is off.
+    pub half_close: Option<Duration>,
+    /// How long sessions may live on once the process was asked to stop. Zero ends them at once.
+    pub drain: Duration,
+}
+
+/// `[listener.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// The NAME.
+    pub name: String,
+    /// Addresses to listen on, at least one, none twice.
+    pub bind: Vec<Bind>,
+    /// What its clients speak.
+    pub protocol: Protocol,
+    /// Connections of this listener served at once; `None` is `"off"`: only `runtime.max_connections` holds.
+    pub max_connections: Option<NonZeroUsize>,
+    /// Length of the queue of connections not yet accepted, per socket.
+    pub backlog: u32,
+    /// Wake up for a client only once it has sent something (TCP_DEFER_ACCEPT 1).
+    pub defer_accept: bool,
+    /// `[listener.NAME.timeouts] open`, or the default.
+    pub open: Duration,
+}
+
+/// An address to listen on. Port 0 takes a free port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Bind {
+    /// An IPv4 or IPv6 address; IPv6 sockets never take IPv4 connections.
+    Tcp(SocketAddr),
+    /// `unix:/path`
+    Unix(PathBuf),
+}
+
+/// What the clients of a listener speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// TLS: a ClientHello is read and routed by.
+    Tls,
+    /// Anything: routed without reading a byte.
+    Tcp,
+}
+
+/// `[route.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// The NAME.
+    pub name: String,
+    /// Index into [`Config::listeners`].
+    pub listener: usize,
+    /// Names that lead here; empty: any name or none.
+    pub sni: Vec<NamePattern>,
+    /// Protocols of which the client must offer one; empty: any or none.
+    pub alpn: Vec<Box<[u8]>>,
+    /// Networks the client must come from; empty: any.
+    pub from: Vec<IpNet>,
+    /// Index into [`Config::pools`].
+    pub pool: usize,
+}
+
+/// One entry of `route.sni`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NamePattern {
+    /// `www.example.com`
+    Exact(Name),
+    /// `*.example.com`: exactly one label in front of the name held.
+    OneLabel(Name),
+    /// `**.example.com`: one or more labels in front of the name held.
+    AnyDepth(Name),
+}
+
+/// `[pool.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// The NAME.
+    pub name: String,
+    /// How an endpoint is chosen.
+    pub balance: Balance,
+    /// Endpoints as written, at least one, no name twice.
+    pub endpoints: Vec<Endpoint>,
+    /// Local addresses to connect from; the first of the endpoint's family is used; empty: the kernel chooses.
+    pub source: Vec<IpAddr>,
+    /// How often host names are resolved again.
+    pub refresh: Duration,
+    /// `[pool.NAME.timeouts]`, or the defaults.
+    pub timeouts: PoolTimeouts,
+}
+
+/// How a pool chooses an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// The endpoint with the fewest sessions for its weight.
+    LeastConnections,
+    /// Each in turn, by weight.
+    RoundRobin,
+}
+
+/// One entry of `pool.endpoints`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `name`, else the address as written.
+    pub name: String,
+    /// Where it is.
+    pub address: Address,
+    /// Its share, 0 to [`MAX_WEIGHT`]; 0 gets nothing.
+    pub weight: u16,
+}
+
+/// The greatest weight of an endpoint.
+pub const MAX_WEIGHT: u16 = 256;
+
+/// The address of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// `10.0.0.11:5432`, `[2001:db8::1]:5432`
+    Ip(SocketAddr),
+    /// `unix:/run/x.sock`
+    Unix(PathBuf),
+    /// `db.example.com:5432`: every address it resolves to is an endpoint, named `host#address`.
+    Host {
+        /// The host name.
+        host: String,
+        /// The port, 1 to 65535.
+        port: u16,
+    },
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bind::Tcp(address) => address.fmt(f),
+            Bind::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NamePattern::Exact(name) => name.fmt(f),
+            NamePattern::OneLabel(name) => write!(f, "*.{name}"),
+            NamePattern::AnyDepth(name) => write!(f, "**.{name}"),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Ip(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Host { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! pointsman: a layer-4 TCP/TLS load balancer for Linux.
+//!
+//! # The words
+//! One word, one meaning, in code, configuration, metrics, log and documentation alike.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | listener | addresses on which connections of one protocol are accepted |
+//! | opening | the first bytes of a connection, read before it is routed |
+//! | route | from a name, a protocol and a source to a pool |
+//! | pool | endpoints that serve the same thing |
+//! | endpoint | one address that connections are forwarded to |
+//! | lease | one session's claim on an endpoint, given back when it ends |
+//! | session | one accepted connection, from accept to record |
+//! | half | one direction of a session |
+//! | outcome | the one word for how a connection ended |
+//! | record | what is told of a connection once it has ended |
+//! | worker | a thread that owns sockets and sessions |
+//! | generation | one immutable state of the configuration in use |
+
+pub mod config;
+pub mod observe;
+pub mod wire;

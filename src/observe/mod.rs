@@ -1,0 +1,6 @@
+//! What is told about a connection: its one outcome, its line in the access log, its share in the metrics.
+//!
+//! Nothing here may ever slow a session: what cannot be taken at once is dropped and counted.
+
+pub mod outcome;
+pub mod record;

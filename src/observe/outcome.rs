@@ -1,0 +1,158 @@
+//! How a connection ended: one word, the same in the access log, the metrics and the documentation.
+
+use crate::wire::alert::Alert;
+
+/// The one way in which a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Both sides finished.
+    Ok,
+    /// The client reset the connection.
+    ClientReset,
+    /// The endpoint reset the connection.
+    EndpointReset,
+    /// The endpoint closed or reset before it answered a byte, and no other could be tried.
+    EndpointSilent,
+    /// The client left before its opening was complete.
+    ClientGone,
+    /// The opening was not complete within `timeouts.open`.
+    HelloTimeout,
+    /// The opening is larger than allowed.
+    HelloTooLarge,
+    /// The opening starts like TLS but breaks its rules.
+    HelloMalformed,
+    /// The opening is not TLS.
+    NotTls,
+    /// All unrouted connections together hold `runtime.opening_memory` bytes.
+    OpeningMemory,
+    /// No route has this name.
+    NoRoute,
+    /// Routes have this name, but they refuse the protocol or the source.
+    Denied,
+    /// `runtime.max_connections` or `listener.max_connections` is reached, or descriptors ran out.
+    Full,
+    /// The pool has no endpoint that could be tried.
+    NoEndpoint,
+    /// No endpoint that was tried could be reached.
+    ConnectFailed,
+    /// No endpoint that was tried answered within `timeouts.connect`.
+    ConnectTimeout,
+    /// No byte for `timeouts.idle`.
+    Idle,
+    /// One side had finished, and no byte came from the other for `timeouts.half_close`.
+    HalfClose,
+    /// A peer no longer acknowledges what it is sent, or no longer answers keepalive probes.
+    PeerDead,
+    /// The process was asked to stop, and the time to drain was over.
+    Shutdown,
+    /// The system refused something that only our side is to blame for.
+    Internal,
+}
+
+/// Who ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The client.
+    Client,
+    /// The endpoint.
+    Endpoint,
+    /// This process: a fault or a limit of ours.
+    Us,
+    /// The configuration: routes, limits, timeouts.
+    Policy,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of the documentation.
+    pub const ALL: [Outcome; 21] = [
+        Outcome::Ok,
+        Outcome::ClientReset,
+        Outcome::EndpointReset,
+        Outcome::EndpointSilent,
+        Outcome::ClientGone,
+        Outcome::HelloTimeout,
+        Outcome::HelloTooLarge,
+        Outcome::HelloMalformed,
+        Outcome::NotTls,
+        Outcome::OpeningMemory,
+        Outcome::NoRoute,
+        Outcome::Denied,
+        Outcome::Full,
+        Outcome::NoEndpoint,
+        Outcome::ConnectFailed,
+        Outcome::ConnectTimeout,
+        Outcome::Idle,
+        Outcome::HalfClose,
+        Outcome::PeerDead,
+        Outcome::Shutdown,
+        Outcome::Internal,
+    ];
+
+    /// The stable word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::ClientReset => "client_reset",
+            Outcome::EndpointReset => "endpoint_reset",
+            Outcome::EndpointSilent => "endpoint_silent",
+            Outcome::ClientGone => "client_gone",
+            Outcome::HelloTimeout => "hello_timeout",
+            Outcome::HelloTooLarge => "hello_too_large",
+            Outcome::HelloMalformed => "hello_malformed",
+            Outcome::NotTls => "not_tls",
+            Outcome::OpeningMemory => "opening_memory",
+            Outcome::NoRoute => "no_route",
+            Outcome::Denied => "denied",
+            Outcome::Full => "full",
+            Outcome::NoEndpoint => "no_endpoint",
+            Outcome::ConnectFailed => "connect_failed",
+            Outcome::ConnectTimeout => "connect_timeout",
+            Outcome::Idle => "idle",
+            Outcome::HalfClose => "half_close",
+            Outcome::PeerDead => "peer_dead",
+            Outcome::Shutdown => "shutdown",
+            Outcome::Internal => "internal",
+        }
+    }
+
+    /// The alert that tells a TLS client, where one may still be sent (nothing of the endpoint has reached it).
+    pub const fn alert(self) -> Option<Alert> {
+        match self {
+            Outcome::NoRoute => Some(Alert::UnrecognizedName),
+            Outcome::Denied => Some(Alert::AccessDenied),
+            Outcome::HelloMalformed | Outcome::HelloTooLarge => Some(Alert::DecodeError),
+            Outcome::EndpointSilent
+            | Outcome::OpeningMemory
+            | Outcome::NoEndpoint
+            | Outcome::ConnectFailed
+            | Outcome::ConnectTimeout
+            | Outcome::Shutdown
+            | Outcome::Internal => Some(Alert::InternalError),
+            _ => None,
+        }
+    }
+}
+
+impl Side {
+    /// The stable word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Side::Client => "client",
+            Side::Endpoint => "endpoint",
+            Side::Us => "pointsman",
+            Side::Policy => "policy",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_one_to_one() {
+        let words: std::collections::BTreeSet<_> = Outcome::ALL.iter().map(|outcome| outcome.word()).collect();
+        assert_eq!(words.len(), Outcome::ALL.len());
+        assert_eq!(Outcome::ALL[Outcome::Internal as usize], Outcome::Internal, "ALL is in declaration order");
+    }
+}

@@ -1,0 +1,53 @@
+//! The record of one connection: what is known of it by its end, and what the access log says of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::outcome::{Outcome, Side};
+
+/// Everything that is told about one connection once it has ended.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Unique within this process, counting from 1.
+    pub id: u64,
+    /// When it was accepted.
+    pub start: SystemTime,
+    /// Name of the listener.
+    pub listener: Arc<str>,
+    /// Where the client is; `None` behind a unix socket.
+    pub client: Option<SocketAddr>,
+    /// What the ClientHello said; `None` where none was read.
+    pub hello: Option<Box<Said>>,
+    /// Name of the route, once one was found.
+    pub route: Option<Arc<str>>,
+    /// Name of the route's pool.
+    pub pool: Option<Arc<str>>,
+    /// Name of the endpoint tried last.
+    pub endpoint: Option<Arc<str>>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Who ended it.
+    pub by: Side,
+    /// From the first attempt to connect to the established connection; `None` if none was established.
+    pub connect: Option<Duration>,
+    /// From accept to the end.
+    pub total: Duration,
+    /// Bytes delivered from the client to the endpoint.
+    pub bytes_up: u64,
+    /// Bytes delivered from the endpoint to the client.
+    pub bytes_down: u64,
+}
+
+/// What a ClientHello said, as far as it is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The host name; `None`: none, or an address.
+    pub sni: Option<Box<str>>,
+    /// Protocols offered, in the client's order.
+    pub alpn: Vec<Box<[u8]>>,
+    /// TLS versions offered as code points, GREASE left out, in the client's order.
+    pub versions: Vec<u16>,
+    /// Encrypted Client Hello was offered: `sni` is only the outer name.
+    pub ech: bool,
+}

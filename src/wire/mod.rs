@@ -1,0 +1,6 @@
+//! Bytes only: formats as they stand on the wire, parsed and written without any I/O.
+//!
+//! Nothing here knows of sockets, time or configuration, so every file can be fuzzed as it is.
+
+pub mod alert;
+pub mod name;
