@@ -1,0 +1,79 @@
+//! Least connections: the endpoint with the fewest sessions for its weight, ties in turn.
+
+use super::Load;
+
+/// The endpoint to choose among `loads`, of those that `may` allows: its index, and the load it was chosen by.
+///
+/// The scan starts at `start` (any number), so that callers who count it up spread ties evenly. Endpoints are compared
+/// by what their share would be with one session more, which fills an empty pool in proportion to the weights.
+pub(crate) fn pick(
+    loads: impl ExactSizeIterator<Item = Load> + Clone,
+    start: usize,
+    may: impl Fn(usize) -> bool,
+) -> Option<(usize, Load)> {
+    let count = loads.len();
+    let first = start.checked_rem(count)?;
+    let turned = loads.clone().enumerate().skip(first).chain(loads.enumerate().take(first));
+    let candidates = turned.filter(|(index, load)| load.weight > 0 && may(*index));
+    // min_by keeps the first of equals.
+    candidates.min_by(|(_, a), (_, b)| share(a, b).cmp(&share(b, a)))
+}
+
+/// What `a` would carry with one session more, scaled so that it compares with `share(b, a)`.
+fn share(a: &Load, b: &Load) -> u64 {
+    (u64::from(a.active) + 1) * u64::from(b.weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(weights: &[u16], picks: usize) -> Vec<u32> {
+        let mut active = vec![0_u32; weights.len()];
+        for start in 0..picks {
+            let loads: Vec<Load> =
+                weights.iter().zip(&active).map(|(&weight, &active)| Load { weight, active }).collect();
+            let (index, _) = pick(loads.iter().copied(), start, |_| true).expect("there is an endpoint");
+            active[index] += 1;
+        }
+        active
+    }
+
+    #[test]
+    fn sessions_follow_the_weights() {
+        assert_eq!(run(&[1, 1, 1], 300), [100, 100, 100]);
+        assert_eq!(run(&[3, 1], 400), [300, 100]);
+        assert_eq!(run(&[0, 1], 10), [0, 10], "weight 0 gets nothing");
+        assert_eq!(run(&[256, 1, 128], 385), [256, 1, 128]);
+    }
+
+    #[test]
+    fn ties_go_round() {
+        let idle = [Load { weight: 1, active: 0 }; 3];
+        let picks: Vec<_> = (0..6).map(|start| pick(idle.iter().copied(), start, |_| true)).map(|pick| pick.map(|(index, _)| index)).collect();
+        assert_eq!(picks, [0, 1, 2, 0, 1, 2].map(Some));
+    }
+
+    #[test]
+    fn what_may_not_is_left_out() {
+        let loads = [Load { weight: 1, active: 0 }, Load { weight: 1, active: 9 }];
+        assert_eq!(pick(loads.iter().copied(), 0, |index| index != 0), Some((1, loads[1])));
+        assert_eq!(pick(loads.iter().copied(), 0, |_| false), None);
+        assert_eq!(pick([].iter().copied(), 7, |_| true), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_choice_is_the_least_loaded(
+            loads in proptest::collection::vec((0_u16..=256, 0_u32..1000), 0..40), start: usize,
+        ) {
+            let loads: Vec<Load> = loads.iter().map(|&(weight, active)| Load { weight, active }).collect();
+            let ratio = |load: &Load| f64::from(load.active + 1) / f64::from(load.weight);
+            let least = loads.iter().filter(|load| load.weight > 0).map(ratio).fold(f64::INFINITY, f64::min);
+            match pick(loads.iter().copied(), start, |_| true) {
+                Some((index, _)) => proptest::prop_assert!(ratio(&loads[index]) <= least * 1.000_001),
+                None => proptest::prop_assert!(least.is_infinite()),
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Connect: from a pool to an established connection, over at most two different endpoints.
+//!
+//! Nothing of the client is sent here, so every failure may move on to another endpoint.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::time::{sleep, timeout};
+
+use crate::listen::sockets::keepalive;
+use crate::observe::outcome::{Outcome, Side};
+use crate::pool::{Endpoint, Lease, Pool, Target};
+use crate::session::Failure;
+use crate::stream::Stream;
+use crate::sys;
+
+/// Different endpoints that one session tries.
+const TRIES: usize = 2;
+/// Pause before a unix socket whose queue is full is tried again.
+const QUEUE_FULL: Duration = Duration::from_millis(5);
+
+/// One session's attempts on a pool.
+pub(crate) struct Attempts {
+    pool: Arc<Pool>,
+    tried: Vec<Arc<Endpoint>>,
+    began: Instant,
+}
+
+/// An established connection to an endpoint.
+pub(crate) struct Reached {
+    pub(crate) stream: Stream,
+    pub(crate) lease: Lease,
+    /// Since the first attempt.
+    pub(crate) took: Duration,
+}
+
+impl Attempts {
+    /// No attempt yet.
+    pub(crate) fn on(pool: &Arc<Pool>) -> Attempts {
+        Attempts { pool: Arc::clone(pool), tried: Vec::new(), began: Instant::now() }
+    }
+
+    /// Connects to the endpoint whose turn it is, or the next.
+    ///
+    /// # Errors
+    /// The last attempt's failure, or [`Outcome::NoEndpoint`] where there was none.
+    pub(crate) async fn next(&mut self) -> Result<Reached, Failure> {
+        let mut failure = Failure::new(Outcome::NoEndpoint, Side::Policy);
+        while self.tried.len() < TRIES {
+            let Some(lease) = self.pool.lease(&self.tried) else { break };
+            self.tried.push(Arc::clone(lease.endpoint()));
+            match self.dial(&lease).await {
+                Ok(stream) => {
+                    let took = self.began.elapsed();
+                    self.pool.metrics.connect.record(took);
+                    return Ok(Reached { stream, lease, took });
+                }
+                Err(error) => {
+                    failure = blame(&error);
+                    self.failed(lease.endpoint(), &error);
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    /// Whether another endpoint may be tried.
+    pub(crate) fn may_go_on(&self) -> bool {
+        self.tried.len() < TRIES
+    }
+
+    /// The endpoint tried last.
+    pub(crate) fn last(&self) -> Option<&Arc<Endpoint>> {
+        self.tried.last()
+    }
+
+    /// Counts an endpoint that could not be used.
+    pub(crate) fn failed(&self, endpoint: &Endpoint, error: &io::Error) {
+        endpoint.metrics.connect_failures.increment(1);
+        tracing::debug!(pool = &*self.pool.name, endpoint = &*endpoint.name, "cannot be used: {error}");
+    }
+
+    async fn dial(&self, lease: &Lease) -> io::Result<Stream> {
+        let target = &lease.endpoint().target;
+        match timeout(self.pool.timeouts.connect, dial(target, self.pool.source_for(target))).await {
+            Ok(result) => result,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+async fn dial(target: &Target, source: Option<IpAddr>) -> io::Result<Stream> {
+    let address = match target {
+        Target::Ip(address) => SockAddr::from(*address),
+        Target::Unix(path) => SockAddr::unix(path)?,
+    };
+    let socket = socket(&address, source)?;
+    loop {
+        match socket.connect(&address) {
+            Ok(()) => return Stream::new(OwnedFd::from(socket)),
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
+                let stream = Stream::new(OwnedFd::from(socket))?;
+                stream.connected().await?;
+                return Ok(stream);
+            }
+            // Only a unix socket says this: its queue is full for now.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(QUEUE_FULL).await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn socket(address: &SockAddr, source: Option<IpAddr>) -> io::Result<Socket> {
+    let socket = Socket::new(address.domain(), Type::STREAM.nonblocking().cloexec(), None)?;
+    if address.domain() == Domain::UNIX {
+        return Ok(socket);
+    }
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive())?;
+    if let Some(source) = source {
+        sys::set_bind_address_no_port(socket.as_fd())?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    Ok(socket)
+}
+
+/// What a failed attempt is called, and whose fault it is.
+fn blame(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Failure::new(Outcome::ConnectTimeout, Side::Endpoint),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => {
+            Failure::new(Outcome::ConnectFailed, Side::Us)
+        }
+        _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) => {
+            Failure::new(Outcome::Internal, Side::Us)
+        }
+        _ => Failure::new(Outcome::ConnectFailed, Side::Endpoint),
+    }
+}

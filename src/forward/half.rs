@@ -1,0 +1,237 @@
+//! One direction of a session: from one socket to the other, adaptively by copy or by splice.
+//!
+//! While nothing moves a half owns no buffer and no pipe. A read goes into the worker's one scratch buffer and
+//! straight out; only what the sink would not take is kept. Reads that fill the whole buffer twice in a row promote
+//! the half to splice(2) until the source is dry.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use super::Tools;
+use super::splice::Pipe;
+use crate::stream::Stream;
+
+/// Full reads in a row that promote a half to splice.
+const PROMOTE_AFTER: u8 = 2;
+/// Bytes that one half moves in one turn before it lets other sessions run.
+const TURN: usize = 2 * 1024 * 1024;
+
+/// One direction of a session.
+#[derive(Debug, Default)]
+pub(super) struct Half {
+    held: Held,
+    /// Reads in a row that filled the buffer.
+    full_reads: u8,
+    state: State,
+    /// The source was lost: its end is no clean one and is not passed on as such.
+    silent: bool,
+}
+
+/// What was read and has not been taken by the sink.
+#[derive(Debug, Default)]
+enum Held {
+    #[default]
+    Nothing,
+    Bytes(Box<Rest>),
+    /// In splice mode; the pipe may be empty.
+    Pipe(Box<Pipe>),
+}
+
+#[derive(Debug)]
+struct Rest {
+    bytes: Vec<u8>,
+    /// Bytes of it already sent.
+    sent: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// The source has ended; what is held must still go out.
+    Ending,
+    /// The end was passed on.
+    Ended,
+    /// The sink takes nothing any more.
+    Broken,
+}
+
+/// Why a half stopped for good.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The source ended, everything went out, and the sink was told.
+    Ended,
+    /// Reading failed; everything read before went out.
+    Source(io::Error),
+    /// Writing failed.
+    Sink(io::Error),
+}
+
+/// What moved in one poll.
+#[derive(Debug, Default)]
+pub(super) struct Moved {
+    /// Bytes taken from the source.
+    pub(super) read: usize,
+    /// Bytes taken by the sink.
+    pub(super) written: usize,
+}
+
+impl Half {
+    /// Moves bytes until neither side can go on, the turn is over, or the half stops.
+    ///
+    /// A half that has stopped is not polled again.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &Stream,
+        to: &Stream,
+        tools: &Tools,
+        moved: &mut Moved,
+    ) -> Poll<Stop> {
+        loop {
+            if let Err(error) = ready!(self.poll_flush(cx, to, moved)) {
+                self.fail(tools);
+                return Poll::Ready(Stop::Sink(error));
+            }
+            if self.state == State::Ending {
+                return Poll::Ready(self.pass_end_on(to, tools));
+            }
+            if moved.read >= TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match ready!(self.poll_read(cx, from, to, tools, moved)) {
+                Ok(()) => {}
+                Err(stop) => {
+                    self.fail(tools);
+                    return Poll::Ready(stop);
+                }
+            }
+        }
+    }
+
+    /// Still has work to do.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.state, State::Open | State::Ending)
+    }
+
+    /// Holds bytes that were read and not yet written.
+    pub(super) fn holds_bytes(&self) -> bool {
+        match &self.held {
+            Held::Nothing => false,
+            Held::Bytes(_) => true,
+            Held::Pipe(pipe) => pipe.filled() > 0,
+        }
+    }
+
+    /// The source is known to be lost: what it sent before is still moved, but its end is not passed on.
+    pub(super) fn keep_end_to_itself(&mut self) {
+        self.silent = true;
+    }
+
+    /// Gives the pipe back and drops what is held.
+    pub(super) fn release(&mut self, tools: &Tools) {
+        if let Held::Pipe(pipe) = std::mem::take(&mut self.held) {
+            tools.pipes.give_back(*pipe);
+        }
+    }
+
+    fn fail(&mut self, tools: &Tools) {
+        self.state = State::Broken;
+        self.release(tools);
+    }
+
+    fn pass_end_on(&mut self, to: &Stream, tools: &Tools) -> Stop {
+        self.release(tools);
+        match if self.silent { Ok(()) } else { to.shutdown_write() } {
+            Ok(()) => {
+                self.state = State::Ended;
+                Stop::Ended
+            }
+            Err(error) => {
+                self.state = State::Broken;
+                Stop::Sink(error)
+            }
+        }
+    }
+
+    /// Sends what is held until nothing is.
+    fn poll_flush(&mut self, cx: &mut Context<'_>, to: &Stream, moved: &mut Moved) -> Poll<io::Result<()>> {
+        match &mut self.held {
+            Held::Nothing => {}
+            Held::Bytes(rest) => {
+                while let Some(left) = rest.bytes.get(rest.sent..).filter(|left| !left.is_empty()) {
+                    let sent = ready!(to.poll_send(cx, left))?;
+                    rest.sent += sent;
+                    moved.written += sent;
+                }
+                self.held = Held::Nothing;
+            }
+            Held::Pipe(pipe) => {
+                while pipe.filled() > 0 {
+                    match ready!(pipe.poll_flush(cx, to))? {
+                        0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                        sent => moved.written += sent,
+                    }
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One read, by the means of the moment. Nothing is held when it is called.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &Stream,
+        to: &Stream,
+        tools: &Tools,
+        moved: &mut Moved,
+    ) -> Poll<Result<(), Stop>> {
+        if self.full_reads >= PROMOTE_AFTER {
+            self.promote(tools);
+        }
+        if let Held::Pipe(pipe) = &mut self.held {
+            let Poll::Ready(filled) = pipe.poll_fill(cx, from) else {
+                self.release(tools);
+                return Poll::Pending;
+            };
+            match filled.map_err(Stop::Source)? {
+                0 => self.state = State::Ending,
+                read => moved.read += read,
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let mut scratch = tools.scratch.borrow_mut();
+        let read = ready!(from.poll_recv(cx, &mut scratch)).map_err(Stop::Source)?;
+        moved.read += read;
+        if read == 0 {
+            self.state = State::Ending;
+            return Poll::Ready(Ok(()));
+        }
+        self.full_reads = if read == scratch.len() { self.full_reads.saturating_add(1) } else { 0 };
+        let bytes = scratch.get(..read).unwrap_or_default();
+        match to.poll_send(cx, bytes) {
+            Poll::Ready(Ok(sent)) => {
+                moved.written += sent;
+                self.keep(bytes.get(sent..).unwrap_or_default());
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(Stop::Sink(error))),
+            Poll::Pending => self.keep(bytes),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn keep(&mut self, left: &[u8]) {
+        if !left.is_empty() {
+            self.held = Held::Bytes(Box::new(Rest { bytes: left.to_vec(), sent: 0 }));
+        }
+    }
+
+    fn promote(&mut self, tools: &Tools) {
+        self.full_reads = 0;
+        if let Some(pipe) = tools.pipes.take(tools.clock.now()) {
+            self.held = Held::Pipe(Box::new(pipe));
+        }
+    }
+}

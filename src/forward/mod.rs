@@ -1,0 +1,292 @@
+//! Forwarding: both directions of one session, driven by one future that owns nothing while nothing moves.
+//!
+//! It never closes a socket and never decides what an end means to the other side; [`closing`] does the first, the
+//! session the second.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+pub(crate) mod closing;
+mod half;
+pub(crate) mod splice;
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use self::half::{Half, Moved, Stop};
+use self::splice::PipePool;
+use crate::clock::Clock;
+use crate::observe::outcome::{Outcome, Side};
+use crate::stream::Stream;
+use crate::sys;
+use crate::table::{Ask, Entry};
+
+/// Bytes of the scratch buffer that all sessions of a worker read into.
+const SCRATCH: usize = 64 * 1024;
+
+/// What the sessions of one worker share to move bytes.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    /// Read into and written from within one turn; never holds anything between turns.
+    pub(crate) scratch: RefCell<Box<[u8]>>,
+    /// Pipes for splice.
+    pub(crate) pipes: PipePool,
+    /// Coarse time.
+    pub(crate) clock: Clock,
+}
+
+impl Tools {
+    /// Fresh tools for one worker.
+    pub(crate) fn new(clock: Clock) -> Tools {
+        Tools { scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()), pipes: PipePool::default(), clock }
+    }
+}
+
+/// The client's first bytes, to be sent to the endpoint before anything else.
+#[derive(Debug, Default)]
+pub(crate) struct Opening {
+    /// Everything received before the session was routed.
+    pub(crate) bytes: Vec<u8>,
+    /// May be sent to another endpoint if this one ends without an answer.
+    pub(crate) replayable: bool,
+}
+
+/// How forwarding ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Both sides have finished and everything was delivered; `Side` finished first.
+    Finished(Side),
+    /// One side is gone; everything that it sent was written to the other, which must be reset once that is delivered.
+    Lost(Side, Outcome),
+    /// A limit was reached. `clean` where neither side has anything under way.
+    Asked {
+        /// Which limit.
+        outcome: Outcome,
+        /// Whether a plain close tells the truth.
+        clean: bool,
+    },
+    /// The endpoint ended before it sent a byte, and nothing but the opening was sent to it.
+    Unanswered(Opening),
+}
+
+/// Both directions of one session.
+pub(crate) struct Forward<'a> {
+    client: &'a Stream,
+    endpoint: &'a Stream,
+    tools: &'a Tools,
+    entry: &'a Entry,
+    up: Half,
+    down: Half,
+    opening: Option<Pending>,
+    first_end: Option<Side>,
+    lost: Option<(Side, Outcome)>,
+}
+
+/// The opening on its way to the endpoint, and afterwards until it is clear that it arrived.
+#[derive(Debug)]
+struct Pending {
+    opening: Opening,
+    sent: usize,
+}
+
+impl<'a> Forward<'a> {
+    /// Forwards between two connected sockets, the opening first.
+    pub(crate) fn new(
+        client: &'a Stream,
+        endpoint: &'a Stream,
+        opening: Opening,
+        tools: &'a Tools,
+        entry: &'a Entry,
+    ) -> Forward<'a> {
+        let opening = (!opening.bytes.is_empty()).then_some(Pending { opening, sent: 0 });
+        Forward {
+            client,
+            endpoint,
+            tools,
+            entry,
+            up: Half::default(),
+            down: Half::default(),
+            opening,
+            first_end: None,
+            lost: None,
+        }
+    }
+
+    fn poll_session(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if let Some(end) = self.answer_ask() {
+            return Poll::Ready(end);
+        }
+        if let Some(stop) = self.poll_down(cx)
+            && let Some(end) = self.stopped(Side::Endpoint, stop)
+        {
+            return Poll::Ready(end);
+        }
+        if let Some(stop) = self.poll_up(cx)
+            && let Some(end) = self.stopped(Side::Client, stop)
+        {
+            return Poll::Ready(end);
+        }
+        if self.up.is_running() || self.down.is_running() {
+            return Poll::Pending;
+        }
+        Poll::Ready(match self.lost {
+            Some((side, outcome)) => End::Lost(side, outcome),
+            None => End::Finished(self.first_end.unwrap_or(Side::Client)),
+        })
+    }
+
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Option<Stop> {
+        if !self.down.is_running() {
+            return None;
+        }
+        let mut moved = Moved::default();
+        let stop = self.down.poll(cx, self.endpoint, self.client, self.tools, &mut moved);
+        self.entry.moved(Side::Endpoint, moved.read, moved.written, self.tools.clock.now());
+        if moved.read > 0 {
+            self.forget_opening();
+        }
+        ready_or_none(stop)
+    }
+
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Option<Stop> {
+        if !self.up.is_running() {
+            return None;
+        }
+        match self.poll_opening(cx) {
+            Poll::Pending => return None,
+            Poll::Ready(Err(error)) => {
+                self.up.release(self.tools);
+                return Some(Stop::Sink(error));
+            }
+            Poll::Ready(Ok(())) => {}
+        }
+        let mut moved = Moved::default();
+        let stop = self.up.poll(cx, self.client, self.endpoint, self.tools, &mut moved);
+        self.entry.moved(Side::Client, moved.read, moved.written, self.tools.clock.now());
+        if moved.read > 0 {
+            self.opening = None;
+        }
+        ready_or_none(stop)
+    }
+
+    /// Sends the opening, and keeps it as long as it may have to be sent to another endpoint.
+    fn poll_opening(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(pending) = &mut self.opening else { return Poll::Ready(Ok(())) };
+        while let Some(left) = pending.opening.bytes.get(pending.sent..).filter(|left| !left.is_empty()) {
+            let sent = ready!(self.endpoint.poll_send(cx, left))?;
+            pending.sent += sent;
+            self.entry.moved(Side::Client, 0, sent, self.tools.clock.now());
+        }
+        if !pending.opening.replayable {
+            self.opening = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The endpoint has answered: drops the opening, unless part of it is still to be sent.
+    fn forget_opening(&mut self) {
+        if let Some(pending) = &mut self.opening {
+            pending.opening.replayable = false;
+            if pending.sent == pending.opening.bytes.len() {
+                self.opening = None;
+            }
+        }
+    }
+
+    /// Takes in that the half that reads from `source` has stopped; `Some` where that ends the session.
+    fn stopped(&mut self, source: Side, stop: Stop) -> Option<End> {
+        let endpoint_ended = match (&stop, source) {
+            (Stop::Sink(_), Side::Client) => true,
+            (Stop::Ended | Stop::Source(_), Side::Endpoint) => true,
+            _ => false,
+        };
+        if endpoint_ended
+            && self.opening.as_ref().is_some_and(|pending| pending.opening.replayable)
+            && let Some(pending) = self.opening.take()
+        {
+            return Some(End::Unanswered(pending.opening));
+        }
+        match stop {
+            Stop::Ended => {
+                self.first_end.get_or_insert(source);
+                self.entry.set_half_closed();
+                None
+            }
+            Stop::Source(error) => {
+                let (side, outcome) = *self.lost.get_or_insert((source, lost_outcome(source, &error)));
+                Some(End::Lost(side, outcome))
+            }
+            // What the lost sink has sent may still be readable: the other half goes on until it is not.
+            Stop::Sink(error) => {
+                let sink = other(source);
+                self.lost.get_or_insert((sink, lost_outcome(sink, &error)));
+                self.entry.set_half_closed();
+                let from_sink = if sink == Side::Client { &mut self.up } else { &mut self.down };
+                from_sink.keep_end_to_itself();
+                None
+            }
+        }
+    }
+
+    fn answer_ask(&mut self) -> Option<End> {
+        match self.entry.take_ask()? {
+            Ask::End(outcome) => {
+                let clean = outcome != Outcome::Shutdown && !self.up.holds_bytes() && !self.down.holds_bytes();
+                Some(End::Asked { outcome, clean })
+            }
+            Ask::Look => {
+                let now = self.tools.clock.now();
+                for (side, socket) in [(Side::Client, self.client), (Side::Endpoint, self.endpoint)] {
+                    // A unix socket has no such thing, and no network that could be cut.
+                    let health = sys::tcp_health(socket.as_fd()).unwrap_or_default();
+                    if health.is_dead() {
+                        return Some(End::Lost(side, Outcome::PeerDead));
+                    }
+                    if health.closed {
+                        self.entry.set_half_closed();
+                    }
+                    self.entry.looked(side, health.retransmits > 0 || health.probes > 0, now);
+                }
+                None
+            }
+        }
+    }
+}
+
+impl Future for Forward<'_> {
+    type Output = End;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        self.get_mut().poll_session(cx)
+    }
+}
+
+impl Drop for Forward<'_> {
+    fn drop(&mut self) {
+        self.up.release(self.tools);
+        self.down.release(self.tools);
+    }
+}
+
+fn lost_outcome(side: Side, error: &io::Error) -> Outcome {
+    match (error.kind(), side) {
+        (io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable, _) => {
+            Outcome::PeerDead
+        }
+        (_, Side::Client) => Outcome::ClientReset,
+        (_, _) => Outcome::EndpointReset,
+    }
+}
+
+fn other(side: Side) -> Side {
+    if side == Side::Client { Side::Endpoint } else { Side::Client }
+}
+
+fn ready_or_none<T>(poll: Poll<T>) -> Option<T> {
+    match poll {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}

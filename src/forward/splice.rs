@@ -1,0 +1,128 @@
+//! Pipes for splice(2): bytes that cross the process without entering it.
+//!
+//! The rules, each the answer to a hang or a loss that a proxy has shipped: only an empty pipe is filled, and it is
+//! flushed before it is filled again, so that EAGAIN on the way in can only mean an empty socket; bytes are counted
+//! from return values, for a pipe may hold more than its nominal size; a pipe that still holds bytes is closed, never
+//! pooled; SPLICE_F_MORE is never set.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll, ready};
+
+use rustix::pipe::{PipeFlags, SpliceFlags};
+
+use crate::stream::Stream;
+
+/// The size asked for each pipe, in bytes: pipe-max-size as every distribution leaves it.
+const PIPE_SIZE: usize = 1024 * 1024;
+/// Pipes that one worker may have open, in use and idle together.
+pub(crate) const PIPES_PER_WORKER: usize = 32;
+/// After the kernel has refused a pipe of full size, turns of the clock (seconds) before it is asked again.
+const SHORT_PAUSE: u32 = 10;
+
+/// One worker's pipes.
+#[derive(Debug, Default)]
+pub(crate) struct PipePool {
+    idle: RefCell<Vec<Ends>>,
+    open: Cell<usize>,
+    /// No new pipe before this second of the coarse clock.
+    not_before: Cell<u32>,
+}
+
+#[derive(Debug)]
+struct Ends {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+/// A pipe in use by one half of one session.
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    ends: Ends,
+    /// Bytes in the pipe.
+    filled: usize,
+}
+
+impl PipePool {
+    /// An empty pipe of full size; `None` when all are in use or the kernel gives none (pipe-user-pages-soft,
+    /// descriptors): the caller stays with copying.
+    pub(crate) fn take(&self, now: u32) -> Option<Pipe> {
+        if let Some(ends) = self.idle.borrow_mut().pop() {
+            return Some(Pipe { ends, filled: 0 });
+        }
+        if self.open.get() >= PIPES_PER_WORKER || now < self.not_before.get() {
+            return None;
+        }
+        match open() {
+            Ok(ends) => {
+                self.open.set(self.open.get() + 1);
+                Some(Pipe { ends, filled: 0 })
+            }
+            Err(_) => {
+                self.not_before.set(now.saturating_add(SHORT_PAUSE));
+                None
+            }
+        }
+    }
+
+    /// Takes a pipe back: for the next half if it is empty, to close it otherwise.
+    pub(crate) fn give_back(&self, pipe: Pipe) {
+        if pipe.filled == 0 {
+            self.idle.borrow_mut().push(pipe.ends);
+        } else {
+            self.open.set(self.open.get() - 1);
+        }
+    }
+
+    /// Closes the idle pipes but for one.
+    pub(crate) fn shrink(&self) {
+        let mut idle = self.idle.borrow_mut();
+        let closed = idle.len().saturating_sub(1);
+        idle.truncate(1);
+        self.open.set(self.open.get() - closed);
+    }
+
+    /// Pipes open now, in use and idle.
+    pub(crate) fn open(&self) -> usize {
+        self.open.get()
+    }
+}
+
+impl Pipe {
+    /// Bytes in the pipe.
+    pub(crate) fn filled(&self) -> usize {
+        self.filled
+    }
+
+    /// Moves what `from` has into the empty pipe; 0 is the end of the stream.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, from: &Stream) -> Poll<io::Result<usize>> {
+        debug_assert_eq!(self.filled, 0, "only an empty pipe is filled");
+        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+        let moved = ready!(from.poll_read_with(cx, |socket| {
+            rustix::pipe::splice(socket, None, &self.ends.write, None, PIPE_SIZE, flags)
+        }))?;
+        self.filled = moved;
+        Poll::Ready(Ok(moved))
+    }
+
+    /// Moves bytes from the pipe to `to`; the count is at most what the pipe holds.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>, to: &Stream) -> Poll<io::Result<usize>> {
+        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+        let moved = ready!(to.poll_write(cx, |socket| {
+            rustix::pipe::splice(&self.ends.read, None, socket, None, self.filled, flags)
+        }))?;
+        self.filled -= moved.min(self.filled);
+        Poll::Ready(Ok(moved))
+    }
+}
+
+/// A pipe of full size, or an error: a shorter one means that the user's share of pipe memory is used up.
+fn open() -> io::Result<Ends> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+    rustix::pipe::fcntl_setpipe_size(&write, PIPE_SIZE)?;
+    if rustix::pipe::fcntl_getpipe_size(&write)? < PIPE_SIZE {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    Ok(Ends { read, write })
+}

@@ -1,0 +1,127 @@
+//! A connected, non-blocking stream socket, TCP or unix, registered with its worker's reactor.
+//!
+//! Reads wait for readiness first; writes try first and wait only when refused: a fresh event would tell nothing that
+//! the call does not. Every method leaves the reactor's idea of readiness true, so that no edge is ever lost.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use tokio::io::unix::AsyncFd;
+
+/// A connected stream socket.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    io: AsyncFd<OwnedFd>,
+}
+
+impl Stream {
+    /// Registers a connected (or connecting) non-blocking socket with this worker.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Stream> {
+        Ok(Stream { io: AsyncFd::new(socket)? })
+    }
+
+    /// Receives what is there, at most `buffer.len()` bytes; 0 is the end of the stream.
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.io.poll_read_ready(cx))?;
+            match rustix::net::recv(&self.io, &mut *buffer, RecvFlags::empty()) {
+                // A read that did not fill the buffer has emptied the socket: what comes next raises a new edge. An
+                // end of stream that the reactor already knows of survives the clearing.
+                Ok((_, received)) => {
+                    if received > 0 && received < buffer.len() {
+                        ready.clear_ready();
+                    }
+                    return Poll::Ready(Ok(received));
+                }
+                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Sends as much of `bytes` as the socket takes at once.
+    pub(crate) fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write(cx, |socket| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL))
+    }
+
+    /// Runs a call that writes to the socket until it does not say EAGAIN.
+    pub(crate) fn poll_write<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut call: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            match call(self.as_fd()) {
+                Ok(done) => return Poll::Ready(Ok(done)),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    // The reactor has not run since the call, so any readiness it holds is older than the refusal.
+                    if let Poll::Ready(stale) = self.io.poll_write_ready(cx) {
+                        stale?.clear_ready();
+                        ready!(self.io.poll_write_ready(cx))?.retain_ready();
+                    } else {
+                        return Poll::Pending;
+                    }
+                }
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Runs a call that reads from the socket; `None` once the socket has nothing more for now, in which case the
+    /// task is woken when it has.
+    pub(crate) fn poll_read_with<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut call: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            let mut ready = ready!(self.io.poll_read_ready(cx))?;
+            match call(self.as_fd()) {
+                Ok(done) => return Poll::Ready(Ok(done)),
+                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Waits until a connect(2) in progress has come to its end.
+    ///
+    /// # Errors
+    /// The error of the connect.
+    pub(crate) async fn connected(&self) -> io::Result<()> {
+        self.io.writable().await?.retain_ready();
+        match rustix::net::sockopt::socket_error(self)? {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tells the peer that nothing more will come.
+    ///
+    /// # Errors
+    /// ENOTCONN where the peer has reset the connection.
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(self, Shutdown::Write)?)
+    }
+
+    /// Closes the connection with a reset: the peer sees an error, never a clean end.
+    pub(crate) fn reset(self) {
+        // Without the option the close is a plain one, which is all that is left to do for a socket that refuses it.
+        let _ = rustix::net::sockopt::set_socket_linger(&self, Some(Duration::ZERO));
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.io.get_ref().as_fd()
+    }
+}

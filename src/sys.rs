@@ -1,0 +1,106 @@
+//! System calls that no safe crate offers. The only file with `unsafe`; each block says why it is sound.
+//!
+//! Nothing here keeps state or decides anything.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// What the kernel knows of a TCP connection's health (tcp(7), TCP_INFO).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Health {
+    /// Retransmission timeouts in a row without an acknowledgement.
+    pub(crate) retransmits: u8,
+    /// Keepalive or zero-window probes in a row without an answer.
+    pub(crate) probes: u8,
+    /// Since the peer last acknowledged anything.
+    pub(crate) last_ack: Duration,
+    /// The connection is gone (TCP_CLOSE), though nobody has read the error yet.
+    pub(crate) closed: bool,
+}
+
+impl Health {
+    /// The verdict on a peer that has been silent: only retransmits or probes that pile up without any acknowledgement
+    /// condemn it. A peer that merely reads slowly acknowledges every zero-window probe.
+    pub(crate) fn is_dead(&self) -> bool {
+        const SILENCE: Duration = Duration::from_secs(30);
+        self.last_ack >= SILENCE && (self.retransmits >= 6 || self.probes >= 3)
+    }
+}
+
+/// Reads TCP_INFO.
+///
+/// # Errors
+/// Those of getsockopt(2); EOPNOTSUPP where the socket is not TCP.
+pub(crate) fn tcp_health(socket: BorrowedFd<'_>) -> io::Result<Health> {
+    let info: libc::tcp_info = get_option(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    Ok(Health {
+        retransmits: info.tcpi_retransmits,
+        probes: info.tcpi_probes,
+        last_ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+        closed: info.tcpi_state == TCP_CLOSE,
+    })
+}
+
+/// `TCP_CLOSE` of linux/tcp_states.h.
+const TCP_CLOSE: u8 = 7;
+
+/// Accepts a connection only once the client has sent something, or after `seconds` (rounded up by the kernel to 1,
+/// 3, 7, ...).
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub(crate) fn set_defer_accept(socket: BorrowedFd<'_>, seconds: libc::c_int) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
+}
+
+/// Lets bind(2) to an address leave the choice of the port to connect(2), so that ports are shared between
+/// destinations (ip(7)).
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub(crate) fn set_bind_address_no_port(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+/// Bytes in the send queue that the peer has not acknowledged (SIOCOUTQ, tcp(7)).
+///
+/// # Errors
+/// Those of ioctl(2).
+pub(crate) fn unsent(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (= TIOCOUTQ) writes one int through the pointer, which is valid for the whole call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(bytes).unwrap_or(0)) }
+}
+
+/// Takes ownership of a descriptor that the service manager passed to this process (sd_listen_fds(3)), once.
+pub(crate) fn claim(descriptor: RawFd) -> OwnedFd {
+    // SAFETY: the service manager passed the descriptor to this process alone, and the caller claims each one once, so
+    // that nothing else owns it.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes from a live int.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn get_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<libc::tcp_info> {
+    let mut value = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into the buffer of that size.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut length) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: tcp_info is plain integers; all-zero bytes are valid, and the kernel filled in the rest.
+    Ok(unsafe { value.assume_init() })
+}

@@ -1,0 +1,252 @@
+//! The session table: one worker's live sessions, and all that acts on them from outside.
+//!
+//! Sessions carry no timer, select or cancellation token. Once a second the sweep looks at every entry and, where
+//! something is due, leaves word in it and wakes the session's task, which acts on its own sockets.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::observe::outcome::{Outcome, Side};
+
+/// Seconds without a byte from a peer that was sent something, after which its connection is looked at.
+const LOOK_AFTER: u32 = 30;
+/// Seconds until the next look at a connection that retransmits.
+const LOOK_AGAIN: u32 = 5;
+
+/// What the session is asked to do at its next turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// End with this outcome.
+    End(Outcome),
+    /// Look at TCP_INFO of both sockets.
+    Look,
+}
+
+/// The limits that a session lives under, in whole seconds; `None` is off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Since the last byte.
+    pub(crate) idle: Option<u32>,
+    /// Since the last byte, once one side has finished.
+    pub(crate) half_close: Option<u32>,
+    /// Since draining began.
+    pub(crate) drain: u32,
+}
+
+/// Whole seconds that are not less than `duration`.
+pub(crate) fn seconds(duration: Duration) -> u32 {
+    let whole = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+    u32::try_from(whole).unwrap_or(u32::MAX)
+}
+
+/// One live session as others see it. All numbers are written by the session's own task.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Unique within the process.
+    pub(crate) id: u64,
+    limits: Cell<Limits>,
+    ask: Cell<Option<Ask>>,
+    waker: RefCell<Option<Waker>>,
+    half_closed: Cell<bool>,
+    client: Activity,
+    endpoint: Activity,
+    bytes_up: Cell<u64>,
+    bytes_down: Cell<u64>,
+}
+
+/// One side's last signs of life, in coarse seconds.
+#[derive(Debug)]
+struct Activity {
+    /// Last byte received from it.
+    heard: Cell<u32>,
+    /// Last byte sent to it.
+    told: Cell<u32>,
+    /// Last look at its connection.
+    looked: Cell<u32>,
+    /// Seconds from the last look to the next.
+    again: Cell<u32>,
+}
+
+impl Activity {
+    fn new(now: u32) -> Activity {
+        Activity {
+            heard: Cell::new(now),
+            told: Cell::new(now),
+            looked: Cell::new(now),
+            again: Cell::new(LOOK_AFTER),
+        }
+    }
+
+    /// It was sent something and has been silent for long.
+    fn wants_look(&self, now: u32) -> bool {
+        let (heard, looked, told) = (self.heard.get(), self.looked.get(), self.told.get());
+        let suspected = self.again.get() == LOOK_AGAIN;
+        now.saturating_sub(heard) >= LOOK_AFTER
+            && now.saturating_sub(looked) >= self.again.get()
+            && (suspected || told.max(heard) >= looked)
+    }
+}
+
+impl Entry {
+    /// A session that has just been accepted.
+    pub(crate) fn new(id: u64, now: u32, limits: Limits) -> Entry {
+        Entry {
+            id,
+            limits: Cell::new(limits),
+            ask: Cell::default(),
+            waker: RefCell::default(),
+            half_closed: Cell::default(),
+            client: Activity::new(now),
+            endpoint: Activity::new(now),
+            bytes_up: Cell::default(),
+            bytes_down: Cell::default(),
+        }
+    }
+
+    /// Sets the limits of the pool that the session was routed to.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.limits.set(limits);
+    }
+
+    /// Bytes delivered: from the client to the endpoint, and back.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.bytes_up.get(), self.bytes_down.get())
+    }
+
+    /// Counts bytes read from one side and written to the other.
+    pub(crate) fn moved(&self, from: Side, read: usize, written: usize, now: u32) {
+        let (source, sink, total) = if from == Side::Client {
+            (&self.client, &self.endpoint, &self.bytes_up)
+        } else {
+            (&self.endpoint, &self.client, &self.bytes_down)
+        };
+        if read > 0 {
+            source.heard.set(now);
+        }
+        if written > 0 {
+            sink.told.set(now);
+            total.set(total.get() + written as u64);
+        }
+    }
+
+    /// One direction has ended.
+    pub(crate) fn set_half_closed(&self) {
+        self.half_closed.set(true);
+    }
+
+    /// Takes in that a side's connection was looked at and found alive, `suspect` where it retransmits.
+    pub(crate) fn looked(&self, side: Side, suspect: bool, now: u32) {
+        let activity = if side == Side::Client { &self.client } else { &self.endpoint };
+        activity.looked.set(now);
+        activity.again.set(if suspect { LOOK_AGAIN } else { LOOK_AFTER });
+    }
+
+    /// What the session was asked to do, once.
+    pub(crate) fn take_ask(&self) -> Option<Ask> {
+        self.ask.take()
+    }
+
+    /// Remembers the task to wake when something is asked.
+    pub(crate) fn set_waker(&self, waker: &Waker) {
+        *self.waker.borrow_mut() = Some(waker.clone());
+    }
+
+    /// Asks the session for something. An end that was asked for stays asked for.
+    pub(crate) fn ask(&self, ask: Ask) {
+        if !matches!(self.ask.get(), Some(Ask::End(_))) {
+            self.ask.set(Some(ask));
+        }
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// What is due at `now`; `draining` is when draining began.
+    fn due(&self, now: u32, draining: Option<u32>) -> Option<Ask> {
+        let limits = self.limits.get();
+        let silent = now.saturating_sub(self.last_byte());
+        let over = |limit: Option<u32>, since: u32| limit.is_some_and(|limit| since > limit);
+        if draining.is_some_and(|began| now.saturating_sub(began) >= limits.drain) {
+            return Some(Ask::End(Outcome::Shutdown));
+        }
+        if self.half_closed.get() && over(limits.half_close, silent) {
+            return Some(Ask::End(Outcome::HalfClose));
+        }
+        if over(limits.idle, silent) {
+            return Some(Ask::End(Outcome::Idle));
+        }
+        (self.client.wants_look(now) || self.endpoint.wants_look(now)).then_some(Ask::Look)
+    }
+
+    fn last_byte(&self) -> u32 {
+        let (client, endpoint) = (&self.client, &self.endpoint);
+        client.heard.get().max(client.told.get()).max(endpoint.heard.get()).max(endpoint.told.get())
+    }
+}
+
+/// One worker's live sessions.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    entries: RefCell<Slab<Rc<Entry>>>,
+}
+
+impl Table {
+    /// Adds a session; it stays until the guard is dropped.
+    pub(crate) fn add(self: &Rc<Self>, entry: Rc<Entry>) -> Registered {
+        let key = self.entries.borrow_mut().insert(Rc::clone(&entry));
+        Registered { table: Rc::clone(self), key, entry }
+    }
+
+    /// Sessions now.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.borrow().len()
+    }
+
+    /// Asks every session for what is due.
+    pub(crate) fn sweep(&self, now: u32, draining: Option<u32>, mut seen: impl FnMut(&Entry)) {
+        for (_, entry) in self.entries.borrow().iter() {
+            seen(entry);
+            if let Some(ask) = entry.due(now, draining) {
+                entry.ask(ask);
+            }
+        }
+    }
+
+    /// Asks every session to end.
+    pub(crate) fn end_all(&self, outcome: Outcome) {
+        for (_, entry) in self.entries.borrow().iter() {
+            entry.ask(Ask::End(outcome));
+        }
+    }
+
+    /// Gives back memory that a spike of sessions left behind.
+    pub(crate) fn shrink(&self) {
+        self.entries.borrow_mut().shrink_to_fit();
+    }
+}
+
+/// A session's place in the table.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    table: Rc<Table>,
+    key: usize,
+    entry: Rc<Entry>,
+}
+
+impl std::ops::Deref for Registered {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        &self.entry
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.table.entries.borrow_mut().remove(self.key);
+    }
+}
