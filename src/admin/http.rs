@@ -1,10 +1,10 @@
 //! The read-only pages over HTTP/1.1: `/metrics`, `/ready`, `/healthz`, and `/`, which lists them.
 //!
-//! It runs on the control runtime beside probes and configuration, so a client may never hurt: at most
-//! [`Limits::connections`] at once (more wait in the kernel's queue), a head is read within [`Limits::head`] (also the
-//! longest pause between two requests), a connection ends after [`Limits::lifetime`] even if its client reads
-//! slowly or always asks again, heads are at most 16 KiB, bodies are never read, and one page of metrics is rendered
-//! at a time, on a thread of its own. Nothing here changes anything.
+//! It runs on the control runtime beside probes and configuration, so a client may never hurt: at most 64 connections
+//! at once (more wait in the kernel's queue), a head is read within 5 s (also the longest pause between two requests),
+//! a connection ends after 30 s even if its client reads slowly or always asks again, heads are at most 16 KiB, bodies
+//! are never waited for, and one page of metrics is rendered at a time, on a thread of its own. Nothing here changes
+//! anything, and nothing a client does is worth more than a debug message.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::pages::Pages;
+use super::pages::{Pages, State};
 
 /// What clients of the pages may take.
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +160,6 @@ const INDEX: &str = "pointsman: /metrics for Prometheus; /ready, 200 while new c
                      while every worker runs. All of it is read-only.\n";
 
 fn ready(pages: &Pages) -> Response<Full<Bytes>> {
-    use super::pages::State;
     match pages.state() {
         State::Starting => plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         State::Serving => plain(StatusCode::OK, "ready\n"),
@@ -197,7 +196,6 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::admin::pages::State;
     use crate::observe::metrics::Metrics;
 
     struct Server {
@@ -209,17 +207,21 @@ mod tests {
 
     /// Starts the pages on a runtime and a thread of their own, as the control runtime is.
     fn start(limits: Limits, workers: usize) -> Server {
+        start_with(limits, Pages::new(Arc::new(Metrics::new()), workers))
+    }
+
+    fn start_with(limits: Limits, pages: Pages) -> Server {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let pages = Arc::new(Pages::new(Arc::new(Metrics::new()), workers));
+        let pages = Arc::new(pages);
         let stop = CancellationToken::new();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (shown, stopped) = (pages.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
             runtime.block_on(async move {
                 let listener = TcpListener::from_std(listener).unwrap();
-                serve_within(limits, listener, shown, stopped);
+                serve_within(limits, listener, shown, stopped).await;
             });
         });
         Server { address, pages, stop, thread: Some(thread) }
@@ -309,6 +311,18 @@ mod tests {
             let (got, _, body) = server.ask("GET", "/ready");
             assert_eq!((got, body.as_str()), (status, word));
         }
+    }
+
+    #[test]
+    fn health_names_the_workers_that_are_stuck() {
+        let made = Instant::now() - Duration::from_secs(7);
+        let server = start_with(LIMITS, Pages::made_at(made, Arc::new(Metrics::new()), 3));
+        server.pages.tick(1);
+        let (status, _, body) = server.ask("GET", "/healthz");
+        assert_eq!((status, body.as_str()), (503, "worker 0 is stuck for 7 s\nworker 2 is stuck for 7 s\n"));
+        server.pages.tick(0);
+        server.pages.retire(2);
+        assert_eq!(server.ask("GET", "/healthz").0, 200);
     }
 
     #[test]

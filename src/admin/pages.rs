@@ -35,8 +35,12 @@ pub struct Pages {
 impl Pages {
     /// Pages of a process that is starting with `workers` workers, each of which counts as seen just now.
     pub fn new(metrics: Arc<Metrics>, workers: usize) -> Pages {
+        Pages::made_at(Instant::now(), metrics, workers)
+    }
+
+    pub(super) fn made_at(made: Instant, metrics: Arc<Metrics>, workers: usize) -> Pages {
         let ticks = (0..workers).map(|_| AtomicU64::new(0)).collect();
-        Pages { metrics, state: AtomicU8::new(State::Starting as u8), made: Instant::now(), ticks }
+        Pages { metrics, state: AtomicU8::new(State::Starting as u8), made, ticks }
     }
 
     /// The metrics shown.
@@ -64,6 +68,13 @@ impl Pages {
     /// A worker says that it runs: to be called from its runtime every second.
     pub fn tick(&self, worker: usize) {
         self.tick_at(worker, self.made.elapsed());
+    }
+
+    /// A worker says that it has ended as it should: it is never stuck, however long others still drain.
+    pub fn retire(&self, worker: usize) {
+        if let Some(tick) = self.ticks.get(worker) {
+            tick.store(u64::MAX, Ordering::Relaxed);
+        }
     }
 
     /// Workers that have not ticked for more than [`STUCK_AFTER`], and for how long.
@@ -103,6 +114,8 @@ mod tests {
         assert_eq!(pages.stuck_at(seconds(10)), [(0, seconds(6)), (1, seconds(10))]);
         pages.tick_at(0, seconds(20));
         assert_eq!(pages.stuck_at(seconds(19)), [(1, seconds(19)), (2, seconds(14))], "a tick later than now");
+        pages.retire(1);
+        assert_eq!(pages.stuck_at(seconds(22)), [(2, seconds(17))]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::line::{write_json, write_text};
 use super::record::Record;
 use crate::config::model::{AccessTarget, LogFormat};
 
-/// Records that may wait for the thread; they take about 4 MiB.
+/// Records that may wait for the thread; the queue takes less than 4 MiB, what their clients said comes on top.
 pub const QUEUE: usize = 16_384;
 
 /// Bytes after which a batch is written even if more is queued.
@@ -384,6 +384,11 @@ mod tests {
             sink.complain(&error, start + Duration::from_secs(seconds));
             assert_eq!(sink.lost, left, "after {seconds} s");
         }
+    }
+
+    #[test]
+    fn a_full_queue_is_as_large_as_documented() {
+        assert!(QUEUE * size_of::<Option<Record>>() <= 4 << 20, "{} bytes a record", size_of::<Option<Record>>());
     }
 
     #[test]
