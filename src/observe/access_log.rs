@@ -87,6 +87,8 @@ impl AccessLog {
         };
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
             writer.run();
+            // The queue and the file are closed before the end is told.
+            drop(writer);
             drop(alive);
         })?;
         let running = Running { queue: queue.clone(), stopping, ended };
