@@ -18,6 +18,7 @@
 //! | worker | a thread that owns sockets and sessions |
 //! | generation | one immutable state of the configuration in use |
 
+pub mod admin;
 pub mod config;
 pub mod observe;
 pub mod wire;

@@ -2,5 +2,9 @@
 //!
 //! Nothing here may ever slow a session: what cannot be taken at once is dropped and counted.
 
+pub mod access_log;
+pub mod line;
+pub mod metrics;
 pub mod outcome;
+pub mod program_log;
 pub mod record;

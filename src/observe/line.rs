@@ -1,0 +1,422 @@
+//! One record as one line of the access log.
+//!
+//! | key | value | absent when |
+//! |---|---|---|
+//! | time | when it was accepted, RFC 3339 in UTC with milliseconds | |
+//! | id | number of the session in this process | |
+//! | listener | name | |
+//! | client | `192.0.2.1:4711`, `[2001:db8::1]:4711` or `unix` | |
+//! | sni | name in the ClientHello | there was none |
+//! | alpn | protocols offered | no ClientHello was read |
+//! | tls | versions offered: `1.3`, `1.2`, `1.1`, `1.0`, others as `0x0300` | no ClientHello was read |
+//! | ech | `true` if Encrypted Client Hello was offered: `sni` is only the outer name | *the key is left out* |
+//! | route, pool, endpoint | names | the connection did not get that far |
+//! | outcome, by | how it ended and who ended it | |
+//! | connect_ms | milliseconds to reach the endpoint, three decimals | none was reached |
+//! | total_ms | milliseconds from accept to the end, three decimals | |
+//! | bytes_up, bytes_down | delivered to the endpoint, delivered to the client | |
+//!
+//! Keys are stable: one without a value is still there, as `null` in JSON and as `-` in text. `ech` is the only
+//! exception. Lists are arrays in JSON and joined by commas in text (an empty one is `-`). At most
+//! [`MOST_OF_A_LIST`] members of a list are told; one more, `...`, says that there were others.
+//!
+//! Nothing that a client sends can end a line, start a field or reach a terminal as a control character: whatever is
+//! not printable ASCII is escaped. A protocol's bytes become `\xHH` (as do comma and backslash); a text value
+//! with anything but unambiguous characters is quoted, with `\"`, `\\` and `\u{HEX}`.
+//!
+//! This module never does I/O and never reads a clock.
+
+use std::fmt::{Display, Write as _};
+use std::io::Write as _;
+use std::time::{Duration, SystemTime};
+
+use super::record::Record;
+
+/// Members of a list that are told: a hello of 64 KiB must not make a line of 300 KiB.
+pub const MOST_OF_A_LIST: usize = 16;
+
+/// Appends `record` as one JSON object and a line feed.
+pub fn write_json(record: &Record, out: &mut Vec<u8>) {
+    out.push(b'{');
+    write_fields(record, &mut Fields { out, form: Form::Json, first: true });
+    out.extend_from_slice(b"}\n");
+}
+
+/// Appends `record` as `key=value` pairs and a line feed.
+pub fn write_text(record: &Record, out: &mut Vec<u8>) {
+    write_fields(record, &mut Fields { out, form: Form::Text, first: true });
+    out.push(b'\n');
+}
+
+fn write_fields(record: &Record, fields: &mut Fields<'_>) {
+    let hello = record.hello.as_deref();
+    let sni = hello.and_then(|said| said.sni.as_deref());
+    fields.word("time", Some(&humantime::format_rfc3339_millis(writable(record.start)).to_string()));
+    fields.bare("id", Some(record.id));
+    fields.word("listener", Some(&record.listener));
+    match record.client {
+        Some(address) => fields.word("client", Some(&address.to_string())),
+        None => fields.word("client", Some("unix")),
+    }
+    fields.word("sni", sni);
+    fields.list("alpn", hello.map(|said| told(&said.alpn, |protocol| printable(protocol))));
+    fields.list("tls", hello.map(|said| told(&said.versions, |version| version_name(*version))));
+    if hello.is_some_and(|said| said.ech) {
+        fields.bare("ech", Some(true));
+    }
+    fields.word("route", record.route.as_deref());
+    fields.word("pool", record.pool.as_deref());
+    fields.word("endpoint", record.endpoint.as_deref());
+    fields.word("outcome", Some(record.outcome.word()));
+    fields.word("by", Some(record.by.word()));
+    fields.bare("connect_ms", record.connect.map(Milliseconds));
+    fields.bare("total_ms", Some(Milliseconds(record.total)));
+    fields.bare("bytes_up", Some(record.bytes_up));
+    fields.bare("bytes_down", Some(record.bytes_down));
+}
+
+/// A line that is being written. Writing to a `Vec` cannot fail, hence the results that are not looked at.
+struct Fields<'a> {
+    out: &'a mut Vec<u8>,
+    form: Form,
+    first: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    Text,
+}
+
+impl Fields<'_> {
+    fn key(&mut self, key: &'static str) {
+        let first = std::mem::replace(&mut self.first, false);
+        let _ = match (self.form, first) {
+            (Form::Json, true) => write!(self.out, "\"{key}\":"),
+            (Form::Json, false) => write!(self.out, ",\"{key}\":"),
+            (Form::Text, true) => write!(self.out, "{key}="),
+            (Form::Text, false) => write!(self.out, " {key}="),
+        };
+    }
+
+    fn absent(&mut self) {
+        self.out.extend_from_slice(match self.form {
+            Form::Json => b"null",
+            Form::Text => b"-",
+        });
+    }
+
+    /// A number or `true`: the same in both forms.
+    fn bare(&mut self, key: &'static str, value: Option<impl Display>) {
+        self.key(key);
+        match value {
+            Some(value) => drop(write!(self.out, "{value}")),
+            None => self.absent(),
+        }
+    }
+
+    fn word(&mut self, key: &'static str, value: Option<&str>) {
+        self.key(key);
+        match (value, self.form) {
+            (Some(value), Form::Json) => json_string(value, self.out),
+            (Some(value), Form::Text) => text_value(value, self.out),
+            (None, _) => self.absent(),
+        }
+    }
+
+    fn list(&mut self, key: &'static str, members: Option<Vec<String>>) {
+        self.key(key);
+        match (members, self.form) {
+            (Some(members), Form::Json) => {
+                for (index, member) in members.iter().enumerate() {
+                    self.out.push(if index == 0 { b'[' } else { b',' });
+                    json_string(member, self.out);
+                }
+                self.out.extend_from_slice(if members.is_empty() { b"[]" } else { b"]" });
+            }
+            (Some(members), Form::Text) if !members.is_empty() => text_value(&members.join(","), self.out),
+            (_, _) => self.absent(),
+        }
+    }
+}
+
+/// The first members of a list, each as `name` writes it.
+fn told<T>(members: &[T], name: impl Fn(&T) -> String) -> Vec<String> {
+    let mut told: Vec<String> = members.iter().take(MOST_OF_A_LIST).map(name).collect();
+    if members.len() > MOST_OF_A_LIST {
+        told.push("...".to_owned());
+    }
+    told
+}
+
+/// A protocol's bytes (RFC 7301: any, 1 to 255 of them) in printable ASCII without space, comma and lone backslash.
+fn printable(protocol: &[u8]) -> String {
+    let mut name = String::with_capacity(protocol.len());
+    for &byte in protocol {
+        match byte {
+            b'\\' | b',' => drop(write!(name, "\\x{byte:02x}")),
+            byte if byte.is_ascii_graphic() => name.push(char::from(byte)),
+            byte => drop(write!(name, "\\x{byte:02x}")),
+        }
+    }
+    name
+}
+
+fn version_name(version: u16) -> String {
+    match version {
+        0x0304 => "1.3".to_owned(),
+        0x0303 => "1.2".to_owned(),
+        0x0302 => "1.1".to_owned(),
+        0x0301 => "1.0".to_owned(),
+        other => format!("{other:#06x}"),
+    }
+}
+
+/// RFC 8259 section 7, with everything outside of printable ASCII as `\uXXXX`.
+fn json_string(value: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => out.extend_from_slice(&[b'\\', c as u8]),
+            ' '..='~' => out.push(c as u8),
+            c => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    out.push(b'"');
+}
+
+/// As it is where that is unambiguous, else in double quotes.
+fn text_value(value: &str, out: &mut Vec<u8>) {
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
+    if !value.is_empty() && value != "-" && value.bytes().all(plain) {
+        return out.extend_from_slice(value.as_bytes());
+    }
+    out.push(b'"');
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => out.extend_from_slice(&[b'\\', c as u8]),
+            ' '..='~' => out.push(c as u8),
+            c => drop(write!(out, "{}", c.escape_unicode())),
+        }
+    }
+    out.push(b'"');
+}
+
+/// A duration in milliseconds with three decimals, cut off and not rounded.
+struct Milliseconds(Duration);
+
+impl Display for Milliseconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:03}", self.0.as_millis(), self.0.subsec_micros() % 1000)
+    }
+}
+
+/// The time, or 1970 for a clock so wrong that RFC 3339 (years 0 to 9999) cannot say it.
+fn writable(time: SystemTime) -> SystemTime {
+    const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) if since < YEAR_10000 => time,
+        _ => SystemTime::UNIX_EPOCH,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::outcome::{Outcome, Side};
+    use crate::observe::record::Said;
+
+    fn full() -> Record {
+        Record {
+            id: 7,
+            start: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_042),
+            listener: "edge".into(),
+            client: Some("192.0.2.1:4711".parse().unwrap()),
+            hello: Some(Box::new(Said {
+                sni: Some("db.example.com".into()),
+                alpn: vec![(*b"h2").into(), (*b"http/1.1").into()],
+                versions: vec![0x0304, 0x0303, 0x7f1c],
+                ech: true,
+            })),
+            route: Some("pg".into()),
+            pool: Some("pg".into()),
+            endpoint: Some("10.0.0.11:5432".into()),
+            outcome: Outcome::Ok,
+            by: Side::Client,
+            connect: Some(Duration::from_micros(1_234)),
+            total: Duration::from_micros(90_061_005),
+            bytes_up: 517,
+            bytes_down: 1_048_576,
+        }
+    }
+
+    fn bare() -> Record {
+        Record {
+            client: None,
+            hello: None,
+            route: None,
+            pool: None,
+            endpoint: None,
+            outcome: Outcome::Full,
+            by: Side::Policy,
+            connect: None,
+            ..full()
+        }
+    }
+
+    fn json(record: &Record) -> String {
+        let mut out = Vec::new();
+        write_json(record, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn text(record: &Record) -> String {
+        let mut out = Vec::new();
+        write_text(record, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn lines_as_documented() {
+        assert_eq!(
+            json(&full()),
+            concat!(
+                r#"{"time":"2023-11-14T22:13:20.042Z","id":7,"listener":"edge","client":"192.0.2.1:4711","#,
+                r#""sni":"db.example.com","alpn":["h2","http/1.1"],"tls":["1.3","1.2","0x7f1c"],"ech":true,"#,
+                r#""route":"pg","pool":"pg","endpoint":"10.0.0.11:5432","outcome":"ok","by":"client","#,
+                r#""connect_ms":1.234,"total_ms":90061.005,"bytes_up":517,"bytes_down":1048576}"#,
+                "\n"
+            )
+        );
+        assert_eq!(
+            text(&full()),
+            "time=2023-11-14T22:13:20.042Z id=7 listener=edge client=192.0.2.1:4711 sni=db.example.com \
+             alpn=h2,http/1.1 tls=1.3,1.2,0x7f1c ech=true route=pg pool=pg endpoint=10.0.0.11:5432 outcome=ok \
+             by=client connect_ms=1.234 total_ms=90061.005 bytes_up=517 bytes_down=1048576\n"
+        );
+    }
+
+    #[test]
+    fn absent_facts_keep_their_keys() {
+        assert_eq!(
+            json(&bare()),
+            concat!(
+                r#"{"time":"2023-11-14T22:13:20.042Z","id":7,"listener":"edge","client":"unix","sni":null,"#,
+                r#""alpn":null,"tls":null,"route":null,"pool":null,"endpoint":null,"outcome":"full","by":"policy","#,
+                r#""connect_ms":null,"total_ms":90061.005,"bytes_up":517,"bytes_down":1048576}"#,
+                "\n"
+            )
+        );
+        assert_eq!(
+            text(&bare()),
+            "time=2023-11-14T22:13:20.042Z id=7 listener=edge client=unix sni=- alpn=- tls=- route=- pool=- \
+             endpoint=- outcome=full by=policy connect_ms=- total_ms=90061.005 bytes_up=517 bytes_down=1048576\n"
+        );
+        let empty = Record { hello: Some(Box::default()), ..bare() };
+        assert!(json(&empty).contains(r#""sni":null,"alpn":[],"tls":[],"route""#), "{}", json(&empty));
+    }
+
+    #[test]
+    fn clients_cannot_break_a_line_or_add_a_field() {
+        let hostile: [&[u8]; 9] = [
+            b"\n",
+            b"h2\r\ntime=1 id=1",
+            b"\" outcome=ok x=\"",
+            b"a,b",
+            b"\\",
+            b"\\\"",
+            b"\x1b[2J\x00\x7f",
+            b"\xff\xfe",
+            "\u{2028}\u{85}".as_bytes(),
+        ];
+        for bytes in hostile {
+            let words = [String::from_utf8_lossy(bytes).into_owned(), "-".to_owned(), String::new()];
+            for word in words {
+                let mut record = full();
+                record.hello = Some(Box::new(Said {
+                    sni: Some(word.as_str().into()),
+                    alpn: vec![bytes.into(), (*b"h2").into()],
+                    ..Said::default()
+                }));
+                record.endpoint = Some(word.as_str().into());
+                check(&record, &word, bytes);
+            }
+        }
+    }
+
+    fn check(record: &Record, word: &str, bytes: &[u8]) {
+        let (json, text) = (json(record), text(record));
+        for line in [&json, &text] {
+            let (last, body) = line.as_bytes().split_last().unwrap();
+            assert_eq!(*last, b'\n');
+            assert!(body.iter().all(|byte| (b' '..=b'~').contains(byte)), "{line:?}");
+        }
+        let read: serde_json::Value = serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
+        assert_eq!(read["sni"], word, "{json}");
+        assert_eq!(read["endpoint"], word, "{json}");
+        assert_eq!(read["alpn"], serde_json::json!([printable(bytes), "h2"]), "{json}");
+        assert_eq!(read.as_object().unwrap().len(), 16, "{json}");
+
+        let fields = split(&text);
+        let keys: Vec<&str> = fields.iter().map(|(key, _)| key.as_str()).collect();
+        let known = "time id listener client sni alpn tls route pool endpoint outcome by connect_ms total_ms bytes_up \
+                     bytes_down";
+        assert_eq!(keys.join(" "), known, "{text}");
+        assert_eq!(fields[9].1, Some(word.to_owned()), "{text}");
+        assert_eq!(fields[5].1, Some(format!("{},h2", printable(bytes))), "{text}");
+    }
+
+    /// Reads a text line as its consumers have to; a bare `-` is `None`.
+    fn split(line: &str) -> Vec<(String, Option<String>)> {
+        let (mut fields, mut rest) = (Vec::new(), line.trim_end_matches('\n'));
+        while let Some((key, after)) = rest.split_once('=') {
+            let Some(quoted) = after.strip_prefix('"') else {
+                let (value, next) = after.split_once(' ').unwrap_or((after, ""));
+                fields.push((key.to_owned(), (value != "-").then(|| value.to_owned())));
+                rest = next;
+                continue;
+            };
+            let (mut value, mut chars) = (String::new(), quoted.chars());
+            loop {
+                match chars.next().expect("the quote is closed") {
+                    '"' => break,
+                    '\\' => match chars.next().expect("an escape has a second character") {
+                        'u' => {
+                            let hex: String = chars.by_ref().skip(1).take_while(|&c| c != '}').collect();
+                            value.push(char::from_u32(u32::from_str_radix(&hex, 16).unwrap()).unwrap());
+                        }
+                        c => value.push(c),
+                    },
+                    c => value.push(c),
+                }
+            }
+            fields.push((key.to_owned(), Some(value)));
+            rest = chars.as_str().trim_start_matches(' ');
+        }
+        fields
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let mut record = full();
+        let said = Said { alpn: vec![vec![0xff; 255].into(); 255], ..Said::default() };
+        record.hello = Some(Box::new(said));
+        let line = json(&record);
+        assert!(line.len() < 32 * 1024, "{} bytes", line.len());
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["alpn"].as_array().unwrap().len(), MOST_OF_A_LIST + 1);
+        assert_eq!(read["alpn"][MOST_OF_A_LIST], "...");
+    }
+
+    #[test]
+    fn a_wrong_clock_is_no_panic() {
+        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(300_000_000_000);
+        for start in [SystemTime::UNIX_EPOCH - Duration::from_secs(1), far] {
+            assert!(text(&Record { start, ..full() }).starts_with("time=1970-01-01T00:00:00.000Z "));
+        }
+    }
+}

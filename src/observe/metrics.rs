@@ -1,0 +1,422 @@
+//! The metrics: every family, its labels, and the handles that the stages keep.
+//!
+//! A stage asks for its group of handles once (when a worker or a generation is built) and keeps it: adding to a kept
+//! handle is one atomic operation. Asking again with the same labels gives the same counters, so they live on
+//! over generations. Label values come from the configuration (and from the resolver, in endpoint names), never from
+//! what a client sent. Nothing is installed globally: several balancers may live in one process.
+//!
+//! | metric | type | labels | meaning |
+//! |---|---|---|---|
+//! | `pointsman_listener_accepted_total` | counter | listener | Connections accepted. |
+//! | `pointsman_listener_active_sessions` | gauge | listener | Sessions that have not ended. |
+//! | `pointsman_listener_outcomes_total` | counter | listener, outcome | Connections that have ended, by how. |
+//! | `pointsman_listener_opening_seconds` | histogram | listener | From accept until the route was known. |
+//! | `pointsman_route_sessions_total` | counter | route | Sessions that took this route. |
+//! | `pointsman_pool_connect_seconds` | histogram | pool | From the first attempt to connect to the established connection. |
+//! | `pointsman_pool_resolve_failures_total` | counter | pool | Host names of endpoints that could not be resolved. |
+//! | `pointsman_endpoint_sessions_total` | counter | pool, endpoint | Sessions that were connected to this endpoint. |
+//! | `pointsman_endpoint_active_sessions` | gauge | pool, endpoint | Sessions that hold a lease on this endpoint. |
+//! | `pointsman_endpoint_connect_failures_total` | counter | pool, endpoint | Attempts to connect that failed. |
+//! | `pointsman_endpoint_bytes_total` | counter | pool, endpoint, direction | Bytes delivered: up to the endpoint, down to its clients. |
+//! | `pointsman_worker_active_sessions` | gauge | worker | Sessions in the worker's table. |
+//! | `pointsman_worker_handed_over_total` | counter | worker | Connections accepted by this worker and given to another. |
+//! | `pointsman_worker_accept_errors_total` | counter | worker | Calls of accept that failed. |
+//! | `pointsman_access_log_dropped_total` | counter | | Access log lines lost: the queue was full or they could not be written. |
+//! | `pointsman_opening_memory_bytes` | gauge | | Bytes of unrouted connections that are held. |
+//! | `pointsman_idle_pipes` | gauge | | Empty pipes that wait in the workers' pools. |
+//! | `pointsman_draining` | gauge | | 1 once the process was asked to stop, else 0. |
+//! | `pointsman_build_info` | gauge | version | 1. |
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use super::outcome::Outcome;
+
+/// Upper bounds of the histograms' buckets in seconds: 0.1 ms to 60 s.
+pub const BUCKETS: [f64; 18] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// All metrics of one balancer.
+#[derive(Debug)]
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    process: ProcessMetrics,
+}
+
+/// What one listener counts.
+#[derive(Clone, Debug)]
+pub struct ListenerMetrics {
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Sessions that have not ended.
+    pub active: Gauge,
+    /// Connections that have ended, in the order of [`Outcome::ALL`].
+    pub outcomes: [Counter; Outcome::ALL.len()],
+    /// Seconds from accept until the route was known.
+    pub opening: Histogram,
+}
+
+/// What one route counts.
+#[derive(Clone, Debug)]
+pub struct RouteMetrics {
+    /// Sessions that took this route.
+    pub sessions: Counter,
+}
+
+/// What one pool counts.
+#[derive(Clone, Debug)]
+pub struct PoolMetrics {
+    /// Seconds from the first attempt to connect to the established connection.
+    pub connect: Histogram,
+    /// Host names of endpoints that could not be resolved.
+    pub resolve_failures: Counter,
+}
+
+/// What one endpoint counts.
+#[derive(Clone, Debug)]
+pub struct EndpointMetrics {
+    /// Sessions that were connected to it.
+    pub sessions: Counter,
+    /// Sessions that hold a lease on it.
+    pub active: Gauge,
+    /// Attempts to connect that failed.
+    pub connect_failures: Counter,
+    /// Bytes delivered to it.
+    pub bytes_up: Counter,
+    /// Bytes delivered from it to clients.
+    pub bytes_down: Counter,
+}
+
+/// What one worker counts.
+#[derive(Clone, Debug)]
+pub struct WorkerMetrics {
+    /// Sessions in its table.
+    pub sessions: Gauge,
+    /// Connections it accepted and gave to another worker.
+    pub handed_over: Counter,
+    /// Calls of accept that failed.
+    pub accept_errors: Counter,
+}
+
+/// What the process counts.
+#[derive(Clone, Debug)]
+pub struct ProcessMetrics {
+    /// Access log lines lost.
+    pub access_log_dropped: Counter,
+    /// Bytes of unrouted connections that are held.
+    pub opening_memory: Gauge,
+    /// Empty pipes that wait in the workers' pools.
+    pub pipes: Gauge,
+    /// 1 once the process was asked to stop, else 0.
+    pub draining: Gauge,
+}
+
+impl ListenerMetrics {
+    /// The counter of one outcome.
+    pub fn outcome(&self, outcome: Outcome) -> &Counter {
+        &self.outcomes[outcome as usize]
+    }
+}
+
+impl Metrics {
+    /// A set of its own, with the process's metrics at zero.
+    pub fn new() -> Metrics {
+        let builder = PrometheusBuilder::new().set_buckets(&BUCKETS).expect("there are buckets");
+        let recorder = builder.build_recorder();
+        for family in FAMILIES {
+            let (name, meaning) = (family.name.into(), family.meaning.into());
+            match family.kind {
+                Kind::Counter => recorder.describe_counter(name, None, meaning),
+                Kind::Gauge => recorder.describe_gauge(name, None, meaning),
+                Kind::Histogram => recorder.describe_histogram(name, None, meaning),
+            }
+        }
+        let of = Registrar { recorder: &recorder, labels: Vec::new() };
+        let process = ProcessMetrics {
+            access_log_dropped: of.counter(&ACCESS_LOG_DROPPED),
+            opening_memory: of.gauge(&OPENING_MEMORY),
+            pipes: of.gauge(&IDLE_PIPES),
+            draining: of.gauge(&DRAINING),
+        };
+        of.and("version", env!("CARGO_PKG_VERSION")).gauge(&BUILD_INFO).set(1);
+        Metrics { handle: recorder.handle(), recorder, process }
+    }
+
+    /// The process's handles.
+    pub fn process(&self) -> &ProcessMetrics {
+        &self.process
+    }
+
+    /// The handles of the listener `name`.
+    pub fn listener(&self, name: &str) -> ListenerMetrics {
+        let of = self.with("listener", name);
+        ListenerMetrics {
+            accepted: of.counter(&ACCEPTED),
+            active: of.gauge(&LISTENER_ACTIVE),
+            outcomes: Outcome::ALL.map(|outcome| of.and("outcome", outcome.word()).counter(&OUTCOMES)),
+            opening: of.histogram(&OPENING),
+        }
+    }
+
+    /// The handles of the route `name`.
+    pub fn route(&self, name: &str) -> RouteMetrics {
+        RouteMetrics { sessions: self.with("route", name).counter(&ROUTE_SESSIONS) }
+    }
+
+    /// The handles of the pool `name`.
+    pub fn pool(&self, name: &str) -> PoolMetrics {
+        let of = self.with("pool", name);
+        PoolMetrics { connect: of.histogram(&CONNECT), resolve_failures: of.counter(&RESOLVE_FAILURES) }
+    }
+
+    /// The handles of the endpoint `name` of the pool `pool`.
+    pub fn endpoint(&self, pool: &str, name: &str) -> EndpointMetrics {
+        let of = self.with("pool", pool).and("endpoint", name);
+        EndpointMetrics {
+            sessions: of.counter(&ENDPOINT_SESSIONS),
+            active: of.gauge(&ENDPOINT_ACTIVE),
+            connect_failures: of.counter(&CONNECT_FAILURES),
+            bytes_up: of.and("direction", "up").counter(&BYTES),
+            bytes_down: of.and("direction", "down").counter(&BYTES),
+        }
+    }
+
+    /// The handles of the worker `index`, counting from 0.
+    pub fn worker(&self, index: usize) -> WorkerMetrics {
+        let of = self.with("worker", &index.to_string());
+        WorkerMetrics {
+            sessions: of.gauge(&WORKER_ACTIVE),
+            handed_over: of.counter(&HANDED_OVER),
+            accept_errors: of.counter(&ACCEPT_ERRORS),
+        }
+    }
+
+    /// Everything in Prometheus' text format 0.0.4. Takes milliseconds per thousand endpoints: not for a runtime that
+    /// has other things to do.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Sorts what histograms have collected into their buckets. To be called every few seconds: until then each
+    /// sample takes 8 bytes.
+    pub fn run_upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    fn with(&self, label: &'static str, value: &str) -> Registrar<'_> {
+        Registrar { recorder: &self.recorder, labels: Vec::new() }.and(label, value)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+/// Registers metrics that share labels.
+struct Registrar<'a> {
+    recorder: &'a PrometheusRecorder,
+    labels: Vec<Label>,
+}
+
+const METADATA: Metadata<'static> = Metadata::new("pointsman", Level::INFO, None);
+
+impl Registrar<'_> {
+    fn and(&self, label: &'static str, value: &str) -> Self {
+        let mut labels = self.labels.clone();
+        // The exporter takes `\"` for an escaped quote; a doubled backslash it always takes for one backslash.
+        labels.push(Label::new(label, value.replace('\\', r"\\")));
+        Registrar { recorder: self.recorder, labels }
+    }
+
+    fn key(&self, family: &Family) -> Key {
+        Key::from_parts(family.name, self.labels.clone())
+    }
+
+    fn counter(&self, family: &Family) -> Counter {
+        self.recorder.register_counter(&self.key(family), &METADATA)
+    }
+
+    fn gauge(&self, family: &Family) -> Gauge {
+        self.recorder.register_gauge(&self.key(family), &METADATA)
+    }
+
+    fn histogram(&self, family: &Family) -> Histogram {
+        self.recorder.register_histogram(&self.key(family), &METADATA)
+    }
+}
+
+/// One line of the table above.
+struct Family {
+    name: &'static str,
+    kind: Kind,
+    meaning: &'static str,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+macro_rules! families {
+    ($($constant:ident $kind:ident $name:literal $meaning:literal;)*) => {
+        $(const $constant: Family = Family { name: $name, kind: Kind::$kind, meaning: $meaning };)*
+        const FAMILIES: &[Family] = &[$($constant),*];
+    };
+}
+
+families! {
+    ACCEPTED Counter "pointsman_listener_accepted_total" "Connections accepted.";
+    LISTENER_ACTIVE Gauge "pointsman_listener_active_sessions" "Sessions that have not ended.";
+    OUTCOMES Counter "pointsman_listener_outcomes_total" "Connections that have ended, by how.";
+    OPENING Histogram "pointsman_listener_opening_seconds" "From accept until the route was known.";
+    ROUTE_SESSIONS Counter "pointsman_route_sessions_total" "Sessions that took this route.";
+    CONNECT Histogram "pointsman_pool_connect_seconds"
+        "From the first attempt to connect to the established connection.";
+    RESOLVE_FAILURES Counter "pointsman_pool_resolve_failures_total"
+        "Host names of endpoints that could not be resolved.";
+    ENDPOINT_SESSIONS Counter "pointsman_endpoint_sessions_total" "Sessions that were connected to this endpoint.";
+    ENDPOINT_ACTIVE Gauge "pointsman_endpoint_active_sessions" "Sessions that hold a lease on this endpoint.";
+    CONNECT_FAILURES Counter "pointsman_endpoint_connect_failures_total" "Attempts to connect that failed.";
+    BYTES Counter "pointsman_endpoint_bytes_total" "Bytes delivered: up to the endpoint, down to its clients.";
+    WORKER_ACTIVE Gauge "pointsman_worker_active_sessions" "Sessions in the worker's table.";
+    HANDED_OVER Counter "pointsman_worker_handed_over_total"
+        "Connections accepted by this worker and given to another.";
+    ACCEPT_ERRORS Counter "pointsman_worker_accept_errors_total" "Calls of accept that failed.";
+    ACCESS_LOG_DROPPED Counter "pointsman_access_log_dropped_total"
+        "Access log lines lost: the queue was full or they could not be written.";
+    OPENING_MEMORY Gauge "pointsman_opening_memory_bytes" "Bytes of unrouted connections that are held.";
+    IDLE_PIPES Gauge "pointsman_idle_pipes" "Empty pipes that wait in the workers' pools.";
+    DRAINING Gauge "pointsman_draining" "1 once the process was asked to stop, else 0.";
+    BUILD_INFO Gauge "pointsman_build_info" "1.";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn everything() -> Metrics {
+        let metrics = Metrics::new();
+        metrics.listener("edge").opening.record(0.003);
+        metrics.route("pg").sessions.increment(1);
+        metrics.pool("pg").connect.record(0.0002);
+        metrics.endpoint("pg", "10.0.0.11:5432").bytes_up.increment(9);
+        metrics.worker(3).handed_over.increment(2);
+        metrics
+    }
+
+    /// Name to (type, labels, meaning), as rendered; labels in the order of their first series.
+    fn rendered(page: &str) -> BTreeMap<String, (String, String, String)> {
+        let mut families: BTreeMap<String, (String, String, String)> = BTreeMap::new();
+        for line in page.lines().filter(|line| !line.is_empty()) {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                let (name, meaning) = help.split_once(' ').unwrap();
+                families.entry(name.to_owned()).or_default().2 = meaning.to_owned();
+            } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = kind.split_once(' ').unwrap();
+                families.entry(name.to_owned()).or_default().0 = kind.to_owned();
+            } else {
+                let (series, _) = line.rsplit_once(' ').unwrap();
+                let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+                let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+                let keys: Vec<&str> = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).collect();
+                let keys: Vec<&str> = keys.into_iter().filter(|key| *key != "le").collect();
+                let entry = families.get_mut(family.unwrap_or(name)).unwrap_or_else(|| panic!("no TYPE before {line}"));
+                entry.1 = keys.join(", ");
+            }
+        }
+        families
+    }
+
+    #[test]
+    fn the_table_in_the_header_is_what_is_rendered() {
+        let mut table = BTreeMap::new();
+        for row in include_str!("metrics.rs").lines().filter_map(|line| line.strip_prefix("//! | `pointsman_")) {
+            let cells: Vec<&str> = row.trim_end_matches('|').split('|').map(str::trim).collect();
+            let [name, kind, labels, meaning] = cells[..] else { panic!("not four cells: {row}") };
+            let name = format!("pointsman_{}", name.trim_end_matches('`'));
+            table.insert(name, (kind.to_owned(), labels.to_owned(), meaning.to_owned()));
+        }
+        assert_eq!(rendered(&everything().render()), table);
+    }
+
+    #[test]
+    fn series_carry_their_labels_and_values() {
+        let page = everything().render();
+        for series in [
+            r#"pointsman_listener_accepted_total{listener="edge"} 0"#,
+            r#"pointsman_listener_outcomes_total{listener="edge",outcome="hello_timeout"} 0"#,
+            r#"pointsman_listener_opening_seconds_bucket{listener="edge",le="0.0025"} 0"#,
+            r#"pointsman_listener_opening_seconds_bucket{listener="edge",le="0.005"} 1"#,
+            r#"pointsman_route_sessions_total{route="pg"} 1"#,
+            r#"pointsman_pool_connect_seconds_count{pool="pg"} 1"#,
+            r#"pointsman_endpoint_bytes_total{pool="pg",endpoint="10.0.0.11:5432",direction="up"} 9"#,
+            r#"pointsman_endpoint_bytes_total{pool="pg",endpoint="10.0.0.11:5432",direction="down"} 0"#,
+            r#"pointsman_worker_handed_over_total{worker="3"} 2"#,
+            concat!(r#"pointsman_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
+            "pointsman_draining 0",
+        ] {
+            assert!(page.lines().any(|line| line == series), "{series} is not in\n{page}");
+        }
+        let words = Outcome::ALL.iter().filter(|outcome| page.contains(&format!("outcome=\"{}\"", outcome.word())));
+        assert_eq!(words.count(), Outcome::ALL.len());
+    }
+
+    #[test]
+    fn outcomes_are_found_by_their_word() {
+        let metrics = Metrics::new();
+        let listener = metrics.listener("edge");
+        for (count, outcome) in (1..).zip(Outcome::ALL) {
+            listener.outcome(outcome).increment(count);
+        }
+        let page = metrics.render();
+        for (count, outcome) in (1..).zip(Outcome::ALL) {
+            let series = format!(
+                "pointsman_listener_outcomes_total{{listener=\"edge\",outcome=\"{}\"}} {count}",
+                outcome.word()
+            );
+            let count: u64 = count;
+            assert!(page.lines().any(|line| line == series), "{count}: {series} is not in\n{page}");
+        }
+    }
+
+    #[test]
+    fn label_values_are_escaped_and_stay_apart() {
+        let metrics = Metrics::new();
+        let cases = [
+            ("a\"b", r#"a\"b"#),
+            ("a\\\"b", r#"a\\\"b"#),
+            ("a\\b", r"a\\b"),
+            ("a\\\\b", r"a\\\\b"),
+            ("a\\nb", r"a\\nb"),
+            ("a\nb", r"a\nb"),
+            ("a\\", r"a\\"),
+            ("x\",pool=\"y", r#"x\",pool=\"y"#),
+        ];
+        for (count, (name, _)) in (1..).zip(cases) {
+            metrics.route(name).sessions.increment(count);
+        }
+        let page = metrics.render();
+        for (count, (name, escaped)) in (1..).zip(cases) {
+            let series = format!("pointsman_route_sessions_total{{route=\"{escaped}\"}} {count}");
+            let count: u64 = count;
+            assert!(page.lines().any(|line| line == series), "{name:?} ({count}): no {series} in\n{page}");
+        }
+    }
+
+    #[test]
+    fn the_same_labels_give_the_same_counters_and_sets_are_apart() {
+        let (one, two) = (Metrics::new(), Metrics::new());
+        one.route("pg").sessions.increment(1);
+        one.route("pg").sessions.increment(1);
+        one.run_upkeep();
+        assert!(one.render().contains("pointsman_route_sessions_total{route=\"pg\"} 2"));
+        assert!(!two.render().contains("pointsman_route_sessions_total"));
+    }
+}

@@ -1,0 +1,81 @@
+//! The program's own messages: written to stderr, in the format of the access log.
+//!
+//! Writing waits for stderr, so nothing on a session's path may log at a level that is on by default; and what a client
+//! has sent is only ever logged with `?` (escaped), never with `%`.
+
+use std::io;
+
+use tracing::Subscriber;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::model::{Log, LogFormat};
+
+/// Starts logging for the whole process. The first call holds; later ones (tests) change nothing.
+pub fn init(log: &Log) {
+    let _ = subscriber(log, io::stderr).try_init();
+}
+
+fn subscriber<W>(log: &Log, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt().with_max_level(log.level).with_ansi(false).with_writer(writer);
+    match log.format {
+        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+        LogFormat::Text => Box::new(builder.finish()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::config::model::AccessTarget;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(format: LogFormat) -> String {
+        let log = Log { level: tracing::Level::INFO, access: AccessTarget::Off, format };
+        let written = Written::default();
+        let writer = written.clone();
+        tracing::subscriber::with_default(subscriber(&log, move || writer.clone()), || {
+            tracing::debug!("too detailed");
+            tracing::info!(listener = "edge", sent = ?"a\nb", "listening");
+        });
+        let bytes = written.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn level_and_format_are_the_configured_ones() {
+        let text = written(LogFormat::Text);
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("INFO") && text.contains("listening listener=\"edge\" sent=\"a\\nb\""), "{text}");
+
+        let json = written(LogFormat::Json);
+        let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(read["message"], "listening", "{json}");
+        assert_eq!(read["listener"], "edge", "{json}");
+        assert_eq!(read["level"], "INFO", "{json}");
+    }
+
+    #[test]
+    fn a_second_call_is_tolerated() {
+        let log = Log { level: tracing::Level::WARN, access: AccessTarget::Off, format: LogFormat::Text };
+        init(&log);
+        init(&log);
+    }
+}
