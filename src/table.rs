@@ -5,12 +5,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 use slab::Slab;
 
 use crate::observe::outcome::{Outcome, Side};
+use crate::pool::Endpoint;
 
 /// Seconds without a byte from a peer that was sent something, after which its connection is looked at.
 const LOOK_AFTER: u32 = 30;
@@ -56,6 +58,15 @@ pub(crate) struct Entry {
     endpoint: Activity,
     bytes_up: Cell<u64>,
     bytes_down: Cell<u64>,
+    account: RefCell<Option<Account>>,
+}
+
+/// The endpoint whose counters the session's bytes go to, and how many it has been told of.
+#[derive(Debug)]
+struct Account {
+    endpoint: Arc<Endpoint>,
+    up: u64,
+    down: u64,
 }
 
 /// One side's last signs of life, in coarse seconds.
@@ -104,6 +115,7 @@ impl Entry {
             endpoint: Activity::new(now),
             bytes_up: Cell::default(),
             bytes_down: Cell::default(),
+            account: RefCell::default(),
         }
     }
 
@@ -130,6 +142,27 @@ impl Entry {
         if written > 0 {
             sink.told.set(now);
             total.set(total.get() + written as u64);
+        }
+    }
+
+    /// From here on the session's bytes count for `endpoint`.
+    pub(crate) fn set_endpoint(&self, endpoint: &Arc<Endpoint>) {
+        self.publish_bytes();
+        let (up, down) = self.bytes();
+        *self.account.borrow_mut() = Some(Account { endpoint: Arc::clone(endpoint), up, down });
+    }
+
+    /// Brings the endpoint's byte counters up to date.
+    pub(crate) fn publish_bytes(&self) {
+        if let Some(account) = self.account.borrow_mut().as_mut() {
+            let (up, down) = self.bytes();
+            if up > account.up {
+                account.endpoint.metrics.bytes_up.increment(up - account.up);
+            }
+            if down > account.down {
+                account.endpoint.metrics.bytes_down.increment(down - account.down);
+            }
+            (account.up, account.down) = (up, down);
         }
     }
 
@@ -206,10 +239,10 @@ impl Table {
         self.entries.borrow().len()
     }
 
-    /// Asks every session for what is due.
-    pub(crate) fn sweep(&self, now: u32, draining: Option<u32>, mut seen: impl FnMut(&Entry)) {
+    /// Brings counters up to date and asks every session for what is due.
+    pub(crate) fn sweep(&self, now: u32, draining: Option<u32>) {
         for (_, entry) in self.entries.borrow().iter() {
-            seen(entry);
+            entry.publish_bytes();
             if let Some(ask) = entry.due(now, draining) {
                 entry.ask(ask);
             }

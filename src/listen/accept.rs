@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Accepted;
 use super::admission::Permit;
-use crate::observe::outcome::Outcome;
+use crate::observe::outcome::{Outcome, Side};
 use crate::observe::record::Record;
 use crate::supervise::worker::Worker;
 
@@ -55,7 +55,7 @@ pub(crate) async fn run(worker: Rc<Worker>, socket: OwnedFd, listener: usize, st
     let socket = match AsyncFd::new(socket) {
         Ok(socket) => socket,
         Err(error) => {
-            tracing::error!(listener = worker.listener_name(listener), "cannot wait for connections: {error}");
+            tracing::error!(listener = &worker.door(listener).name, "cannot wait for connections: {error}");
             return;
         }
     };
@@ -66,7 +66,7 @@ pub(crate) async fn run(worker: Rc<Worker>, socket: OwnedFd, listener: usize, st
             Ok(Queue::More) => tokio::task::yield_now().await,
             Err(error) => {
                 worker.metrics.accept_errors.increment(1);
-                complain(worker.listener_name(listener), &error, &mut last_complaint);
+                complain(&worker.door(listener).name, &error, &mut last_complaint);
                 tokio::time::sleep(BACK_OFF).await;
             }
         }
@@ -124,12 +124,12 @@ fn accept(socket: &OwnedFd) -> rustix::io::Result<(OwnedFd, Option<SocketAddr>)>
 }
 
 fn arrived(worker: &Rc<Worker>, socket: OwnedFd, client: Option<SocketAddr>, listener: usize) {
-    let capacity = worker.capacity(listener);
-    capacity.metrics.accepted.increment(1);
-    match Permit::take(&worker.shared.capacity, &capacity.listener) {
+    let door = worker.door(listener);
+    door.metrics.accepted.increment(1);
+    match Permit::take(&worker.shared.capacity, &door.capacity) {
         Some(permit) => {
-            let (at, start) = (Instant::now(), SystemTime::now());
-            worker.place(Accepted { socket, client, listener, at, start, permit });
+            let (at, start, seat) = (Instant::now(), SystemTime::now(), worker.choose_seat());
+            worker.place(Accepted { socket, client, listener, at, start, permit, seat });
         }
         None => send_away(worker, client, listener),
     }
@@ -137,7 +137,8 @@ fn arrived(worker: &Rc<Worker>, socket: OwnedFd, client: Option<SocketAddr>, lis
 
 /// Records a connection that was closed because there was no room for it.
 fn send_away(worker: &Worker, client: Option<SocketAddr>, listener: usize) {
-    worker.record(listener, Record::unserved(worker.next_id(), worker.listener_name(listener), client, Outcome::Full));
+    let name = &worker.door(listener).name;
+    worker.record(listener, Record::unserved(worker.next_id(), name, client, Outcome::Full, Side::Policy));
 }
 
 /// Says what is wrong, at most once every [`COMPLAIN_EVERY`].

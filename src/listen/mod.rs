@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Instant, SystemTime};
 
 use self::admission::Permit;
+use crate::supervise::shared::Seat;
 
 /// A connection that was accepted and admitted, on its way to the worker that will serve it.
 #[derive(Debug)]
@@ -24,4 +25,6 @@ pub(crate) struct Accepted {
     pub(crate) at: Instant,
     pub(crate) start: SystemTime,
     pub(crate) permit: Permit,
+    /// Its place among the sessions of the worker that serves it.
+    pub(crate) seat: Seat,
 }

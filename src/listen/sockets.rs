@@ -74,15 +74,13 @@ pub(crate) fn open_all(
 /// # Errors
 /// Every address that cannot be had.
 pub fn try_all(listeners: &[Listener]) -> Result<(), Vec<BindError>> {
-    open_all(listeners, 1, &mut Inherited::none()).map(|groups| groups.iter().for_each(Group::remove_file))
+    open_all(listeners, 1, &mut Inherited::none()).map(|groups| groups.iter().for_each(|group| remove_file(&group.address)))
 }
 
-impl Group {
-    /// Removes the file of a unix socket, so that clients are refused by the file's absence.
-    pub(crate) fn remove_file(&self) {
-        if let Bind::Unix(path) = &self.address {
-            let _ = std::fs::remove_file(path);
-        }
+/// Removes the file of a unix socket, so that clients are refused by its absence.
+pub(crate) fn remove_file(address: &Bind) {
+    if let Bind::Unix(path) = address {
+        let _ = std::fs::remove_file(path);
     }
 }
 

@@ -51,3 +51,31 @@ pub struct Said {
     /// Encrypted Client Hello was offered: `sni` is only the outer name.
     pub ech: bool,
 }
+
+impl Record {
+    /// The record of a connection that was sent away before anything was known of it.
+    pub fn unserved(
+        id: u64,
+        listener: &Arc<str>,
+        client: Option<SocketAddr>,
+        outcome: Outcome,
+        by: Side,
+    ) -> Record {
+        Record {
+            id,
+            start: SystemTime::now(),
+            listener: Arc::clone(listener),
+            client,
+            hello: None,
+            route: None,
+            pool: None,
+            endpoint: None,
+            outcome,
+            by,
+            connect: None,
+            total: Duration::ZERO,
+            bytes_up: 0,
+            bytes_down: 0,
+        }
+    }
+}

@@ -19,6 +19,7 @@ pub(crate) enum Target {
 }
 
 /// One address that connections are forwarded to.
+#[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) name: Arc<str>,
     pub(crate) target: Target,
@@ -45,6 +46,7 @@ impl Endpoint {
 }
 
 /// One session's claim on an endpoint; given back by Drop.
+#[derive(Debug)]
 pub(crate) struct Lease(Arc<Endpoint>);
 
 impl Lease {
@@ -74,12 +76,6 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Lease").field(&self.0.name).finish()
     }
 }
 

@@ -1,0 +1,64 @@
+//! Live: one generation, the configuration as the data path uses it.
+//!
+//! Immutable. A session takes what it needs of it when it is routed and keeps none of the rest.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::model::Config;
+use crate::observe::metrics::{Metrics, RouteMetrics};
+use crate::observe::outcome::{Outcome, Side};
+use crate::pool::Pool;
+use crate::route::{Refusal, Router};
+use crate::session::Failure;
+use crate::wire::client_hello::ClientHello;
+
+/// One generation.
+pub(crate) struct Live {
+    /// One a listener.
+    routers: Vec<Router>,
+    routes: Vec<Arc<Route>>,
+    pub(crate) pools: Vec<Arc<Pool>>,
+}
+
+/// Where a connection goes.
+pub(crate) struct Route {
+    pub(crate) name: Arc<str>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) metrics: RouteMetrics,
+}
+
+impl Live {
+    /// Builds a generation.
+    pub(crate) fn new(config: &Config, metrics: &Metrics) -> Live {
+        let pools: Vec<_> = config.pools.iter().map(|pool| Arc::new(Pool::new(pool, metrics))).collect();
+        let routes = config.routes.iter().filter_map(|route| {
+            let pool = Arc::clone(pools.get(route.pool)?);
+            Some(Arc::new(Route { name: route.name.as_str().into(), pool, metrics: metrics.route(&route.name) }))
+        });
+        let routers = (0..config.listeners.len()).map(|index| Router::new(config, index)).collect();
+        Live { routers, routes: routes.collect(), pools }
+    }
+
+    /// Where a connection of `listener` goes, by what its client says and where it comes from.
+    ///
+    /// # Errors
+    /// [`Outcome::NoRoute`] and [`Outcome::Denied`].
+    pub(crate) fn route(
+        &self,
+        listener: usize,
+        hello: Option<&ClientHello>,
+        client: Option<SocketAddr>,
+    ) -> Result<Arc<Route>, Failure> {
+        let lost = Failure::new(Outcome::Internal, Side::Us);
+        let router = self.routers.get(listener).ok_or(lost)?;
+        let name = hello.and_then(|hello| hello.server_name.as_ref());
+        let alpn = hello.map(|hello| hello.alpn.as_slice()).unwrap_or_default();
+        let found = router.find(name, alpn, client.map(|client| client.ip()));
+        let route = found.map_err(|refusal| match refusal {
+            Refusal::NoRoute => Failure::new(Outcome::NoRoute, Side::Policy),
+            Refusal::Denied => Failure::new(Outcome::Denied, Side::Policy),
+        })?;
+        self.routes.get(route).cloned().ok_or(lost)
+    }
+}

@@ -1,0 +1,134 @@
+//! The path of a connection, from accept to record. Start reading here.
+//!
+//! [`travel`] is the whole line, a stage after the other; each stage is a module. [`serve`] wraps it: it opens the
+//! record, closes the sockets in the way the end calls for, and makes sure that every connection ends in exactly one
+//! outcome, whatever happens.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod story;
+
+use std::future::Future;
+use std::rc::Rc;
+use std::task::Poll;
+
+use self::story::Story;
+use crate::connect::{Attempts, Reached};
+use crate::detect::{self, Detected};
+use crate::forward::{End, Forward, closing};
+use crate::listen::Accepted;
+use crate::config::model::Protocol;
+use crate::observe::outcome::{Outcome, Side};
+use crate::stream::Stream;
+use crate::supervise::worker::Worker;
+use crate::table::{Ask, Entry};
+use crate::wire::alert::Alert;
+
+/// Why a stage ends a connection before anything is forwarded, and who is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) outcome: Outcome,
+    pub(crate) by: Side,
+}
+
+impl Failure {
+    /// A failure.
+    pub(crate) const fn new(outcome: Outcome, by: Side) -> Failure {
+        Failure { outcome, by }
+    }
+}
+
+/// A session that was forwarded, and how that ended.
+struct Travelled {
+    end: End,
+    endpoint: Stream,
+}
+
+/// Serves one accepted connection until its record is written.
+pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+    let waker = std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    let mut story = Story::begin(&worker, &accepted, waker);
+    let Accepted { socket, permit, seat, .. } = accepted;
+    let ended = match Stream::new(socket) {
+        Ok(client) => match travel(&worker, &mut story, &client).await {
+            Ok(travelled) => Box::pin(close(travelled, client, story.protocol())).await,
+            Err(failure) => Box::pin(refuse(failure, client, story.protocol())).await,
+        },
+        Err(_) => Failure::new(Outcome::Internal, Side::Us),
+    };
+    drop((permit, seat));
+    story.end(ended);
+}
+
+/// The line: detect, route, choose, connect, forward.
+async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<Travelled, Failure> {
+    let opening = detect::opening(story.protocol(), client, story.deadline(), &worker.tools, worker.memory());
+    let Detected { mut opening, hello, share } = unless_asked(story.entry(), opening).await?;
+
+    let route = worker.live().route(story.listener(), story.heard(hello.as_ref()), story.client())?;
+    story.routed(&route);
+    drop(hello);
+
+    let mut attempts = Attempts::on(&route.pool);
+    loop {
+        let reached = unless_asked(story.entry(), attempts.next()).await;
+        story.tried(attempts.last());
+        let Reached { stream: endpoint, lease, took } = reached?;
+        story.connected(took);
+        match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
+            End::Unanswered(back) if attempts.may_go_on() => {
+                attempts.failed(lease.endpoint(), &std::io::ErrorKind::ConnectionReset.into());
+                opening = back;
+            }
+            end => return Ok(Travelled { end, endpoint }),
+        }
+    }
+}
+
+/// Closes both sockets so that each side learns the truth: a finish as a finish, a loss as a reset, after everything
+/// that the lost side had sent.
+async fn close(travelled: Travelled, client: Stream, protocol: Protocol) -> Failure {
+    let Travelled { end, endpoint } = travelled;
+    match end {
+        End::Finished(side) => Failure::new(Outcome::Ok, side),
+        End::Lost(side, outcome) => {
+            let (lost, left) = if side == Side::Client { (client, endpoint) } else { (endpoint, client) };
+            lost.reset();
+            closing::reset_after_delivery(left).await;
+            Failure::new(outcome, side)
+        }
+        End::Asked { outcome, clean } => {
+            if !clean {
+                client.reset();
+                endpoint.reset();
+            }
+            Failure::new(outcome, if outcome == Outcome::Shutdown { Side::Us } else { Side::Policy })
+        }
+        End::Unanswered(_) => {
+            drop(endpoint);
+            refuse(Failure::new(Outcome::EndpointSilent, Side::Endpoint), client, protocol).await
+        }
+    }
+}
+
+/// Sends a client away: with an alert where its protocol has one for the reason, and in any case with a clean close.
+async fn refuse(failure: Failure, client: Stream, protocol: Protocol) -> Failure {
+    if failure.outcome != Outcome::ClientGone {
+        let alert = failure.outcome.alert().filter(|_| protocol == Protocol::Tls).map(Alert::record);
+        closing::say(client, alert.as_ref().map(<[u8; 7]>::as_slice).unwrap_or_default()).await;
+    }
+    failure
+}
+
+/// Runs a stage that owns no entry of its own, unless the session is asked to end meanwhile.
+///
+/// The stage is boxed so that its state goes when it is done: a session that forwards is one small future.
+fn unless_asked<'a, T>(
+    entry: &'a Entry,
+    stage: impl Future<Output = Result<T, Failure>> + 'a,
+) -> impl Future<Output = Result<T, Failure>> {
+    let mut stage = Box::pin(stage);
+    std::future::poll_fn(move |cx| match entry.take_ask() {
+        Some(Ask::End(outcome)) => Poll::Ready(Err(Failure::new(outcome, Side::Us))),
+        Some(Ask::Look) | None => stage.as_mut().poll(cx),
+    })
+}

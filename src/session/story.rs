@@ -1,0 +1,135 @@
+//! The story of one session: what is known of it so far, told as a [`Record`] when it ends.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use super::Failure;
+use crate::config::model::Protocol;
+use crate::listen::Accepted;
+use crate::live::Route;
+use crate::observe::outcome::{Outcome, Side};
+use crate::observe::record::{Record, Said};
+use crate::pool::Endpoint;
+use crate::supervise::worker::Worker;
+use crate::table::{Entry, Registered};
+use crate::wire::client_hello::ClientHello;
+
+/// Protocols that are kept for the log; a client may offer many more.
+const PROTOCOLS_TOLD: usize = 16;
+
+/// One session's record in the making, and its entry in the table. A story that is dropped without an end, which only
+/// a panic can bring about, ends as [`Outcome::Internal`].
+pub(super) struct Story {
+    worker: Rc<Worker>,
+    listener: usize,
+    at: Instant,
+    entry: Registered,
+    /// `None` once it was told.
+    record: Option<Box<Record>>,
+}
+
+impl Story {
+    /// Opens the record and enters the session in the table.
+    pub(super) fn begin(worker: &Rc<Worker>, accepted: &Accepted, waker: Waker) -> Story {
+        let door = worker.door(accepted.listener);
+        let id = worker.next_id();
+        let entry = worker.table.add(Entry::new(id, worker.tools.clock.now(), door.limits));
+        entry.set_waker(waker);
+        let mut record = Record::unserved(id, &door.name, accepted.client, Outcome::Internal, Side::Us);
+        record.start = accepted.start;
+        Story {
+            worker: Rc::clone(worker),
+            listener: accepted.listener,
+            at: accepted.at,
+            entry,
+            record: Some(Box::new(record)),
+        }
+    }
+
+    pub(super) fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// Index of the listener.
+    pub(super) fn listener(&self) -> usize {
+        self.listener
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        self.worker.door(self.listener).protocol
+    }
+
+    /// When the opening must be complete.
+    pub(super) fn deadline(&self) -> Instant {
+        self.at + self.worker.door(self.listener).open
+    }
+
+    /// Where the client is; `None` behind a unix socket.
+    pub(super) fn client(&self) -> Option<SocketAddr> {
+        self.record.as_ref()?.client
+    }
+
+    /// Takes down what the client said.
+    pub(super) fn heard<'a>(&mut self, hello: Option<&'a ClientHello>) -> Option<&'a ClientHello> {
+        if let (Some(record), Some(hello)) = (&mut self.record, hello)
+            && self.worker.shared.log.is_on()
+        {
+            record.hello = Some(Box::new(Said {
+                sni: hello.server_name.as_ref().map(|name| name.as_str().into()),
+                alpn: hello.alpn.iter().take(PROTOCOLS_TOLD).cloned().collect(),
+                versions: hello.versions.clone(),
+                ech: hello.ech,
+            }));
+        }
+        hello
+    }
+
+    /// The route is known.
+    pub(super) fn routed(&mut self, route: &Route) {
+        self.entry.set_limits(route.pool.limits());
+        route.metrics.sessions.increment(1);
+        self.worker.door(self.listener).metrics.opening.record(self.at.elapsed());
+        if let Some(record) = &mut self.record {
+            record.route = Some(Arc::clone(&route.name));
+            record.pool = Some(Arc::clone(&route.pool.name));
+        }
+    }
+
+    /// An endpoint was tried, with or without success.
+    pub(super) fn tried(&mut self, endpoint: Option<&Arc<Endpoint>>) {
+        if let (Some(record), Some(endpoint)) = (&mut self.record, endpoint) {
+            record.endpoint = Some(Arc::clone(&endpoint.name));
+            self.entry.set_endpoint(endpoint);
+        }
+    }
+
+    /// A connection to the endpoint stands, `took` after the first attempt.
+    pub(super) fn connected(&mut self, took: Duration) {
+        if let Some(record) = &mut self.record {
+            record.connect = Some(took);
+        }
+    }
+
+    /// Tells the story.
+    pub(super) fn end(mut self, how: Failure) {
+        self.tell(how);
+    }
+
+    fn tell(&mut self, how: Failure) {
+        let Some(mut record) = self.record.take() else { return };
+        self.entry.publish_bytes();
+        (record.bytes_up, record.bytes_down) = self.entry.bytes();
+        record.total = self.at.elapsed();
+        (record.outcome, record.by) = (how.outcome, how.by);
+        self.worker.record(self.listener, *record);
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        self.tell(Failure::new(Outcome::Internal, Side::Us));
+    }
+}

@@ -1,0 +1,105 @@
+//! The control runtime: one thread for everything that is not a session. Names are resolved, pages are served and
+//! gauges are brought up to date here; nothing here is ever waited for by a worker.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::shared::Shared;
+use crate::admin;
+use crate::pool::resolve;
+
+/// Between two rounds of bringing gauges up to date.
+const PUBLISH: Duration = Duration::from_secs(1);
+
+/// The control thread.
+pub(crate) struct Control {
+    thread: JoinHandle<()>,
+    stop: CancellationToken,
+    resolved: Receiver<()>,
+}
+
+impl Control {
+    /// Starts the control thread; `refresh` is how often each pool's names are resolved.
+    ///
+    /// # Errors
+    /// The runtime or the thread cannot be made.
+    pub(crate) fn start(
+        shared: Arc<Shared>,
+        admin: Option<std::net::TcpListener>,
+        refresh: Vec<Duration>,
+    ) -> io::Result<Control> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
+        let admin = {
+            let _entered = runtime.enter();
+            admin.map(TcpListener::from_std).transpose()?
+        };
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let (first, resolved) = sync_channel(refresh.len());
+        let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
+            runtime.block_on(control(shared, admin, refresh, first, stopped));
+            // A look-up that hangs must not hold up the end of the process.
+            runtime.shutdown_background();
+        })?;
+        Ok(Control { thread, stop, resolved })
+    }
+
+    /// Waits until every pool's names have been looked up once, at most for `patience`.
+    pub(crate) fn wait_resolved(&self, pools: usize, patience: Duration) {
+        let until = std::time::Instant::now() + patience;
+        for _ in 0..pools {
+            let left = until.saturating_duration_since(std::time::Instant::now());
+            if self.resolved.recv_timeout(left).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Ends the thread.
+    pub(crate) fn stop(self) {
+        self.stop.cancel();
+        // A panic there was reported when it happened.
+        let _ = self.thread.join();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the control runtime; nothing here outlives block_on")]
+async fn control(
+    shared: Arc<Shared>,
+    admin: Option<TcpListener>,
+    refresh: Vec<Duration>,
+    first: SyncSender<()>,
+    stop: CancellationToken,
+) {
+    for (pool, refresh) in shared.live.load().pools.iter().zip(refresh) {
+        let first = first.clone();
+        let told = move || drop(first.try_send(()));
+        tokio::spawn(resolve::keep(Arc::clone(pool), refresh, Arc::clone(&shared.metrics), told));
+    }
+    let pages = admin.map(|listener| tokio::spawn(admin::http::serve(listener, Arc::clone(&shared.pages), stop.clone())));
+    let mut publish = tokio::time::interval(PUBLISH);
+    while stop.run_until_cancelled(publish.tick()).await.is_some() {
+        shared.publish();
+        shared.metrics.run_upkeep();
+    }
+    if let Some(pages) = pages {
+        let _ = pages.await;
+    }
+}
+
+/// Opens the admin listener.
+///
+/// # Errors
+/// The address cannot be had.
+pub(crate) fn open_admin(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}

@@ -1,0 +1,136 @@
+//! What all workers and the control runtime share: one balancer's state, without a lock on any session's path.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::admin::pages::Pages;
+use crate::config::model::{Config, Listener, Protocol};
+use crate::detect::Memory;
+use crate::listen::Accepted;
+use crate::listen::admission::Capacity;
+use crate::live::Live;
+use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::{ListenerMetrics, Metrics};
+use crate::table::{Limits, seconds};
+
+/// One balancer's state.
+pub(crate) struct Shared {
+    /// The generation in use.
+    pub(crate) live: ArcSwap<Live>,
+    pub(crate) doors: Vec<Door>,
+    pub(crate) workers: Vec<Peer>,
+    /// `runtime.max_connections`.
+    pub(crate) capacity: Arc<Capacity>,
+    pub(crate) opening_memory: Arc<Memory>,
+    pub(crate) log: AccessLog,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) pages: Arc<Pages>,
+}
+
+/// One listener, as those who accept on it see it.
+pub(crate) struct Door {
+    pub(crate) name: Arc<str>,
+    pub(crate) protocol: Protocol,
+    pub(crate) open: Duration,
+    /// What holds until the session's pool is known.
+    pub(crate) limits: Limits,
+    /// `listener.max_connections`.
+    pub(crate) capacity: Arc<Capacity>,
+    pub(crate) metrics: ListenerMetrics,
+}
+
+/// One worker, as the others see it.
+pub(crate) struct Peer {
+    sessions: Arc<AtomicUsize>,
+    inbox: UnboundedSender<Order>,
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Serve this connection.
+    Serve(Accepted),
+    /// Take no new connections; sessions go on for as long as their pools allow.
+    Drain,
+    /// End every session now.
+    End,
+}
+
+/// One session's place among those of a worker; given back by Drop.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    /// Index of the worker.
+    pub(crate) worker: usize,
+    sessions: Arc<AtomicUsize>,
+}
+
+impl Door {
+    /// The door of one listener.
+    pub(crate) fn new(config: &Config, listener: &Listener, metrics: &Metrics) -> Door {
+        Door {
+            name: listener.name.as_str().into(),
+            protocol: listener.protocol,
+            open: listener.open,
+            limits: Limits { drain: seconds(config.timeouts.pool.drain), ..Limits::default() },
+            capacity: Capacity::new(listener.max_connections.map_or(usize::MAX, NonZeroUsize::get)),
+            metrics: metrics.listener(&listener.name),
+        }
+    }
+}
+
+impl Peer {
+    /// A worker without sessions.
+    pub(crate) fn new(inbox: UnboundedSender<Order>) -> Peer {
+        Peer { sessions: Arc::default(), inbox }
+    }
+
+    /// Sessions that it has, those on their way included.
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Tells it something; gives it back where the worker has ended.
+    pub(crate) fn tell(&self, order: Order) -> Result<(), Order> {
+        self.inbox.send(order).map_err(|unsent| unsent.0)
+    }
+
+    fn seat(&self, worker: usize) -> Seat {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        Seat { worker, sessions: Arc::clone(&self.sessions) }
+    }
+}
+
+impl Shared {
+    /// A place for a connection that worker `this` has accepted: with the less loaded of itself and `other`.
+    pub(crate) fn seat(&self, this: usize, other: usize) -> Seat {
+        let (mine, theirs) = (&self.workers[this], &self.workers[other]);
+        if theirs.sessions() < mine.sessions() { theirs.seat(other) } else { mine.seat(this) }
+    }
+
+    /// Sessions now, over all workers.
+    pub(crate) fn sessions(&self) -> usize {
+        self.workers.iter().map(Peer::sessions).sum()
+    }
+
+    /// Brings the gauges up to date.
+    pub(crate) fn publish(&self) {
+        for door in &self.doors {
+            door.metrics.active.set(door.capacity.used() as f64);
+        }
+        for pool in &self.live.load().pools {
+            pool.publish();
+        }
+        self.metrics.process().opening_memory.set(self.opening_memory.held() as f64);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}

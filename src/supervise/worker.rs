@@ -1,0 +1,194 @@
+//! A data worker: one thread, one runtime, its own sockets, sessions, buffers and pipes.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::Guard;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::shared::{Door, Order, Seat, Shared};
+use crate::clock::Clock;
+use crate::detect::Memory;
+use crate::forward::Tools;
+use crate::listen::accept::{self, Spare};
+use crate::listen::Accepted;
+use crate::live::Live;
+use crate::observe::metrics::WorkerMetrics;
+use crate::observe::outcome::Outcome;
+use crate::observe::record::Record;
+use crate::session;
+use crate::table::Table;
+
+/// Between two sweeps of the session table.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Sweeps between two looks at what idle memory can be given back.
+const SHRINK_EVERY: u32 = 30;
+/// How long sessions may take to act on an order to end.
+const LAST_CALL: Duration = Duration::from_secs(3);
+
+/// One worker, as its own sessions see it.
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tools: Tools,
+    pub(crate) table: Rc<Table>,
+    pub(crate) spare: Spare,
+    pub(crate) metrics: WorkerMetrics,
+    ids: Cell<u64>,
+    dice: RefCell<fastrand::Rng>,
+}
+
+/// What a worker's thread starts with.
+pub(crate) struct Start {
+    pub(crate) index: usize,
+    pub(crate) shared: Arc<Shared>,
+    /// Its listening sockets, with the index of their listener.
+    pub(crate) sockets: Vec<(usize, OwnedFd)>,
+    pub(crate) inbox: UnboundedReceiver<Order>,
+}
+
+/// Runs a worker until it was told to stop and its last session has ended.
+///
+/// # Errors
+/// The runtime cannot be made.
+pub(crate) fn run(start: Start) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(work(start));
+    Ok(())
+}
+
+async fn work(Start { index, shared, sockets, mut inbox }: Start) {
+    let worker = Rc::new(Worker {
+        index,
+        tools: Tools::new(Clock::default()),
+        table: Rc::default(),
+        spare: Spare::new(),
+        metrics: shared.metrics.worker(index),
+        ids: Cell::new(0),
+        dice: RefCell::new(fastrand::Rng::new()),
+        shared,
+    });
+    let stop = CancellationToken::new();
+    let accepting = Rc::new(());
+    for (listener, socket) in sockets {
+        let loops = Rc::clone(&accepting);
+        let accept = accept::run(Rc::clone(&worker), socket, listener, stop.clone());
+        spawn(async move {
+            accept.await;
+            drop(loops);
+        });
+    }
+    let began = Instant::now();
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut draining = None;
+    let mut ending = None;
+    loop {
+        tokio::select! {
+            Some(order) = inbox.recv() => match order {
+                Order::Serve(accepted) => worker.serve(accepted),
+                Order::Drain => {
+                    stop.cancel();
+                    draining.get_or_insert(worker.tools.clock.now());
+                }
+                Order::End => {
+                    stop.cancel();
+                    ending.get_or_insert(Instant::now());
+                    draining = Some(0);
+                    worker.table.end_all(Outcome::Shutdown);
+                }
+            },
+            _ = sweep.tick() => worker.sweep(began, draining),
+            () = tokio::time::sleep(Duration::from_millis(20)), if draining.is_some() => {}
+        }
+        let seats = worker.shared.workers[index].sessions();
+        let idle = seats == 0 && worker.table.len() == 0 && Rc::strong_count(&accepting) == 1;
+        let late = ending.is_some_and(|since: Instant| since.elapsed() > LAST_CALL);
+        if draining.is_some() && (idle || late) {
+            break;
+        }
+    }
+    worker.metrics.sessions.set(0.0);
+    worker.shared.pages.retire(index);
+}
+
+/// The one way to start a task on a worker: nothing else may, so that all that runs is known here.
+#[expect(clippy::disallowed_methods, reason = "this is the function that the ban points to")]
+pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
+    tokio::task::spawn_local(task);
+}
+
+impl Worker {
+    /// The generation in use.
+    pub(crate) fn live(&self) -> Guard<Arc<Live>> {
+        self.shared.live.load()
+    }
+
+    /// The memory that unrouted connections share.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.shared.opening_memory
+    }
+
+    /// The listener of this index.
+    pub(crate) fn door(&self, listener: usize) -> &Door {
+        &self.shared.doors[listener]
+    }
+
+    /// The next number that no other session of this process has.
+    pub(crate) fn next_id(&self) -> u64 {
+        let count = self.ids.get();
+        self.ids.set(count + 1);
+        1 + self.index as u64 + count * self.shared.workers.len() as u64
+    }
+
+    /// A place for a connection accepted here: with this worker or, if that has fewer sessions, with one drawn by lot.
+    pub(crate) fn choose_seat(&self) -> Seat {
+        let other = self.dice.borrow_mut().usize(..self.shared.workers.len());
+        self.shared.seat(self.index, other)
+    }
+
+    /// Serves a connection where its seat is.
+    pub(crate) fn place(self: &Rc<Self>, accepted: Accepted) {
+        let seat = accepted.seat.worker;
+        if seat == self.index {
+            return self.serve(accepted);
+        }
+        match self.shared.workers[seat].tell(Order::Serve(accepted)) {
+            Ok(()) => self.metrics.handed_over.increment(1),
+            Err(Order::Serve(accepted)) => self.serve(accepted),
+            Err(Order::Drain | Order::End) => {}
+        }
+    }
+
+    /// Tells of a connection that has ended.
+    pub(crate) fn record(&self, listener: usize, record: Record) {
+        self.door(listener).metrics.outcome(record.outcome).increment(1);
+        self.shared.log.log(record);
+    }
+
+    fn serve(self: &Rc<Self>, accepted: Accepted) {
+        spawn(session::serve(Rc::clone(self), accepted));
+    }
+
+    fn sweep(&self, began: Instant, draining: Option<u32>) {
+        let now = u32::try_from(began.elapsed().as_secs()).unwrap_or(u32::MAX);
+        self.tools.clock.set(now);
+        self.table.sweep(now, draining);
+        self.metrics.sessions.set(self.table.len() as f64);
+        self.shared.pages.tick(self.index);
+        if now.is_multiple_of(SHRINK_EVERY) {
+            self.table.shrink();
+            self.tools.pipes.shrink();
+        }
+    }
+}
