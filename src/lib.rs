@@ -20,4 +20,5 @@
 
 pub mod config;
 pub mod observe;
+pub mod route;
 pub mod wire;
