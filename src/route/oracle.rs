@@ -30,8 +30,10 @@ fn any_route() -> impl Strategy<Value = Route> {
         .prop_map(|(sni, alpn, from, id)| route(&format!("r{id}"), &sni.join(" "), &alpn.join(" "), &from.join(" ")))
 }
 
+type Key = (Option<NamePattern>, Option<Box<[u8]>>, Option<IpNet>);
+
 /// Everything that two routes must not have in common, as the configuration demands.
-fn keys(route: &Route) -> Vec<(Option<NamePattern>, Option<Box<[u8]>>, Option<IpNet>)> {
+fn keys(route: &Route) -> Vec<Key> {
     fn or_none<T: Clone>(list: &[T]) -> Vec<Option<T>> {
         if list.is_empty() { vec![None] } else { list.iter().cloned().map(Some).collect() }
     }
