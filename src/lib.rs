@@ -21,4 +21,5 @@
 pub mod admin;
 pub mod config;
 pub mod observe;
+pub mod route;
 pub mod wire;

@@ -3,4 +3,7 @@
 //! Nothing here knows of sockets, time or configuration, so every file can be fuzzed as it is.
 
 pub mod alert;
+pub mod client_hello;
 pub mod name;
+#[doc(hidden)]
+pub mod sample;
