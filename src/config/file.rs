@@ -6,9 +6,9 @@ use std::path::Path;
 
 use figment::value::{Dict, Empty, Map, Tag, Value};
 use figment::{Error, Metadata, Profile, Provider};
-use toml_edit::{Document, Item};
+use toml_edit::{Document, Item, TomlError};
 
-use super::report::{At, Report};
+use super::report::{At, Report, quote};
 use super::spans::Spans;
 
 /// The longest file, in bytes: a place must fit into four bytes.
@@ -65,7 +65,7 @@ impl File {
             // The number is only known once the text has been handed over, and the document borrows the text.
             (dict, Spans::of_document(report.next_file(), document.as_table()))
         });
-        let parsed = parsed.map_err(|error| (error.message().trim().replace('\n', ", "), error.span()));
+        let parsed = parsed.map_err(|error| (said(&error, &text), error.span()));
         let number = report.file(path.to_owned(), text);
         match parsed {
             Ok((values, spans)) => Some(File { at: At::file(number), values, spans }),
@@ -75,6 +75,15 @@ impl File {
                 None
             }
         }
+    }
+}
+
+/// What the parser says, in one line, and of which key.
+fn said(error: &TomlError, text: &str) -> String {
+    let message = error.message().trim().replace('\n', ", ");
+    match error.span().and_then(|span| text.get(span)) {
+        Some(key) if message == "duplicate key" => format!("{message} {}", quote(key.trim())),
+        _ => message,
     }
 }
 

@@ -87,12 +87,10 @@ pub(super) fn bind(text: &str) -> Result<Bind, String> {
 
 /// Reads an IPv4 or IPv6 address with its port.
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text.parse().map_err(|_| {
-        if text.parse::<IpAddr>().is_ok() {
-            format!("{} has no port", quote(text))
-        } else {
-            format!("{} is not an address and a port", quote(text))
-        }
+    let address: SocketAddr = text.parse().map_err(|_| match text.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => format!("{} has no port", quote(text)),
+        Ok(IpAddr::V6(_)) => format!("{} has no brackets, which part an IPv6 address from its port", quote(text)),
+        Err(_) => format!("{} is not an address and a port", quote(text)),
     })?;
     refuse_mapped(address.ip(), text)?;
     Ok(address)

@@ -47,7 +47,9 @@ impl Written {
         };
         match main {
             Some(main) => {
+                let before = report.count();
                 let included = includes(path, &main, report);
+                written.complete = report.count() == before;
                 written.add(main, report);
                 for (path, at) in included {
                     written.add_included(&path, at, report);
@@ -174,15 +176,11 @@ fn patterns<'f>(main: &'f File, report: &mut Report) -> Vec<(&'f str, At)> {
     let Some(spans) = main.spans.get("include") else {
         return vec![(DEFAULT_INCLUDE, main.at)];
     };
-    let mut wrong = |at| {
-        report.add(at, "include", "not a list of paths").expected(INCLUDE);
-        None
-    };
     let elements = match main.values.get("include") {
         Some(Value::Array(_, elements)) => elements.as_slice(),
         Some(single @ Value::String(..)) => std::slice::from_ref(single),
         _ => {
-            wrong(spans.value);
+            report.add(spans.value, "include", "not a list").expected(INCLUDE);
             return Vec::new();
         }
     };
@@ -190,7 +188,10 @@ fn patterns<'f>(main: &'f File, report: &mut Report) -> Vec<(&'f str, At)> {
         let at = spans.element(index).map_or(spans.value, |element| element.value);
         match value.as_str() {
             Some(text) if !text.is_empty() && !text.contains('\0') => Some((text, at)),
-            _ => wrong(at),
+            _ => {
+                report.add(at, "include", "not a path").expected(INCLUDE);
+                None
+            }
         }
     };
     elements.iter().enumerate().filter_map(element).collect()

@@ -94,8 +94,8 @@ fn includes_that_are_wrong() {
     assert_snapshot!(said(&files, &[]), @r#"
     main.toml:1:12: include: cannot read "missing.toml": No such file or directory (os error 2)
     main.toml:1:28: include: "x/[.toml" is not a pattern: invalid range pattern; expected a list of paths, in which *, ? and [...] stand for parts of names
-    main.toml:1:40: include: not a list of paths; expected a list of paths, in which *, ? and [...] stand for parts of names
-    main.toml:1:44: include: not a list of paths; expected a list of paths, in which *, ? and [...] stand for parts of names
+    main.toml:1:40: include: not a path; expected a list of paths, in which *, ? and [...] stand for parts of names
+    main.toml:1:44: include: not a path; expected a list of paths, in which *, ? and [...] stand for parts of names
     main.toml:1:62: include: cannot read "folder": Is a directory (os error 21)
     nested.toml:1:1: include: only the main file may include others
     "#);
@@ -112,7 +112,7 @@ fn a_broken_file_hides_nothing_but_what_may_be_in_it() {
     assert_snapshot!(said(&files, &[]), @r#"
     main.toml:3:11: listener.edge.backlog: 0 is out of range; expected a number from 1 to 65535
     conf.d/1.toml:1:8: not TOML: unclosed table, expected `]`
-    conf.d/2.toml:3:1: not TOML: duplicate key
+    conf.d/2.toml:3:1: not TOML: duplicate key "level"
     conf.d/3.toml:2:1: pool.q.endpoint: unknown key; did you mean endpoints?
     "#);
 }

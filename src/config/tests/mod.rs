@@ -1,10 +1,16 @@
-//! Tests of the language as a whole. A test of one message belongs to `messages`, one of files, includes and the
-//! environment to `files`, one of the files in `conf/` to `reference`.
+//! Tests of the language as a whole: a table of cases and what is said of each of them. A case belongs to the file that
+//! is called after the table it is about; files, includes and the environment are in `files`, and `reference` holds
+//! `conf/` to its word.
 
 mod files;
-mod messages;
+mod listeners;
 mod never_panics;
+mod pools;
+mod reach;
 mod reference;
+mod routes;
+mod settings;
+mod size;
 
 use std::path::Path;
 
@@ -32,4 +38,27 @@ fn said(text: &str) -> String {
         Ok(_) => "fine".to_owned(),
         Err(problems) => problems.to_string(),
     }
+}
+
+/// What is said of each case's text alone.
+fn alone(cases: &[(&str, &str)]) -> String {
+    let each = cases.iter().map(|(name, text)| format!("{name}\n{}", indent(&said(text))));
+    each.collect::<Vec<_>>().join("\n")
+}
+
+/// What is said of each case's text in front of [`GOOD`].
+fn with_good(cases: &[(&str, &str)]) -> String {
+    let each = cases.iter().map(|(name, text)| format!("{name}\n{}", indent(&said(&format!("{text}\n{GOOD}")))));
+    each.collect::<Vec<_>>().join("\n")
+}
+
+/// What is said of [`GOOD`] with `old` replaced by each case's text.
+fn replaced(old: &str, cases: &[(&str, &str)]) -> String {
+    assert!(GOOD.contains(old), "{old} is not in the good configuration");
+    let each = cases.iter().map(|(name, text)| format!("{name}\n{}", indent(&said(&GOOD.replace(old, text)))));
+    each.collect::<Vec<_>>().join("\n")
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
 }
