@@ -1,0 +1,103 @@
+//! Walks what was written, finds every problem in it, and resolves it to a [`Config`].
+//!
+//! Not serde: a derived reader stops at the first mistake. Here each reader reports what it finds and goes on with a
+//! stand-in, and the stand-ins are thrown away with the whole result if anything was reported.
+
+mod listeners;
+mod node;
+mod pools;
+mod reach;
+mod routes;
+mod settings;
+
+use std::collections::HashMap;
+
+use super::keys;
+use super::model::{Bind, Config};
+use super::report::{At, Report, path_part, quote};
+use super::written::Written;
+use node::{Node, Table};
+
+/// The longest name of a listener, route or pool, in bytes.
+const LONGEST_NAME: usize = 64;
+
+/// What one check works with.
+struct Check<'r> {
+    report: &'r mut Report,
+    /// Whether everything that was written is known. If not, nothing is said of what is missing.
+    complete: bool,
+}
+
+/// Checks `written`; the result counts only if `report` is clean.
+pub(super) fn check(written: &Written, environment: Vec<String>, report: &mut Report) -> Config {
+    let top = Table::top(&written.values, &written.spans, keys::TOP, report);
+    let mut check = Check { report, complete: written.complete };
+    let runtime = settings::runtime(&top, &mut check);
+    let log = settings::log(&top, &mut check);
+    let admin = settings::admin(&top, &mut check);
+    let timeouts = settings::timeouts(&top, &mut check);
+    let listeners = listeners::read(&top, &timeouts, &mut check);
+    let pools = pools::read(&top, &timeouts, &mut check);
+    let routes = routes::read(&top, &listeners, &pools, &mut check);
+    same_addresses(&listeners, admin.1, &mut check);
+    reach::check(&listeners, &routes, &mut check);
+    Config {
+        runtime,
+        log,
+        admin: admin.0,
+        timeouts,
+        listeners: listeners.into_iter().map(|listener| listener.model).collect(),
+        routes: routes.into_iter().filter_map(|route| route.resolved()).collect(),
+        pools: pools.into_iter().map(|pool| pool.model).collect(),
+        environment,
+    }
+}
+
+/// Refuses one address for two listeners, or for a listener and the admin pages.
+fn same_addresses(listeners: &[listeners::Read], admin: Option<(Bind, At)>, check: &mut Check<'_>) {
+    let mut known: HashMap<&Bind, (&str, At)> = HashMap::new();
+    if let Some((bind, at)) = &admin {
+        known.insert(bind, ("admin.http", *at));
+    }
+    for listener in listeners {
+        for (bind, at, path) in &listener.bind {
+            // Port 0 takes another free port each time.
+            if matches!(bind, Bind::Tcp(address) if address.port() == 0) {
+                continue;
+            }
+            match known.get(bind) {
+                Some((first, first_at)) => {
+                    let message = format!("{bind} is already listened on by {first}");
+                    check.report.add(*at, path, message).also(*first_at);
+                }
+                None => {
+                    known.insert(bind, (path, *at));
+                }
+            }
+        }
+    }
+}
+
+/// The named tables of `section`, in the order of the files, with names checked; reports if there is none.
+fn named<'t>(top: &Table<'t>, section: &str, check: &mut Check<'_>) -> Vec<(&'t str, Node<'t>)> {
+    let table = top.get(section).map(|node| node.any_table(check.report));
+    let entries = table.as_ref().map(Table::entries).unwrap_or_default();
+    if entries.is_empty() && table.is_none_or(|table| table.is_sound()) && check.complete {
+        let message = format!("there is no {section}");
+        check.report.add(top.at, section, message).expected(format!("at least one [{section}.NAME]"));
+    }
+    for (name, node) in &entries {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(good) {
+            let message = format!("{} cannot be the name of a {section}", quote(name));
+            let expected = format!("1 to {LONGEST_NAME} letters, digits, hyphens, underscores and dots");
+            check.report.add(node.key_at, node.path(), message).expected(expected);
+        }
+    }
+    entries
+}
+
+/// Names the path of a named table, as messages show it.
+fn path_of(section: &str, name: &str) -> String {
+    format!("{section}.{}", path_part(name))
+}

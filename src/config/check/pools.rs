@@ -1,0 +1,166 @@
+//! `[pool.NAME]` and its endpoints.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::node::{Allow, Node, Table};
+use super::{Check, keys, named, settings};
+use crate::config::model::{Address, Balance, Endpoint, MAX_WEIGHT, Pool, Timeouts};
+use crate::config::report::{At, quote};
+use crate::config::value;
+
+const ENDPOINTS: &str = "an address such as \"10.0.0.11:5432\", or a table with address, name and weight";
+/// The longest name of an endpoint, in bytes.
+const LONGEST_NAME: usize = 255;
+const DEFAULT_REFRESH: Duration = Duration::from_secs(30);
+const REFRESH: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+
+/// A pool as far as it could be read.
+pub(super) struct Read {
+    /// The resolved pool.
+    pub(super) model: Pool,
+    /// Where it was written.
+    pub(super) at: At,
+    /// Path of its table.
+    pub(super) path: String,
+}
+
+/// Reads all pools.
+pub(super) fn read(top: &Table<'_>, timeouts: &Timeouts, check: &mut Check<'_>) -> Vec<Read> {
+    let entries = named(top, "pool", check);
+    entries.iter().map(|(name, node)| pool(name, node, timeouts, check)).collect()
+}
+
+/// Pools by name.
+pub(super) fn by_name(pools: &[Read]) -> HashMap<&str, usize> {
+    pools.iter().enumerate().map(|(index, pool)| (pool.model.name.as_str(), index)).collect()
+}
+
+fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>) -> Read {
+    let table = node.table(keys::POOL, check.report);
+    let balances = [("least-connections", Balance::LeastConnections), ("round-robin", Balance::RoundRobin)];
+    let balance = table.get("balance").and_then(|node| node.choice(&balances, check.report));
+    let before = check.report.count();
+    let node = table.require("endpoints", &format!("a list, each {ENDPOINTS}"), check.complete, check.report);
+    let endpoints = node.map(|node| endpoints(&node, check));
+    let known = endpoints.is_some() && check.report.count() == before;
+    let endpoints = endpoints.unwrap_or_default();
+    let source = table.get("source").map(|node| source(&node, known.then_some(&endpoints), check));
+    let refresh = table.get("refresh").and_then(|node| refresh(&node, check));
+    let own = table.get("timeouts").map(|node| node.table(keys::POOL_TIMEOUTS, check.report));
+    Read {
+        model: Pool {
+            name: name.to_owned(),
+            balance: balance.unwrap_or(Balance::LeastConnections),
+            endpoints,
+            source: source.unwrap_or_default(),
+            refresh: refresh.unwrap_or(DEFAULT_REFRESH),
+            timeouts: settings::pool_timeouts(own.as_ref(), &timeouts.pool, check),
+        },
+        at: table.at,
+        path: table.path().to_owned(),
+    }
+}
+
+fn refresh(node: &Node<'_>, check: &mut Check<'_>) -> Option<Duration> {
+    let duration = node.duration(Allow::Zero, check.report).flatten()?;
+    if !REFRESH.contains(&duration) {
+        let message = format!("{duration:?} is out of range");
+        check.report.add(node.at, node.path(), message).expected("\"1s\" to \"1d\"");
+        return None;
+    }
+    Some(duration)
+}
+
+fn endpoints(node: &Node<'_>, check: &mut Check<'_>) -> Vec<Endpoint> {
+    let mut endpoints = Vec::new();
+    let mut names: HashMap<String, At> = HashMap::new();
+    let elements = node.list(ENDPOINTS, "a pool without endpoints serves nothing", check.report);
+    let count = elements.len();
+    for element in elements {
+        let Some((endpoint, name_at)) = endpoint(&element, check) else { continue };
+        match names.get(&endpoint.name) {
+            Some(first) => {
+                let message = format!("two endpoints of the pool are called {}", quote(&endpoint.name));
+                check.report.add(name_at, element.path(), message).also(*first);
+            }
+            None => {
+                names.insert(endpoint.name.clone(), name_at);
+            }
+        }
+        endpoints.push(endpoint);
+    }
+    let all_read = endpoints.len() == count && count > 0;
+    if all_read && endpoints.iter().all(|endpoint| endpoint.weight == 0) {
+        check.report.add(node.at, node.path(), "every endpoint has the weight 0, so none is ever chosen");
+    }
+    endpoints
+}
+
+/// An endpoint and the place of its name. Nothing if its address or its name is not known.
+fn endpoint(node: &Node<'_>, check: &mut Check<'_>) -> Option<(Endpoint, At)> {
+    if !node.is_table() {
+        let (text, address) = address(node, ENDPOINTS, check)?;
+        return Some((Endpoint { name: text.to_owned(), address, weight: 1 }, node.at));
+    }
+    let table = node.table(keys::ENDPOINT, check.report);
+    let name = table.get("name");
+    let name_at = name.as_ref().map_or(node.at, |name| name.at);
+    let weight = table.get("weight").map(|node| node.number(0..=u32::from(MAX_WEIGHT), check.report));
+    let weight = weight.map_or(Some(1), |weight| weight.and_then(|weight| u16::try_from(weight).ok()));
+    let name = name.map(|node| endpoint_name(&node, check));
+    let address_node = table.require("address", value::ADDRESS, check.complete, check.report);
+    let (text, address) = address(&address_node?, value::ADDRESS, check)?;
+    let name = match name {
+        Some(name) => name?,
+        None => text,
+    };
+    Some((Endpoint { name: name.to_owned(), address, weight: weight? }, name_at))
+}
+
+fn address<'t>(node: &Node<'t>, expected: &str, check: &mut Check<'_>) -> Option<(&'t str, Address)> {
+    node.parse(expected, check.report, |text| value::address(text).map(|address| (text, address)))
+}
+
+fn endpoint_name<'t>(node: &Node<'t>, check: &mut Check<'_>) -> Option<&'t str> {
+    node.parse("1 to 255 visible ASCII characters", check.report, |text| {
+        let good = !text.is_empty() && text.len() <= LONGEST_NAME && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if good { Ok(text) } else { Err(format!("{} cannot be the name of an endpoint", quote(text))) }
+    })
+}
+
+/// The local addresses; each must be of use for one of `endpoints`, if these are known.
+fn source(node: &Node<'_>, endpoints: Option<&Vec<Endpoint>>, check: &mut Check<'_>) -> Vec<IpAddr> {
+    let empty = "an empty list says nothing; leave the key out to let the kernel choose";
+    let elements = node.list(value::IP, empty, check.report);
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    let mut first: [Option<At>; 2] = [None, None];
+    for element in elements {
+        let Some(address) = element.parse(value::IP, check.report, value::ip) else { continue };
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        let usable = |endpoint: &Endpoint| match &endpoint.address {
+            Address::Ip(endpoint) => endpoint.is_ipv4() == address.is_ipv4(),
+            Address::Host { .. } => true,
+            Address::Unix(_) => false,
+        };
+        let slot = &mut first[usize::from(address.is_ipv6())];
+        if address.is_unspecified() || address.is_multicast() {
+            let message = format!("{address} is not an address to connect from");
+            check.report.add(element.at, element.path(), message).expected(value::IP);
+        } else if let Some(first) = *slot {
+            // Only the first of a family is ever used.
+            let message = format!("a second {family} address is never used");
+            check.report.add(element.at, element.path(), message).also(first);
+        } else {
+            *slot = Some(element.at);
+            if endpoints.is_some_and(|endpoints| !endpoints.iter().any(usable)) {
+                let message = format!("no endpoint of the pool is reached over {family}");
+                check.report.add(element.at, element.path(), message);
+            }
+        }
+        addresses.push(address);
+    }
+    addresses
+}

@@ -1,0 +1,214 @@
+//! `[route.NAME]`: what leads where, and what could never lead anywhere.
+
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+
+use super::node::{Node, Table};
+use super::{Check, keys, listeners, named, path_of, pools};
+use crate::config::model::{NamePattern, Protocol, Route};
+use crate::config::report::{At, quote};
+use crate::config::value;
+
+const ALPN: &str = "the name of a protocol such as \"postgresql\" or \"h2\", 1 to 255 bytes";
+const EMPTY: &str = "nothing matches an empty list; leave the key out to match anything";
+
+/// A route as far as it could be read.
+pub(super) struct Read {
+    /// The NAME.
+    pub(super) name: String,
+    /// Where it was written.
+    pub(super) at: At,
+    /// Path of its table.
+    pub(super) path: String,
+    /// Its listener, if there is such a one.
+    pub(super) listener: Option<usize>,
+    /// Its pool, if there is such a one.
+    pub(super) pool: Option<usize>,
+    /// Its names.
+    pub(super) sni: List<NamePattern>,
+    /// Its protocols.
+    pub(super) alpn: List<Box<[u8]>>,
+    /// Its networks.
+    pub(super) from: List<IpNet>,
+    /// Whether all three lists are known and can match something.
+    pub(super) sound: bool,
+}
+
+/// What a key lists, and where each of it was written.
+pub(super) struct List<T> {
+    /// The elements that could be read.
+    pub(super) values: Vec<T>,
+    /// Their places.
+    pub(super) places: Vec<At>,
+}
+
+impl Read {
+    /// The resolved route, if what it refers to exists.
+    pub(super) fn resolved(self) -> Option<Route> {
+        Some(Route {
+            name: self.name,
+            listener: self.listener?,
+            sni: self.sni.values,
+            alpn: self.alpn.values,
+            from: self.from.values,
+            pool: self.pool?,
+        })
+    }
+}
+
+/// Reads all routes. Reports listeners and pools that no route uses.
+pub(super) fn read(
+    top: &Table<'_>,
+    listeners: &[listeners::Read],
+    pools: &[pools::Read],
+    check: &mut Check<'_>,
+) -> Vec<Read> {
+    let entries = named(top, "route", check);
+    let mut listener_names = References::new("listener", listeners::by_name(listeners));
+    let mut pool_names = References::new("pool", pools::by_name(pools));
+    let mut routes = Vec::new();
+    for (name, node) in &entries {
+        let table = node.table(keys::ROUTE, check.report);
+        let listener = listener_names.resolve(&table, check);
+        let pool = pool_names.resolve(&table, check);
+        let before = check.report.count();
+        let sni = list(table.get("sni"), value::PATTERN, check, value::name_pattern);
+        let alpn = list(table.get("alpn"), ALPN, check, protocol);
+        let from = list(table.get("from"), value::NETWORK, check, value::network);
+        if let Some(listener) = listener {
+            unreceived(&table, &listeners[listener], &from, check);
+        }
+        routes.push(Read {
+            name: (*name).to_owned(),
+            at: table.at,
+            path: table.path().to_owned(),
+            listener,
+            pool,
+            sni,
+            alpn,
+            from,
+            sound: check.report.count() == before,
+        });
+    }
+    // Without any route that has been said already.
+    if !routes.is_empty() {
+        listener_names.unused(listeners.iter().map(|each| (each.at, each.path.as_str())), "leads from", check);
+        pool_names.unused(pools.iter().map(|each| (each.at, each.path.as_str())), "leads to", check);
+    }
+    routes
+}
+
+/// Names that routes refer to.
+struct References<'n> {
+    section: &'static str,
+    known: HashMap<&'n str, usize>,
+    /// In the order of the names, so that a suggestion does not depend on chance.
+    sorted: Vec<&'n str>,
+    used: Vec<bool>,
+    /// Whether every reference was understood; if not, one that was not may mean any of them.
+    all_understood: bool,
+}
+
+impl<'n> References<'n> {
+    fn new(section: &'static str, known: HashMap<&'n str, usize>) -> References<'n> {
+        let mut sorted: Vec<&str> = known.keys().copied().collect();
+        sorted.sort_unstable();
+        References { section, used: vec![false; known.len()], known, sorted, all_understood: true }
+    }
+
+    fn resolve(&mut self, route: &Table<'_>, check: &mut Check<'_>) -> Option<usize> {
+        let expected = format!("the name of a {}", self.section);
+        let found = self.find(route, &expected, check);
+        match found {
+            Some(index) => self.used[index] = true,
+            None => self.all_understood = false,
+        }
+        found
+    }
+
+    fn find(&self, route: &Table<'_>, expected: &str, check: &mut Check<'_>) -> Option<usize> {
+        let node = route.require(self.section, expected, check.complete, check.report)?;
+        let name = node.text(expected, check.report)?;
+        let found = self.known.get(name).copied();
+        // Without any, that has been said already.
+        if found.is_none() && check.complete && !self.known.is_empty() {
+            let nearest = check.report.nearest(name, self.sorted.iter().copied()).map(quote);
+            let message = format!("there is no {} called {}", self.section, quote(name));
+            check.report.add(node.at, node.path(), message).nearest(nearest);
+        }
+        found
+    }
+
+    fn unused<'p>(&self, places: impl Iterator<Item = (At, &'p str)>, leads: &str, check: &mut Check<'_>) {
+        if !self.all_understood || !check.complete {
+            return;
+        }
+        for ((at, path), used) in places.zip(&self.used) {
+            if !used {
+                check.report.add(at, path, format!("no route {leads} this {}", self.section));
+            }
+        }
+    }
+}
+
+/// The elements of one list, none twice.
+fn list<'t, T>(
+    node: Option<Node<'t>>,
+    expected: &str,
+    check: &mut Check<'_>,
+    read: impl Fn(&'t str) -> Result<T, String>,
+) -> List<T> {
+    let elements = node.map(|node| node.list(expected, EMPTY, check.report)).unwrap_or_default();
+    let mut list = List { values: Vec::with_capacity(elements.len()), places: Vec::with_capacity(elements.len()) };
+    for element in elements {
+        if let Some(value) = element.parse(expected, check.report, &read) {
+            list.values.push(value);
+            list.places.push(element.at);
+        }
+    }
+    list
+}
+
+fn protocol(text: &str) -> Result<Box<[u8]>, String> {
+    match text.len() {
+        0 => Err("an ALPN protocol cannot be empty".to_owned()),
+        1..=255 => Ok(text.as_bytes().into()),
+        length => Err(format!("an ALPN protocol cannot have {length} bytes")),
+    }
+}
+
+/// Reports what the listener of a route never sees: names and protocols without TLS, addresses of other families.
+fn unreceived(route: &Table<'_>, listener: &listeners::Read, from: &List<IpNet>, check: &mut Check<'_>) {
+    let name = quote(&listener.model.name);
+    if listener.protocol_known && listener.model.protocol == Protocol::Tcp {
+        for key in ["sni", "alpn"] {
+            if let Some(node) = route.get(key) {
+                let message = format!("the listener {name} is tcp: it reads nothing of what clients send");
+                check.report.add(node.key_at, node.path(), message).also(listener.at);
+            }
+        }
+    }
+    let Some(node) = route.get("from").filter(|_| listener.bind_known) else { return };
+    let families = listener.families();
+    if !families.v4 && !families.v6 {
+        let message = format!("the listener {name} has only unix addresses, so its clients have no network");
+        check.report.add(node.key_at, node.path(), message).also(listener.at);
+        return;
+    }
+    for (network, &at) in from.values.iter().zip(&from.places) {
+        let (received, family) = match network {
+            IpNet::V4(_) => (families.v4, "IPv4"),
+            IpNet::V6(_) => (families.v6, "IPv6"),
+        };
+        if !received {
+            let message = format!("the listener {name} has no {family} address, so nobody comes from {network}");
+            check.report.add(at, node.path(), message).also(listener.at);
+        }
+    }
+}
+
+/// Path of a route by name.
+pub(super) fn path(name: &str) -> String {
+    path_of("route", name)
+}

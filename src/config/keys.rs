@@ -1,0 +1,24 @@
+//! Every key there is. A key that is not here is an error wherever it is written, so that nothing is read and ignored.
+
+/// The top level.
+pub(super) const TOP: &[&str] = &["include", "runtime", "log", "admin", "timeouts", "listener", "route", "pool"];
+/// `[runtime]`
+pub(super) const RUNTIME: &[&str] = &["workers", "max_connections", "opening_memory"];
+/// `[log]`
+pub(super) const LOG: &[&str] = &["level", "access", "format"];
+/// `[admin]`
+pub(super) const ADMIN: &[&str] = &["http"];
+/// `[timeouts]`
+pub(super) const TIMEOUTS: &[&str] = &["open", "connect", "idle", "half_close", "drain"];
+/// `[listener.NAME]`
+pub(super) const LISTENER: &[&str] = &["bind", "protocol", "max_connections", "backlog", "defer_accept", "timeouts"];
+/// `[listener.NAME.timeouts]`
+pub(super) const LISTENER_TIMEOUTS: &[&str] = &["open"];
+/// `[route.NAME]`
+pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "pool"];
+/// `[pool.NAME]`
+pub(super) const POOL: &[&str] = &["balance", "endpoints", "source", "refresh", "timeouts"];
+/// `[pool.NAME.timeouts]`
+pub(super) const POOL_TIMEOUTS: &[&str] = &["connect", "idle", "half_close", "drain"];
+/// An endpoint that is written as a table.
+pub(super) const ENDPOINT: &[&str] = &["address", "name", "weight"];

@@ -1,0 +1,119 @@
+//! What is said of `[pool.NAME]`.
+
+use insta::assert_snapshot;
+
+use super::replaced;
+
+#[test]
+fn endpoints() {
+    let cases = [
+        ("missing", ""),
+        ("empty", "endpoints = []"),
+        ("a table", "endpoints = { address = '10.0.0.1:1' }"),
+        ("a number in the list", "endpoints = ['10.0.0.1:1', 5]"),
+        ("no port", "endpoints = '10.0.0.1'"),
+        ("no port of a name", "endpoints = 'db.example.com'"),
+        ("port 0", "endpoints = ['10.0.0.1:0', 'db.example.com:0']"),
+        ("port too large", "endpoints = '10.0.0.1:65536'"),
+        ("bad address", "endpoints = '10.0.0.300:1'"),
+        ("bad name", "endpoints = 'a b:1'"),
+        ("IPv6 without brackets", "endpoints = '2001:db8::1:80'"),
+        ("IPv4 in IPv6", "endpoints = '[::ffff:10.0.0.1]:80'"),
+        ("table without an address", "endpoints = [{ name = 'a' }]"),
+        ("table with a slip", "endpoints = [{ address = '10.0.0.1:1', wieght = 2 }]"),
+        ("weight too large", "endpoints = [{ address = '10.0.0.1:1', weight = 257 }]"),
+        ("all weights zero", "endpoints = [{ address = '10.0.0.1:1', weight = 0 }]"),
+        ("bad endpoint name", "endpoints = [{ address = '10.0.0.1:1', name = 'a b' }]"),
+        ("name twice", "endpoints = ['10.0.0.1:1', { address = '10.0.0.2:1', name = '10.0.0.1:1' }, '10.0.0.1:1']"),
+        ("planned table", "endpoints = '10.0.0.1:1'\nhealth.probe = 'tcp'"),
+        ("refresh off", "endpoints = '10.0.0.1:1'\nrefresh = 'off'"),
+        ("refresh too short", "endpoints = '10.0.0.1:1'\nrefresh = '100ms'"),
+        ("connect off", "endpoints = '10.0.0.1:1'\ntimeouts.connect = 'off'"),
+        ("open", "endpoints = '10.0.0.1:1'\ntimeouts.open = '1s'"),
+        ("balance unknown", "endpoints = '10.0.0.1:1'\nbalance = 'maglev'"),
+        ("balance with a slip", "endpoints = '10.0.0.1:1'\nbalance = 'roundrobin'"),
+    ];
+    assert_snapshot!(replaced("endpoints = \"10.0.0.1:443\"", &cases), @r#"
+    missing
+      main.toml:8:7: pool.web.endpoints: the key is missing; expected a list, each an address such as "10.0.0.11:5432", or a table with address, name and weight
+    empty
+      main.toml:9:13: pool.web.endpoints: a pool without endpoints serves nothing
+    a table
+      main.toml:9:13: pool.web.endpoints: found a table; expected a list, each an address such as "10.0.0.11:5432", or a table with address, name and weight
+    a number in the list
+      main.toml:9:28: pool.web.endpoints[1]: found 5; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+    no port
+      main.toml:9:13: pool.web.endpoints: "10.0.0.1" has no port; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+    no port of a name
+      main.toml:9:13: pool.web.endpoints: "db.example.com" has no port; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+    port 0
+      main.toml:9:14: pool.web.endpoints[0]: "10.0.0.1:0" has port 0, to which nothing can connect; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+      main.toml:9:28: pool.web.endpoints[1]: "db.example.com:0" has port 0, to which nothing can connect; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+    port too large
+      main.toml:9:13: pool.web.endpoints: "65536" is not a port; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+    bad address
+      main.toml:9:13: pool.web.endpoints: "10.0.0.300" is neither an address nor a host name; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+    bad name
+      main.toml:9:13: pool.web.endpoints: "a b" is not a host name: the name has the byte 0x20; letters, digits, hyphens and underscores are allowed; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+    IPv6 without brackets
+      main.toml:9:13: pool.web.endpoints: "2001:db8::1:80" has no brackets, which part an IPv6 address from its port; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+    IPv4 in IPv6
+      main.toml:9:13: pool.web.endpoints: "[::ffff:10.0.0.1]:80" is an IPv4 address written as IPv6; write 10.0.0.1; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+    table without an address
+      main.toml:9:14: pool.web.endpoints[0].address: the key is missing; expected an address such as "10.0.0.11:5432", "[2001:db8::1]:5432", "db.example.com:5432" or "unix:/run/x.sock"
+    table with a slip
+      main.toml:9:40: pool.web.endpoints[0].wieght: unknown key; did you mean weight?
+    weight too large
+      main.toml:9:49: pool.web.endpoints[0].weight: 257 is out of range; expected a number from 0 to 256
+    all weights zero
+      main.toml:9:13: pool.web.endpoints: every endpoint has the weight 0, so none is ever chosen
+    bad endpoint name
+      main.toml:9:47: pool.web.endpoints[0].name: "a b" cannot be the name of an endpoint; expected 1 to 255 visible ASCII characters
+    name twice
+      main.toml:9:61: pool.web.endpoints[1]: two endpoints of the pool are called "10.0.0.1:1" (see main.toml:9:14)
+      main.toml:9:77: pool.web.endpoints[2]: two endpoints of the pool are called "10.0.0.1:1" (see main.toml:9:14)
+    planned table
+      main.toml:10:1: pool.web.health: unknown key
+    refresh off
+      main.toml:10:11: pool.web.refresh: this timeout cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
+    refresh too short
+      main.toml:10:11: pool.web.refresh: 100ms is out of range; expected "1s" to "1d"
+    connect off
+      main.toml:10:20: pool.web.timeouts.connect: this timeout cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
+    open
+      main.toml:10:10: pool.web.timeouts.open: unknown key
+    balance unknown
+      main.toml:10:11: pool.web.balance: "maglev" is not known; expected one of "least-connections", "round-robin"
+    balance with a slip
+      main.toml:10:11: pool.web.balance: "roundrobin" is not known; expected one of "least-connections", "round-robin"; did you mean "round-robin"?
+    "#);
+}
+
+#[test]
+fn sources() {
+    let cases = [
+        ("empty", "endpoints = '10.0.0.1:1'\nsource = []"),
+        ("with a port", "endpoints = '10.0.0.1:1'\nsource = '10.0.0.5:1'"),
+        ("of no use", "endpoints = '10.0.0.1:1'\nsource = ['10.0.0.5', '2001:db8::1']"),
+        ("of no use for sockets", "endpoints = 'unix:/run/x'\nsource = '10.0.0.5'"),
+        ("of use for names", "endpoints = 'db.example.com:1'\nsource = ['10.0.0.5', '2001:db8::1']"),
+        ("two of a family", "endpoints = '10.0.0.1:1'\nsource = ['10.0.0.5', '10.0.0.6']"),
+        ("unspecified", "endpoints = '10.0.0.1:1'\nsource = '0.0.0.0'"),
+    ];
+    assert_snapshot!(replaced("endpoints = \"10.0.0.1:443\"", &cases), @r#"
+    empty
+      main.toml:10:10: pool.web.source: an empty list says nothing; leave the key out to let the kernel choose
+    with a port
+      main.toml:10:10: pool.web.source: "10.0.0.5:1" is not an address; expected an address such as "10.0.0.5" or "2001:db8::5"
+    of no use
+      main.toml:10:23: pool.web.source[1]: no endpoint of the pool is reached over IPv6
+    of no use for sockets
+      main.toml:10:10: pool.web.source: no endpoint of the pool is reached over IPv4
+    of use for names
+      fine
+    two of a family
+      main.toml:10:23: pool.web.source[1]: a second IPv4 address is never used (see main.toml:10:11)
+    unspecified
+      main.toml:10:10: pool.web.source: 0.0.0.0 is not an address to connect from; expected an address such as "10.0.0.5" or "2001:db8::5"
+    "#);
+}
