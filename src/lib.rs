@@ -19,7 +19,21 @@
 //! | generation | one immutable state of the configuration in use |
 
 pub mod admin;
+mod balance;
+pub mod cli;
+mod clock;
 pub mod config;
+mod connect;
+mod detect;
+mod forward;
+pub mod listen;
+mod live;
 pub mod observe;
+mod pool;
 pub mod route;
+mod session;
+mod stream;
+pub mod supervise;
+mod sys;
+mod table;
 pub mod wire;

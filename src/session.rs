@@ -12,11 +12,11 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use self::story::Story;
+use crate::config::model::Protocol;
 use crate::connect::{Attempts, Reached};
 use crate::detect::{self, Detected};
 use crate::forward::{End, Forward, closing};
 use crate::listen::Accepted;
-use crate::config::model::Protocol;
 use crate::observe::outcome::{Outcome, Side};
 use crate::stream::Stream;
 use crate::supervise::worker::Worker;
@@ -62,7 +62,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
 /// The line: detect, route, choose, connect, forward.
 async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<Travelled, Failure> {
     let opening = detect::opening(story.protocol(), client, story.deadline(), &worker.tools, worker.memory());
-    let Detected { mut opening, hello, share } = unless_asked(story.entry(), opening).await?;
+    let Detected { mut opening, hello, mut share } = unless_asked(story.entry(), opening).await?;
 
     let route = worker.live().route(story.listener(), story.heard(hello.as_ref()), story.client())?;
     story.routed(&route);
@@ -74,6 +74,7 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
         story.tried(attempts.last());
         let Reached { stream: endpoint, lease, took } = reached?;
         story.connected(took);
+        drop(share.take());
         match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
             End::Unanswered(back) if attempts.may_go_on() => {
                 attempts.failed(lease.endpoint(), &std::io::ErrorKind::ConnectionReset.into());

@@ -11,6 +11,8 @@ use std::time::Duration;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio::io::unix::AsyncFd;
 
+use crate::sys;
+
 /// A connected stream socket.
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -23,7 +25,7 @@ impl Stream {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Stream> {
-        Ok(Stream { io: AsyncFd::new(socket)? })
+        Ok(Stream { io: sys::register(socket)? })
     }
 
     /// Receives what is there, at most `buffer.len()` bytes; 0 is the end of the stream.

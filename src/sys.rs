@@ -9,6 +9,8 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use tokio::io::unix::AsyncFd;
+
 /// What the kernel knows of a TCP connection's health (tcp(7), TCP_INFO).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Health {
@@ -77,6 +79,15 @@ pub(crate) fn unsent(socket: BorrowedFd<'_>) -> io::Result<usize> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(bytes).unwrap_or(0)) }
 }
 
+/// Registers a socket with the reactor of the current runtime.
+///
+/// # Errors
+/// Those of epoll_ctl(2).
+pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd always gives the same descriptor, which stays open for as long as the AsyncFd owns it.
+    Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
 /// Takes ownership of a descriptor that the service manager passed to this process (sd_listen_fds(3)), once.
 pub(crate) fn claim(descriptor: RawFd) -> OwnedFd {
     // SAFETY: the service manager passed the descriptor to this process alone, and the caller claims each one once, so
@@ -87,8 +98,7 @@ pub(crate) fn claim(descriptor: RawFd) -> OwnedFd {
 fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the kernel reads `length` bytes from a live int.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -48,8 +48,6 @@ pub(crate) fn seconds(duration: Duration) -> u32 {
 /// One live session as others see it. All numbers are written by the session's own task.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// Unique within the process.
-    pub(crate) id: u64,
     limits: Cell<Limits>,
     ask: Cell<Option<Ask>>,
     waker: RefCell<Option<Waker>>,
@@ -84,12 +82,7 @@ struct Activity {
 
 impl Activity {
     fn new(now: u32) -> Activity {
-        Activity {
-            heard: Cell::new(now),
-            told: Cell::new(now),
-            looked: Cell::new(now),
-            again: Cell::new(LOOK_AFTER),
-        }
+        Activity { heard: Cell::new(now), told: Cell::new(now), looked: Cell::new(now), again: Cell::new(LOOK_AFTER) }
     }
 
     /// It was sent something and has been silent for long.
@@ -104,9 +97,8 @@ impl Activity {
 
 impl Entry {
     /// A session that has just been accepted.
-    pub(crate) fn new(id: u64, now: u32, limits: Limits) -> Entry {
+    pub(crate) fn new(now: u32, limits: Limits) -> Entry {
         Entry {
-            id,
             limits: Cell::new(limits),
             ask: Cell::default(),
             waker: RefCell::default(),
@@ -184,8 +176,8 @@ impl Entry {
     }
 
     /// Remembers the task to wake when something is asked.
-    pub(crate) fn set_waker(&self, waker: &Waker) {
-        *self.waker.borrow_mut() = Some(waker.clone());
+    pub(crate) fn set_waker(&self, waker: Waker) {
+        *self.waker.borrow_mut() = Some(waker);
     }
 
     /// Asks the session for something. An end that was asked for stays asked for.
@@ -229,7 +221,8 @@ pub(crate) struct Table {
 
 impl Table {
     /// Adds a session; it stays until the guard is dropped.
-    pub(crate) fn add(self: &Rc<Self>, entry: Rc<Entry>) -> Registered {
+    pub(crate) fn add(self: &Rc<Self>, entry: Entry) -> Registered {
+        let entry = Rc::new(entry);
         let key = self.entries.borrow_mut().insert(Rc::clone(&entry));
         Registered { table: Rc::clone(self), key, entry }
     }

@@ -50,7 +50,10 @@ mod tests {
     #[test]
     fn ties_go_round() {
         let idle = [Load { weight: 1, active: 0 }; 3];
-        let picks: Vec<_> = (0..6).map(|start| pick(idle.iter().copied(), start, |_| true)).map(|pick| pick.map(|(index, _)| index)).collect();
+        let picks: Vec<_> = (0..6)
+            .map(|start| pick(idle.iter().copied(), start, |_| true))
+            .map(|pick| pick.map(|(index, _)| index))
+            .collect();
         assert_eq!(picks, [0, 1, 2, 0, 1, 2].map(Some));
     }
 

@@ -51,4 +51,3 @@ pub(crate) async fn reset_after_delivery(stream: Stream) {
     }
     stream.reset();
 }
-

@@ -19,6 +19,7 @@ use super::admission::Permit;
 use crate::observe::outcome::{Outcome, Side};
 use crate::observe::record::Record;
 use crate::supervise::worker::Worker;
+use crate::sys;
 
 /// Connections taken in one turn before other tasks run.
 const TURN: usize = 32;
@@ -52,10 +53,10 @@ fn reserve() -> Option<File> {
 
 /// Accepts on one socket until `stop`; then takes what is still queued and closes the socket.
 pub(crate) async fn run(worker: Rc<Worker>, socket: OwnedFd, listener: usize, stop: CancellationToken) {
-    let socket = match AsyncFd::new(socket) {
+    let socket = match sys::register(socket) {
         Ok(socket) => socket,
         Err(error) => {
-            tracing::error!(listener = &worker.door(listener).name, "cannot wait for connections: {error}");
+            tracing::error!(listener = &*worker.door(listener).name, "cannot wait for connections: {error}");
             return;
         }
     };

@@ -31,11 +31,6 @@ impl Capacity {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// How many there may be.
-    pub(crate) fn limit(&self) -> usize {
-        self.limit
-    }
-
     fn claim(self: &Arc<Self>) -> Option<Claim> {
         if self.used.fetch_add(1, Ordering::Relaxed) < self.limit {
             return Some(Claim(Arc::clone(self)));

@@ -15,19 +15,16 @@ use crate::sys;
 
 /// An idle connection is probed after 60 s, then every 10 s; the third probe without an answer ends it.
 pub(crate) fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(3)
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3)
 }
 
 /// The sockets of one bind address of one listener.
 #[derive(Debug)]
-pub struct Group {
+pub(crate) struct Group {
     /// Index of the listener in the configuration.
-    pub listener: usize,
+    pub(crate) listener: usize,
     /// The address as it came out, the port filled in.
-    pub address: Bind,
+    pub(crate) address: Bind,
     /// One a worker where the kernel can spread connections over them, else one in all.
     pub(crate) sockets: Vec<OwnedFd>,
 }
@@ -74,7 +71,8 @@ pub(crate) fn open_all(
 /// # Errors
 /// Every address that cannot be had.
 pub fn try_all(listeners: &[Listener]) -> Result<(), Vec<BindError>> {
-    open_all(listeners, 1, &mut Inherited::none()).map(|groups| groups.iter().for_each(|group| remove_file(&group.address)))
+    open_all(listeners, 1, &mut Inherited::none())
+        .map(|groups| groups.iter().for_each(|group| remove_file(&group.address)))
 }
 
 /// Removes the file of a unix socket, so that clients are refused by its absence.
@@ -180,7 +178,7 @@ fn backlog(listener: &Listener) -> i32 {
 }
 
 /// The longest queue the kernel grants (net.core.somaxconn); `None` where it cannot be read.
-pub fn longest_backlog() -> Option<u32> {
+pub(crate) fn longest_backlog() -> Option<u32> {
     std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok()?.trim().parse().ok()
 }
 

@@ -19,11 +19,11 @@
 //! | `pointsman_endpoint_connect_failures_total` | counter | pool, endpoint | Attempts to connect that failed. |
 //! | `pointsman_endpoint_bytes_total` | counter | pool, endpoint, direction | Bytes delivered: up to the endpoint, down to its clients. |
 //! | `pointsman_worker_active_sessions` | gauge | worker | Sessions in the worker's table. |
+//! | `pointsman_worker_pipes` | gauge | worker | Pipes that the worker has open, in use and idle. |
 //! | `pointsman_worker_handed_over_total` | counter | worker | Connections accepted by this worker and given to another. |
 //! | `pointsman_worker_accept_errors_total` | counter | worker | Calls of accept that failed. |
 //! | `pointsman_access_log_dropped_total` | counter | | Access log lines lost: the queue was full or they could not be written. |
 //! | `pointsman_opening_memory_bytes` | gauge | | Bytes of unrouted connections that are held. |
-//! | `pointsman_idle_pipes` | gauge | | Empty pipes that wait in the workers' pools. |
 //! | `pointsman_draining` | gauge | | 1 once the process was asked to stop, else 0. |
 //! | `pointsman_build_info` | gauge | version | 1. |
 
@@ -93,6 +93,8 @@ pub struct EndpointMetrics {
 pub struct WorkerMetrics {
     /// Sessions in its table.
     pub sessions: Gauge,
+    /// Pipes that it has open.
+    pub pipes: Gauge,
     /// Connections it accepted and gave to another worker.
     pub handed_over: Counter,
     /// Calls of accept that failed.
@@ -106,8 +108,6 @@ pub struct ProcessMetrics {
     pub access_log_dropped: Counter,
     /// Bytes of unrouted connections that are held.
     pub opening_memory: Gauge,
-    /// Empty pipes that wait in the workers' pools.
-    pub pipes: Gauge,
     /// 1 once the process was asked to stop, else 0.
     pub draining: Gauge,
 }
@@ -136,7 +136,6 @@ impl Metrics {
         let process = ProcessMetrics {
             access_log_dropped: of.counter(&ACCESS_LOG_DROPPED),
             opening_memory: of.gauge(&OPENING_MEMORY),
-            pipes: of.gauge(&IDLE_PIPES),
             draining: of.gauge(&DRAINING),
         };
         of.and("version", env!("CARGO_PKG_VERSION")).gauge(&BUILD_INFO).set(1);
@@ -187,6 +186,7 @@ impl Metrics {
         let of = self.with("worker", &index.to_string());
         WorkerMetrics {
             sessions: of.gauge(&WORKER_ACTIVE),
+            pipes: of.gauge(&WORKER_PIPES),
             handed_over: of.counter(&HANDED_OVER),
             accept_errors: of.counter(&ACCEPT_ERRORS),
         }
@@ -284,13 +284,13 @@ families! {
     CONNECT_FAILURES Counter "pointsman_endpoint_connect_failures_total" "Attempts to connect that failed.";
     BYTES Counter "pointsman_endpoint_bytes_total" "Bytes delivered: up to the endpoint, down to its clients.";
     WORKER_ACTIVE Gauge "pointsman_worker_active_sessions" "Sessions in the worker's table.";
+    WORKER_PIPES Gauge "pointsman_worker_pipes" "Pipes that the worker has open, in use and idle.";
     HANDED_OVER Counter "pointsman_worker_handed_over_total"
         "Connections accepted by this worker and given to another.";
     ACCEPT_ERRORS Counter "pointsman_worker_accept_errors_total" "Calls of accept that failed.";
     ACCESS_LOG_DROPPED Counter "pointsman_access_log_dropped_total"
         "Access log lines lost: the queue was full or they could not be written.";
     OPENING_MEMORY Gauge "pointsman_opening_memory_bytes" "Bytes of unrouted connections that are held.";
-    IDLE_PIPES Gauge "pointsman_idle_pipes" "Empty pipes that wait in the workers' pools.";
     DRAINING Gauge "pointsman_draining" "1 once the process was asked to stop, else 0.";
     BUILD_INFO Gauge "pointsman_build_info" "1.";
 }

@@ -54,13 +54,7 @@ pub struct Said {
 
 impl Record {
     /// The record of a connection that was sent away before anything was known of it.
-    pub fn unserved(
-        id: u64,
-        listener: &Arc<str>,
-        client: Option<SocketAddr>,
-        outcome: Outcome,
-        by: Side,
-    ) -> Record {
+    pub fn unserved(id: u64, listener: &Arc<str>, client: Option<SocketAddr>, outcome: Outcome, by: Side) -> Record {
         Record {
             id,
             start: SystemTime::now(),

@@ -231,8 +231,9 @@ mod tests {
     fn least_connections_is_exact_over_threads() {
         let pool = pool(model::Balance::LeastConnections, &[("10.0.0.1:1", 1), ("10.0.0.2:1", 1), ("10.0.0.3:1", 2)]);
         let leases: Vec<Lease> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..4).map(|_| scope.spawn(|| (0..100).map(|_| pool.lease(&[]).unwrap()).collect::<Vec<_>>())).collect();
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| (0..100).map(|_| pool.lease(&[]).unwrap()).collect::<Vec<_>>()))
+                .collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
         let count = |name: &str| names(&leases).iter().filter(|lease| **lease == name).count();

@@ -19,7 +19,7 @@ const LOOK_UP: Duration = Duration::from_secs(10);
 type Resolved = HashMap<(String, u16), Vec<SocketAddr>>;
 
 /// Keeps the endpoints of one pool resolved until it is dropped. `first` is called after the first round.
-pub(crate) async fn keep(pool: Arc<Pool>, refresh: Duration, metrics: Metrics, first: impl FnOnce()) {
+pub(crate) async fn keep(pool: Arc<Pool>, refresh: Duration, metrics: Arc<Metrics>, first: impl FnOnce()) {
     let hosts = pool.hosts();
     let mut resolved = Resolved::new();
     let mut first = Some(first);

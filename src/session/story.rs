@@ -36,7 +36,7 @@ impl Story {
     pub(super) fn begin(worker: &Rc<Worker>, accepted: &Accepted, waker: Waker) -> Story {
         let door = worker.door(accepted.listener);
         let id = worker.next_id();
-        let entry = worker.table.add(Entry::new(id, worker.tools.clock.now(), door.limits));
+        let entry = worker.table.add(Entry::new(worker.tools.clock.now(), door.limits));
         entry.set_waker(waker);
         let mut record = Record::unserved(id, &door.name, accepted.client, Outcome::Internal, Side::Us);
         record.start = accepted.start;

@@ -80,10 +80,14 @@ async fn control(
 ) {
     for (pool, refresh) in shared.live.load().pools.iter().zip(refresh) {
         let first = first.clone();
-        let told = move || drop(first.try_send(()));
+        let told = move || {
+            // Nobody waits for it any more.
+            let _ = first.try_send(());
+        };
         tokio::spawn(resolve::keep(Arc::clone(pool), refresh, Arc::clone(&shared.metrics), told));
     }
-    let pages = admin.map(|listener| tokio::spawn(admin::http::serve(listener, Arc::clone(&shared.pages), stop.clone())));
+    let pages =
+        admin.map(|listener| tokio::spawn(admin::http::serve(listener, Arc::clone(&shared.pages), stop.clone())));
     let mut publish = tokio::time::interval(PUBLISH);
     while stop.run_until_cancelled(publish.tick()).await.is_some() {
         shared.publish();

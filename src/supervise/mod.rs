@@ -88,9 +88,7 @@ impl Balancer {
         }
         warn_of_short_queues(config);
         let admin = match config.admin.http {
-            Some(address) => {
-                Some(control::open_admin(address).map_err(|error| StartError::Admin(address, error))?)
-            }
+            Some(address) => Some(control::open_admin(address).map_err(|error| StartError::Admin(address, error))?),
             None => None,
         };
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());

@@ -17,8 +17,8 @@ use super::shared::{Door, Order, Seat, Shared};
 use crate::clock::Clock;
 use crate::detect::Memory;
 use crate::forward::Tools;
-use crate::listen::accept::{self, Spare};
 use crate::listen::Accepted;
+use crate::listen::accept::{self, Spare};
 use crate::live::Live;
 use crate::observe::metrics::WorkerMetrics;
 use crate::observe::outcome::Outcome;
@@ -185,6 +185,7 @@ impl Worker {
         self.tools.clock.set(now);
         self.table.sweep(now, draining);
         self.metrics.sessions.set(self.table.len() as f64);
+        self.metrics.pipes.set(self.tools.pipes.open() as f64);
         self.shared.pages.tick(self.index);
         if now.is_multiple_of(SHRINK_EVERY) {
             self.table.shrink();

@@ -1,0 +1,46 @@
+//! The command line.
+
+mod check;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Where the configuration is looked for.
+const CONFIG: &str = "/etc/pointsman/pointsman.toml";
+
+/// A layer-4 TCP/TLS load balancer: reads the name in the ClientHello and forwards to a pool of endpoints.
+#[derive(Debug, Parser)]
+#[command(name = "pointsman", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT; then drain, and at a second signal end at once
+    Run {
+        /// The configuration file
+        #[arg(default_value = CONFIG)]
+        config: PathBuf,
+    },
+    /// Report every problem of a configuration; exit status 0 if there is none, else 1
+    Check {
+        /// The configuration file
+        config: PathBuf,
+        /// Also try every address that would be listened on
+        #[arg(long)]
+        bind: bool,
+    },
+}
+
+/// Runs what the command line asks for.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run { config } => run::run(&config),
+        Command::Check { config, bind } => check::check(&config, bind),
+    }
+}
