@@ -1,0 +1,96 @@
+//! A balancer in a process of its own: for signals, descriptors, limits and network namespaces.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::{Line, eventually, lines};
+
+/// A running process; killed with the test.
+pub struct Process {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Process {
+    /// Starts `pointsman run` with this configuration and waits until it serves.
+    pub fn start(config: &str) -> Process {
+        Process::start_under(&[], config)
+    }
+
+    /// Starts `pointsman run` as the last arguments of another command, such as `ip netns exec NAME`.
+    pub fn start_under(wrapper: &[&str], config: &str) -> Process {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let path = folder.path().join("pointsman.toml");
+        let log = folder.path().join("access.log");
+        std::fs::write(&path, format!("log.access = {:?}\n{config}", log.to_str().unwrap())).unwrap();
+        let binary = env!("CARGO_BIN_EXE_pointsman");
+        let run = [binary, "run", path.to_str().unwrap()];
+        let words: Vec<&str> = wrapper.iter().copied().chain(run).collect();
+        let messages = File::create(folder.path().join("stderr")).unwrap();
+        let child = Command::new(words[0]).args(&words[1..]).stderr(messages).spawn().expect("it can be started");
+        let mut process = Process { child, folder };
+        eventually("the process serves", || {
+            if let Some(status) = process.child.try_wait().unwrap() {
+                panic!("{status}: {}", process.messages());
+            }
+            process.messages().contains("serving").then_some(())
+        });
+        process
+    }
+
+    /// What it has written to stderr.
+    pub fn messages(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// The access log, once it has `count` lines.
+    pub fn records(&self, count: usize) -> Vec<Line> {
+        let log = self.folder.path().join("access.log");
+        eventually(&format!("{count} lines in the access log"), || {
+            let lines = lines(&log);
+            (lines.len() >= count).then_some(lines)
+        })
+    }
+
+    /// Open file descriptors.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// Its id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The folder of its configuration and logs.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it is there");
+    }
+
+    /// Waits for the end.
+    pub fn wait(&mut self) -> ExitStatus {
+        eventually("the process ends", || self.child.try_wait().unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An address of loopback whose port was free a moment ago.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("there is a free port")
+}
