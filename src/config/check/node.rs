@@ -175,7 +175,7 @@ impl<'t> Node<'t> {
         let expected = if off { format!("{}, or \"off\"", value::DURATION) } else { value::DURATION.to_owned() };
         if self.value.as_str() == Some("off") {
             if !off {
-                report.add(self.at, self.path(), "this timeout cannot be off").expected(expected);
+                report.add(self.at, self.path(), "cannot be off").expected(expected);
             }
             return off.then_some(None);
         }

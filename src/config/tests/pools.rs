@@ -75,11 +75,11 @@ fn endpoints() {
     planned table
       main.toml:10:1: pool.web.health: unknown key
     refresh off
-      main.toml:10:11: pool.web.refresh: this timeout cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
+      main.toml:10:11: pool.web.refresh: cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
     refresh too short
       main.toml:10:11: pool.web.refresh: 100ms is out of range; expected "1s" to "1d"
     connect off
-      main.toml:10:20: pool.web.timeouts.connect: this timeout cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
+      main.toml:10:20: pool.web.timeouts.connect: cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
     open
       main.toml:10:10: pool.web.timeouts.open: unknown key
     balance unknown

@@ -141,7 +141,7 @@ fn durations() {
     ];
     assert_snapshot!(with_good(&cases), @r#"
     open off
-      main.toml:1:17: timeouts.open: this timeout cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
+      main.toml:1:17: timeouts.open: cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
     connect zero
       main.toml:1:20: timeouts.connect: zero would leave no time at all; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
     idle zero
@@ -149,7 +149,7 @@ fn durations() {
     half_close zero
       fine
     drain off
-      main.toml:1:18: timeouts.drain: this timeout cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
+      main.toml:1:18: timeouts.drain: cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
     drain zero
       fine
     no unit
