@@ -6,6 +6,7 @@
 //!
 //! Nothing here panics, whatever was written, and nothing is changed outside: a load may be tried at any time.
 
+mod address;
 mod check;
 mod environment;
 mod file;
