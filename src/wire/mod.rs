@@ -6,5 +6,5 @@ pub mod alert;
 pub mod client_hello;
 pub mod name;
 #[doc(hidden)]
-#[expect(clippy::expect_used, clippy::indexing_slicing, reason = "made for tests, from what tests write")]
+#[expect(clippy::expect_used, reason = "made for tests, from what tests write")]
 pub mod sample;
