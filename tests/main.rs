@@ -4,6 +4,10 @@
 //! in the module of its concern. `harness` starts balancers, clients and endpoints.
 
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
+#![allow(clippy::disallowed_methods, reason = "clients and endpoints here are plain threads that may block")]
 
 mod harness;
+
+mod clients;
+mod hellos;
 mod smoke;
