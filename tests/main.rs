@@ -10,4 +10,6 @@ mod harness;
 
 mod clients;
 mod hellos;
+mod refusals;
+mod retries;
 mod smoke;
