@@ -53,8 +53,8 @@ impl Log {
         })
     }
 
-    /// The line on this client.
+    /// The line on this client, the last one where a port was used again.
     pub fn record_of(&self, client: &str) -> Line {
-        eventually(&format!("a line on {client}"), || self.lines().into_iter().find(|line| line["client"] == client))
+        eventually(&format!("a line on {client}"), || self.lines().into_iter().rfind(|line| line["client"] == client))
     }
 }
