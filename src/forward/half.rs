@@ -23,8 +23,6 @@ pub(super) struct Half {
     /// Reads in a row that filled the buffer.
     full_reads: u8,
     state: State,
-    /// The source was lost: its end is no clean one and is not passed on as such.
-    silent: bool,
 }
 
 /// What was read and has not been taken by the sink.
@@ -50,7 +48,7 @@ enum State {
     Open,
     /// The source has ended; what is held must still go out.
     Ending,
-    /// The end was passed on.
+    /// Everything went out.
     Ended,
     /// The sink takes nothing any more.
     Broken,
@@ -59,7 +57,7 @@ enum State {
 /// Why a half stopped for good.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// The source ended, everything went out, and the sink was told.
+    /// The source ended, and everything went out. The sink has not been told.
     Ended,
     /// Reading failed; everything read before went out.
     Source(io::Error),
@@ -94,7 +92,9 @@ impl Half {
                 return Poll::Ready(Stop::Sink(error));
             }
             if self.state == State::Ending {
-                return Poll::Ready(self.pass_end_on(to, tools));
+                self.state = State::Ended;
+                self.release(tools);
+                return Poll::Ready(Stop::Ended);
             }
             if moved.read >= TURN {
                 cx.waker().wake_by_ref();
@@ -124,11 +124,6 @@ impl Half {
         }
     }
 
-    /// The source is known to be lost: what it sent before is still moved, but its end is not passed on.
-    pub(super) fn keep_end_to_itself(&mut self) {
-        self.silent = true;
-    }
-
     /// Gives the pipe back and drops what is held.
     pub(super) fn release(&mut self, tools: &Tools) {
         if let Held::Pipe(pipe) = std::mem::take(&mut self.held) {
@@ -139,20 +134,6 @@ impl Half {
     fn fail(&mut self, tools: &Tools) {
         self.state = State::Broken;
         self.release(tools);
-    }
-
-    fn pass_end_on(&mut self, to: &Stream, tools: &Tools) -> Stop {
-        self.release(tools);
-        match if self.silent { Ok(()) } else { to.shutdown_write() } {
-            Ok(()) => {
-                self.state = State::Ended;
-                Stop::Ended
-            }
-            Err(error) => {
-                self.state = State::Broken;
-                Stop::Sink(error)
-            }
-        }
     }
 
     /// Sends what is held until nothing is.

@@ -203,7 +203,7 @@ impl<'a> Forward<'a> {
         {
             return Some(End::Unanswered(pending.opening));
         }
-        match stop {
+        match self.pass_end_on(source, stop) {
             Stop::Ended => {
                 self.first_end.get_or_insert(source);
                 self.entry.set_half_closed();
@@ -218,11 +218,18 @@ impl<'a> Forward<'a> {
                 let sink = other(source);
                 self.lost.get_or_insert((sink, lost_outcome(sink, &error)));
                 self.entry.set_half_closed();
-                let from_sink = if sink == Side::Client { &mut self.up } else { &mut self.down };
-                from_sink.keep_end_to_itself();
                 None
             }
         }
+    }
+
+    /// Tells the sink of a clean end. What a lost side sent ends cleanly too, but is not to look as if it did.
+    fn pass_end_on(&self, source: Side, stop: Stop) -> Stop {
+        if !matches!(stop, Stop::Ended) || self.lost.is_some_and(|(lost, _)| lost == source) {
+            return stop;
+        }
+        let sink = if source == Side::Client { self.endpoint } else { self.client };
+        sink.shutdown_write().map_or_else(Stop::Sink, |()| Stop::Ended)
     }
 
     fn answer_ask(&mut self) -> Option<End> {

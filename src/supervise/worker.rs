@@ -172,10 +172,13 @@ impl Worker {
         1 + self.index as u64 + count * self.shared.workers.len() as u64
     }
 
-    /// A place for a connection accepted here: with this worker or, if that has fewer sessions, with one drawn by lot.
+    /// A place for a connection accepted here: with this worker or, if that has fewer sessions, with another one drawn
+    /// by lot.
     pub(crate) fn choose_seat(&self) -> Seat {
-        let other = self.dice.borrow_mut().usize(..self.shared.workers.len());
-        self.shared.seat(self.index, other)
+        let workers = self.shared.workers.len();
+        // A worker that is alone draws itself.
+        let step = self.dice.borrow_mut().usize(1..workers.max(2));
+        self.shared.seat(self.index, (self.index + step) % workers)
     }
 
     /// Serves a connection where its seat is.
