@@ -5,5 +5,6 @@
 
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
 
+mod demo;
 mod harness;
 mod smoke;
