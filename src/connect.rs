@@ -1,7 +1,6 @@
 //! Connect: from a pool to an established connection, over at most two different endpoints.
 //!
 //! Nothing of the client is sent here, so every failure may move on to another endpoint.
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

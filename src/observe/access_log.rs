@@ -191,7 +191,7 @@ impl Sink {
         }
         let mut rest = lines;
         if let Err(error) = self.mend().and_then(|()| write_some(&self.file, &mut rest)) {
-            let written = &lines[..lines.len() - rest.len()];
+            let written = lines.get(..lines.len() - rest.len()).unwrap_or_default();
             self.torn = written.last().map_or(self.torn, |last| *last != b'\n');
             let lost = rest.iter().filter(|byte| **byte == b'\n').count() as u64;
             self.dropped.increment(lost);
@@ -223,7 +223,7 @@ fn write_some(mut file: &File, rest: &mut &[u8]) -> io::Result<()> {
     while !rest.is_empty() {
         match file.write(rest) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => *rest = &rest[written..],
+            Ok(written) => *rest = rest.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let _ = poll(&mut [PollFd::new(&file, PollFlags::OUT)], None);

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 
 use insta::assert_snapshot;
 
@@ -212,4 +213,23 @@ fn what_is_wrong_in_the_environment() {
     environment variable POINTSMAN__RUNTIME__MAX_CONNECTIONS: runtime.max_connections: found "many"; expected a number from 1 to 100000000, or "auto"
     environment variable POINTSMAN__RUNTIME__WORKERS: runtime.workers: 0 is out of range; expected a number from 1 to 1024, or "auto"
     "#);
+}
+
+#[test]
+fn a_value_in_the_environment_that_is_not_utf_8() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("main.toml");
+    fs::write(&path, GOOD).expect("a file");
+    let variable = (OsString::from("POINTSMAN__LOG__LEVEL"), OsString::from_vec(vec![b'i', 0xff]));
+    let problems = load_with(&path, [variable]).map(|_| ()).expect_err("it is not UTF-8");
+    assert_snapshot!(problems.to_string(), @r#"environment variable POINTSMAN__LOG__LEVEL: log.level: the value is not UTF-8"#);
+}
+
+#[test]
+fn a_file_under_two_names_is_read_once() {
+    let (_, folder) = load(&[("main.toml", "include = 'conf.d/*'"), ("conf.d/a.toml", GOOD)], &[]);
+    std::os::unix::fs::symlink("a.toml", folder.path().join("conf.d/b.toml")).expect("a link");
+    std::os::unix::fs::symlink("../main.toml", folder.path().join("conf.d/main.toml")).expect("a link");
+    let loaded = load_with(&folder.path().join("main.toml"), []).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(loaded.files, ["main.toml", "conf.d/a.toml"].map(|name| folder.path().join(name)));
 }
