@@ -7,6 +7,7 @@
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
 #![allow(clippy::disallowed_methods, reason = "clients and endpoints here are plain threads that may block")]
 
+mod demo;
 mod harness;
 
 mod clients;
