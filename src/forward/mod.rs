@@ -223,9 +223,11 @@ impl<'a> Forward<'a> {
         }
     }
 
-    /// Tells the sink of a clean end. What a lost side sent ends cleanly too, but is not to look as if it did.
+    /// Tells the sink of a clean end. What a lost side sent ends cleanly too, but is not to look as if it did; and
+    /// where both sides have ended, the closing of the sockets tells it.
     fn pass_end_on(&self, source: Side, stop: Stop) -> Stop {
-        if !matches!(stop, Stop::Ended) || self.lost.is_some_and(|(lost, _)| lost == source) {
+        let lost = self.lost.is_some_and(|(lost, _)| lost == source);
+        if !matches!(stop, Stop::Ended) || lost || self.first_end.is_some() {
             return stop;
         }
         let sink = if source == Side::Client { self.endpoint } else { self.client };
@@ -240,6 +242,8 @@ impl<'a> Forward<'a> {
             }
             Ask::Look => {
                 let now = self.tools.clock.now();
+                // Only now that the session has been silent for a while: short ones go without the system calls.
+                self.endpoint.keep_alive();
                 for (side, socket) in [(Side::Client, self.client), (Side::Endpoint, self.endpoint)] {
                     // A unix socket has no such thing, and no network that could be cut.
                     let health = sys::tcp_health(socket.as_fd()).unwrap_or_default();
