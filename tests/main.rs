@@ -11,6 +11,7 @@ mod harness;
 
 mod clients;
 mod hellos;
+mod limits;
 mod refusals;
 mod retries;
 mod smoke;
