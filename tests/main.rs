@@ -9,9 +9,14 @@
 
 mod harness;
 
+mod cli;
 mod clients;
+mod endpoints;
 mod hellos;
 mod limits;
+mod listeners;
+mod observe;
 mod refusals;
 mod retries;
 mod smoke;
+mod stop;
