@@ -5,7 +5,6 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests block as they like")]
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
-#![allow(clippy::disallowed_methods, reason = "clients and endpoints here are plain threads that may block")]
 
 mod harness;
 
