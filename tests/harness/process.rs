@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Mutex;
 
@@ -80,11 +79,6 @@ impl Process {
     /// Its id.
     pub fn id(&self) -> u32 {
         self.child.id()
-    }
-
-    /// The folder of its configuration and logs.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// Sends a signal.
