@@ -101,9 +101,15 @@ impl Stream {
     /// The error of the connect.
     pub(crate) async fn connected(&self) -> io::Result<()> {
         self.io.writable().await?.retain_ready();
-        match rustix::net::sockopt::socket_error(self)? {
-            Ok(()) => Ok(()),
-            Err(error) => Err(error.into()),
+        self.take_error().map_or(Ok(()), Err)
+    }
+
+    /// The error that the socket has for whoever asks first (SO_ERROR, socket(7)); reads and writes after it show a
+    /// plain end.
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
+        match rustix::net::sockopt::socket_error(self) {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) | Err(error) => Some(error.into()),
         }
     }
 

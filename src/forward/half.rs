@@ -59,7 +59,7 @@ enum State {
 /// Why a half stopped for good.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// The source ended, everything went out, and the sink was told.
+    /// The source ended and everything went out; the sink is still to be told.
     Ended,
     /// Reading failed; everything read before went out.
     Source(io::Error),
@@ -90,11 +90,12 @@ impl Half {
     ) -> Poll<Stop> {
         loop {
             if let Err(error) = ready!(self.poll_flush(cx, to, moved)) {
-                self.fail(tools);
+                self.break_off(tools);
                 return Poll::Ready(Stop::Sink(error));
             }
             if self.state == State::Ending {
-                return Poll::Ready(self.pass_end_on(to, tools));
+                self.release(tools);
+                return Poll::Ready(Stop::Ended);
             }
             if moved.read >= TURN {
                 cx.waker().wake_by_ref();
@@ -103,7 +104,7 @@ impl Half {
             match ready!(self.poll_read(cx, from, to, tools, moved)) {
                 Ok(()) => {}
                 Err(stop) => {
-                    self.fail(tools);
+                    self.break_off(tools);
                     return Poll::Ready(stop);
                 }
             }
@@ -129,29 +130,30 @@ impl Half {
         self.silent = true;
     }
 
+    /// Tells the sink that the source has ended, after [`Stop::Ended`].
+    ///
+    /// # Errors
+    /// The sink is lost.
+    pub(super) fn pass_end_on(&mut self, to: &Stream) -> io::Result<()> {
+        if !self.silent {
+            to.shutdown_write()?;
+        }
+        self.state = State::Ended;
+        Ok(())
+    }
+
+    /// The sink takes nothing any more: a half that runs stops here.
+    pub(super) fn break_off(&mut self, tools: &Tools) {
+        if self.is_running() {
+            self.state = State::Broken;
+            self.release(tools);
+        }
+    }
+
     /// Gives the pipe back and drops what is held.
     pub(super) fn release(&mut self, tools: &Tools) {
         if let Held::Pipe(pipe) = std::mem::take(&mut self.held) {
             tools.pipes.give_back(*pipe);
-        }
-    }
-
-    fn fail(&mut self, tools: &Tools) {
-        self.state = State::Broken;
-        self.release(tools);
-    }
-
-    fn pass_end_on(&mut self, to: &Stream, tools: &Tools) -> Stop {
-        self.release(tools);
-        match if self.silent { Ok(()) } else { to.shutdown_write() } {
-            Ok(()) => {
-                self.state = State::Ended;
-                Stop::Ended
-            }
-            Err(error) => {
-                self.state = State::Broken;
-                Stop::Sink(error)
-            }
         }
     }
 
