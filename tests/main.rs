@@ -5,5 +5,7 @@
 
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
 
+mod half_close;
 mod harness;
+mod reset;
 mod smoke;

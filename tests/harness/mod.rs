@@ -1,9 +1,12 @@
 //! Balancers, clients and endpoints for the tests: all on loopback, on free ports, ended by the test that made them.
 
 pub mod balancer;
+pub mod flow;
+pub mod pattern;
 pub mod process;
 
 pub use balancer::Balancer;
+pub use pattern::Pattern;
 pub use process::Process;
 
 use std::time::{Duration, Instant};
