@@ -280,7 +280,8 @@ fn both(case: Case, seed: u64, client: TcpStream, server: TcpStream) -> Result<(
     for (who, reader, writer) in [("client", &client, &server), ("endpoint", &server, &client)] {
         let Some((bytes, end)) = reader.read else { continue };
         let cut = case.load == Load::Blocked && case.how == How::Silence;
-        let (right, expected) = if cut { (bytes < writer.sent, Ended::Reset) } else { (bytes == writer.sent, Ended::Fin) };
+        let (right, expected) =
+            if cut { (bytes < writer.sent, Ended::Reset) } else { (bytes == writer.sent, Ended::Fin) };
         if !right || end != expected {
             return Err(format!("{who}: {end:?} after {bytes} of {} bytes, expected {expected:?}", writer.sent));
         }

@@ -5,7 +5,9 @@
 
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
 
+mod bulk;
 mod half_close;
 mod harness;
+mod network;
 mod reset;
 mod smoke;

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::SockRef;
 
@@ -105,11 +105,7 @@ pub fn receive_up_to(mut socket: &TcpStream, pattern: &mut Pattern, end: u64) ->
 
 /// Waits until the peer's system has all bytes that were sent.
 pub fn wait_acknowledged(socket: &TcpStream) {
-    let until = Instant::now() + PATIENCE;
-    while unacknowledged(socket) > 0 {
-        assert!(Instant::now() < until, "{} bytes are not acknowledged", unacknowledged(socket));
-        std::thread::yield_now();
-    }
+    eventually("everything is acknowledged", || (unacknowledged(socket) == 0).then_some(()));
 }
 
 /// Bytes that were sent and that the peer's system has not acknowledged, as proc_net_tcp(5) tells.

@@ -1,7 +1,9 @@
 //! Balancers, clients and endpoints for the tests: all on loopback, on free ports, ended by the test that made them.
 
 pub mod balancer;
+pub mod bulk;
 pub mod flow;
+pub mod network;
 pub mod pattern;
 pub mod process;
 
@@ -15,13 +17,18 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits until `done` gives something; fails with `what` after [`PATIENCE`].
-pub fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
+pub fn eventually<T>(what: &str, done: impl FnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, done)
+}
+
+/// Waits until `done` gives something; fails with `what` after `patience`.
+pub fn eventually_within<T>(patience: Duration, what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + patience;
     loop {
         if let Some(value) = done() {
             return value;
         }
-        assert!(Instant::now() < until, "did not happen within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < until, "did not happen within {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -58,6 +58,11 @@ impl Process {
         })
     }
 
+    /// The access log as it is now.
+    pub fn records_so_far(&self) -> Vec<Line> {
+        lines(&self.folder.path().join("access.log"))
+    }
+
     /// Open file descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
