@@ -109,10 +109,16 @@ impl Stream {
     /// The error of the connect.
     pub(crate) async fn connected(&self) -> io::Result<()> {
         let failed = self.io.writable().await?.ready().is_write_closed();
-        if failed && let Err(error) = rustix::net::sockopt::socket_error(self)? {
-            return Err(error.into());
+        if failed { self.take_error().map_or(Ok(()), Err) } else { Ok(()) }
+    }
+
+    /// The error that the socket has for whoever asks first (SO_ERROR, socket(7)); reads and writes after it show a
+    /// plain end.
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
+        match rustix::net::sockopt::socket_error(self) {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) | Err(error) => Some(error.into()),
         }
-        Ok(())
     }
 
     /// Tells the peer that nothing more will come.

@@ -20,6 +20,17 @@ const LOOK_AFTER: u32 = 30;
 /// Seconds until the next look at a connection that retransmits.
 const LOOK_AGAIN: u32 = 5;
 
+/// What a look at a side's connection has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// Nothing is under way to it.
+    Well,
+    /// It has not acknowledged all output, or has no room for it: a slow reader, until it no longer answers.
+    Stalled,
+    /// It owes answers to retransmits or probes.
+    Suspect,
+}
+
 /// What the session is asked to do at its next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
@@ -77,22 +88,24 @@ struct Activity {
     told: Cell<u32>,
     /// Last look at its connection.
     looked: Cell<u32>,
-    /// Seconds from the last look to the next.
-    again: Cell<u32>,
+    /// Seconds from the last look to the next; `None`: none, unless there is something new.
+    again: Cell<Option<u32>>,
 }
 
 impl Activity {
     fn new(now: u32) -> Activity {
-        Activity { heard: Cell::new(now), told: Cell::new(now), looked: Cell::new(now), again: Cell::new(LOOK_AFTER) }
+        Activity { heard: Cell::new(now), told: Cell::new(now), looked: Cell::new(now), again: Cell::new(None) }
     }
 
     /// It was sent something and has been silent for long.
     fn wants_look(&self, now: u32) -> bool {
         let (heard, looked, told) = (self.heard.get(), self.looked.get(), self.told.get());
-        let suspected = self.again.get() == LOOK_AGAIN;
-        now.saturating_sub(heard) >= LOOK_AFTER
-            && now.saturating_sub(looked) >= self.again.get()
-            && (suspected || told.max(heard) >= looked)
+        let since_look = now.saturating_sub(looked);
+        let due = match self.again.get() {
+            Some(pause) => since_look >= pause,
+            None => since_look >= LOOK_AFTER && told.max(heard) >= looked,
+        };
+        due && now.saturating_sub(heard) >= LOOK_AFTER
     }
 }
 
@@ -166,11 +179,15 @@ impl Entry {
         self.half_closed.set(true);
     }
 
-    /// Takes in that a side's connection was looked at and found alive, `suspect` where it retransmits.
-    pub(crate) fn looked(&self, side: Side, suspect: bool, now: u32) {
+    /// Takes in that a side's connection was looked at and found alive.
+    pub(crate) fn looked(&self, side: Side, finding: Finding, now: u32) {
         let activity = if side == Side::Client { &self.client } else { &self.endpoint };
         activity.looked.set(now);
-        activity.again.set(if suspect { LOOK_AGAIN } else { LOOK_AFTER });
+        activity.again.set(match finding {
+            Finding::Well => None,
+            Finding::Stalled => Some(LOOK_AFTER),
+            Finding::Suspect => Some(LOOK_AGAIN),
+        });
     }
 
     /// What the session was asked to do, once.

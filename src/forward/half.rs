@@ -23,6 +23,8 @@ pub(super) struct Half {
     /// Reads in a row that filled the buffer.
     full_reads: u8,
     state: State,
+    /// The source was lost: its end is no clean one and is not passed on as such.
+    silent: bool,
 }
 
 /// What was read and has not been taken by the sink.
@@ -48,7 +50,7 @@ enum State {
     Open,
     /// The source has ended; what is held must still go out.
     Ending,
-    /// Everything went out.
+    /// The end was passed on.
     Ended,
     /// The sink takes nothing any more.
     Broken,
@@ -57,7 +59,7 @@ enum State {
 /// Why a half stopped for good.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// The source ended, and everything went out. The sink has not been told.
+    /// The source ended and everything went out; the sink is still to be told.
     Ended,
     /// Reading failed; everything read before went out.
     Source(io::Error),
@@ -88,11 +90,10 @@ impl Half {
     ) -> Poll<Stop> {
         loop {
             if let Err(error) = ready!(self.poll_flush(cx, to, moved)) {
-                self.fail(tools);
+                self.break_off(tools);
                 return Poll::Ready(Stop::Sink(error));
             }
             if self.state == State::Ending {
-                self.state = State::Ended;
                 self.release(tools);
                 return Poll::Ready(Stop::Ended);
             }
@@ -103,7 +104,7 @@ impl Half {
             match ready!(self.poll_read(cx, from, to, tools, moved)) {
                 Ok(()) => {}
                 Err(stop) => {
-                    self.fail(tools);
+                    self.break_off(tools);
                     return Poll::Ready(stop);
                 }
             }
@@ -124,16 +125,36 @@ impl Half {
         }
     }
 
+    /// The source is known to be lost: what it sent before is still moved, but its end is not passed on.
+    pub(super) fn keep_end_to_itself(&mut self) {
+        self.silent = true;
+    }
+
+    /// Tells the sink that the source has ended, after [`Stop::Ended`].
+    ///
+    /// # Errors
+    /// The sink is lost.
+    pub(super) fn pass_end_on(&mut self, to: &Stream) -> io::Result<()> {
+        if !self.silent {
+            to.shutdown_write()?;
+        }
+        self.state = State::Ended;
+        Ok(())
+    }
+
+    /// The sink takes nothing any more: a half that runs stops here.
+    pub(super) fn break_off(&mut self, tools: &Tools) {
+        if self.is_running() {
+            self.state = State::Broken;
+            self.release(tools);
+        }
+    }
+
     /// Gives the pipe back and drops what is held.
     pub(super) fn release(&mut self, tools: &Tools) {
         if let Held::Pipe(pipe) = std::mem::take(&mut self.held) {
             tools.pipes.give_back(*pipe);
         }
-    }
-
-    fn fail(&mut self, tools: &Tools) {
-        self.state = State::Broken;
-        self.release(tools);
     }
 
     /// Sends what is held until nothing is.

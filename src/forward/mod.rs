@@ -2,6 +2,7 @@
 //!
 //! It never closes a socket and never decides what an end means to the other side; [`closing`] does the first, the
 //! session the second.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 pub(crate) mod closing;
 mod half;
@@ -19,8 +20,8 @@ use self::splice::PipePool;
 use crate::clock::Clock;
 use crate::observe::outcome::{Outcome, Side};
 use crate::stream::Stream;
-use crate::sys;
-use crate::table::{Ask, Entry};
+use crate::sys::{self, Health};
+use crate::table::{Ask, Entry, Finding};
 
 /// Bytes of the scratch buffer that all sessions of a worker read into.
 const SCRATCH: usize = 64 * 1024;
@@ -155,10 +156,7 @@ impl<'a> Forward<'a> {
         }
         match self.poll_opening(cx) {
             Poll::Pending => return None,
-            Poll::Ready(Err(error)) => {
-                self.up.release(self.tools);
-                return Some(Stop::Sink(error));
-            }
+            Poll::Ready(Err(error)) => return Some(Stop::Sink(error)),
             Poll::Ready(Ok(())) => {}
         }
         let mut moved = Moved::default();
@@ -203,61 +201,95 @@ impl<'a> Forward<'a> {
         {
             return Some(End::Unanswered(pending.opening));
         }
-        match self.pass_end_on(source, stop) {
+        match stop {
             Stop::Ended => {
-                self.first_end.get_or_insert(source);
-                self.entry.set_half_closed();
+                let (half, sink) = match source {
+                    Side::Client => (&mut self.up, self.endpoint),
+                    _ => (&mut self.down, self.client),
+                };
+                if self.first_end.is_some() {
+                    // Both sides have ended: the closing of the sockets tells it.
+                    half.keep_end_to_itself();
+                }
+                match half.pass_end_on(sink) {
+                    Ok(()) => {
+                        self.first_end.get_or_insert(source);
+                        self.entry.set_half_closed();
+                    }
+                    Err(error) => self.lose(other(source), &error),
+                }
                 None
             }
             Stop::Source(error) => {
                 let (side, outcome) = *self.lost.get_or_insert((source, lost_outcome(source, &error)));
                 Some(End::Lost(side, outcome))
             }
-            // What the lost sink has sent may still be readable: the other half goes on until it is not.
             Stop::Sink(error) => {
-                let sink = other(source);
-                self.lost.get_or_insert((sink, lost_outcome(sink, &error)));
-                self.entry.set_half_closed();
+                self.lose(other(source), &error);
                 None
             }
         }
     }
 
-    /// Tells the sink of a clean end. What a lost side sent ends cleanly too, but is not to look as if it did; and
-    /// where both sides have ended, the closing of the sockets tells it.
-    fn pass_end_on(&self, source: Side, stop: Stop) -> Stop {
-        let lost = self.lost.is_some_and(|(lost, _)| lost == source);
-        if !matches!(stop, Stop::Ended) || lost || self.first_end.is_some() {
-            return stop;
-        }
-        let sink = if source == Side::Client { self.endpoint } else { self.client };
-        sink.shutdown_write().map_or_else(Stop::Sink, |()| Stop::Ended)
+    /// One side is gone. Nothing more goes to it; what it has sent may still be readable, so that the other half goes
+    /// on until it is not, and does not pass its end on as a clean one.
+    fn lose(&mut self, side: Side, error: &io::Error) {
+        self.lost.get_or_insert((side, lost_outcome(side, error)));
+        self.entry.set_half_closed();
+        let (from, to) = match side {
+            Side::Client => (&mut self.up, &mut self.down),
+            _ => (&mut self.down, &mut self.up),
+        };
+        from.keep_end_to_itself();
+        to.break_off(self.tools);
     }
 
     fn answer_ask(&mut self) -> Option<End> {
         match self.entry.take_ask()? {
-            Ask::End(outcome) => {
-                let clean = outcome != Outcome::Shutdown && !self.up.holds_bytes() && !self.down.holds_bytes();
-                Some(End::Asked { outcome, clean })
-            }
+            Ask::End(outcome) => match self.lost {
+                // The limit only ends what the loss of a side has begun.
+                Some((side, lost)) if outcome != Outcome::Shutdown => Some(End::Lost(side, lost)),
+                _ => Some(End::Asked { outcome, clean: outcome != Outcome::Shutdown && !self.holds_bytes() }),
+            },
             Ask::Look => {
-                let now = self.tools.clock.now();
                 // Only now that the session has been silent for a while: short ones go without the system calls.
                 self.endpoint.keep_alive();
-                for (side, socket) in [(Side::Client, self.client), (Side::Endpoint, self.endpoint)] {
+                [(Side::Client, self.client), (Side::Endpoint, self.endpoint)].into_iter().find_map(|(side, socket)| {
                     // A unix socket has no such thing, and no network that could be cut.
                     let health = sys::tcp_health(socket.as_fd()).unwrap_or_default();
-                    if health.is_dead() {
-                        return Some(End::Lost(side, Outcome::PeerDead));
-                    }
-                    if health.closed {
-                        self.entry.set_half_closed();
-                    }
-                    self.entry.looked(side, health.retransmits > 0 || health.probes > 0, now);
-                }
-                None
+                    self.take_in(side, socket, health)
+                })
             }
         }
+    }
+
+    /// Takes in what a look at one side's connection has found; `Some` where that ends the session.
+    fn take_in(&mut self, side: Side, socket: &Stream, health: Health) -> Option<End> {
+        if health.is_dead() {
+            return Some(End::Lost(side, Outcome::PeerDead));
+        }
+        if health.closed {
+            self.entry.set_half_closed();
+            // Its reset waits unread behind bytes that the other side does not take.
+            if let Some(error) = socket.take_error() {
+                self.lose(side, &error);
+            }
+        }
+        let finding = if health.retransmits > 0 || health.probes > 0 {
+            Finding::Suspect
+        } else if matches!(sys::unsent(socket.as_fd()), Ok(left) if left > 0) {
+            Finding::Stalled
+        } else {
+            Finding::Well
+        };
+        self.entry.looked(side, finding, self.tools.clock.now());
+        None
+    }
+
+    /// Holds bytes that have not been sent to where they belong.
+    fn holds_bytes(&self) -> bool {
+        let opening = self.opening.as_ref().is_some_and(|pending| pending.sent < pending.opening.bytes.len());
+        opening || self.up.holds_bytes() || self.down.holds_bytes()
     }
 }
 

@@ -1,14 +1,19 @@
 //! Balancers, clients and endpoints for the tests: all on loopback, on free ports, ended by the test that made them.
 
 pub mod balancer;
+pub mod bulk;
 pub mod client;
 pub mod endpoint;
+pub mod flow;
+pub mod network;
+pub mod pattern;
 pub mod process;
 pub mod tls;
 
 pub use balancer::Balancer;
 pub use client::Client;
 pub use endpoint::{Endpoint, Manner};
+pub use pattern::Pattern;
 pub use process::Process;
 
 use std::path::PathBuf;
@@ -18,13 +23,18 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits until `done` gives something; fails with `what` after [`PATIENCE`].
-pub fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
+pub fn eventually<T>(what: &str, done: impl FnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, done)
+}
+
+/// Waits until `done` gives something; fails with `what` after `patience`.
+pub fn eventually_within<T>(patience: Duration, what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + patience;
     loop {
         if let Some(value) = done() {
             return value;
         }
-        assert!(Instant::now() < until, "did not happen within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < until, "did not happen within {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

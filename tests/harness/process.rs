@@ -1,7 +1,8 @@
 //! A balancer in a process of its own: for signals, descriptors, limits and network namespaces.
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Mutex;
 
@@ -71,9 +72,43 @@ impl Process {
         ticks.iter().sum::<f64>() / USER_HZ
     }
 
+    /// The access log as it is now.
+    pub fn records_so_far(&self) -> Vec<Line> {
+        self.log().lines()
+    }
+
     /// Open file descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// Open file descriptors once their number no longer changes, as it still does right after the start.
+    pub fn settled_descriptors(&self) -> usize {
+        let mut seen = Vec::new();
+        eventually("the number of descriptors settles", || {
+            seen.push(self.descriptors());
+            let last = seen.last_chunk::<20>()?;
+            last.iter().all(|count| *count == last[0]).then_some(last[0])
+        })
+    }
+
+    /// Open pipes of which it has both ends, in use and idle.
+    pub fn pipes(&self) -> usize {
+        let folder = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        let open = folder.filter_map(|end| std::fs::read_link(end.ok()?.path()).ok());
+        let mut ends: Vec<_> = open.filter(|end| end.to_string_lossy().starts_with("pipe:")).collect();
+        ends.sort();
+        ends.chunk_by(|one, other| one == other).filter(|ends| ends.len() == 2).count()
+    }
+
+    /// The sum of a metric over all its series, from the admin pages at `admin`.
+    pub fn sum(&self, admin: SocketAddr, family: &str) -> f64 {
+        let mut page = String::new();
+        let mut connection = TcpStream::connect(admin).unwrap();
+        connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+        connection.read_to_string(&mut page).unwrap();
+        let series = page.lines().filter(|line| line.strip_prefix(family).is_some_and(|rest| rest.starts_with('{')));
+        series.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
     }
 
     /// Its id.
