@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "clients and endpoints here are plain threads that may block")]
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
+#![allow(clippy::disallowed_methods, reason = "clients and endpoints here are plain threads that may block")]
 
 mod harness;
 
