@@ -3,7 +3,6 @@
 //! Where a test belongs: what one module does alone is tested beside its code; what is seen from outside stands here,
 //! in the module of its concern. `harness` starts balancers, clients and endpoints.
 
-#![allow(clippy::disallowed_methods, reason = "clients and endpoints here are plain threads that may block")]
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
 #![allow(clippy::disallowed_methods, reason = "clients and endpoints here are plain threads that may block")]
 
