@@ -1,12 +1,11 @@
 //! Where connections come in: every kind of listening socket, and how the workers share what arrives.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use crate::harness::client::{get, hello};
-use crate::harness::process::free_address;
+use crate::harness::process::{free_address, listening};
 use crate::harness::{Balancer, Client, Endpoint, Manner, PATIENCE, Process, eventually};
 
 /// Whether this machine speaks IPv6 at all; containers often do not.
@@ -173,15 +172,6 @@ os.close(inherited)
 os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
 os.execv(sys.argv[3], sys.argv[3:])
 ";
-
-/// Listening sockets of this address on the whole machine.
-fn listening(at: SocketAddr) -> usize {
-    const LISTEN: &str = "0A";
-    let SocketAddr::V4(v4) = at else { panic!("{at}") };
-    let written = format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port());
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    table.lines().filter(|line| line.contains(&format!(" {written} ")) && line.contains(&format!(" {LISTEN} "))).count()
-}
 
 #[test]
 fn an_inherited_socket_is_served_by_all_workers() {

@@ -238,7 +238,12 @@ fn everyone_is_refused_in_their_own_way_and_nothing_is_left_of_them() {
     serve();
     let metrics = || get(admin, "/metrics").1;
     settled(&metrics);
-    let descriptors = process.descriptors();
+    // The connection of the page may still be there at the first look.
+    let look = |_| {
+        std::thread::sleep(Duration::from_millis(10));
+        process.descriptors()
+    };
+    let descriptors = (0..20).map(look).min().unwrap();
 
     let cases: Vec<Case> = [not_a_hello(), broken_hellos(), no_way_to_go(), endpoints_that_fail(), too_slow()]
         .into_iter()
@@ -261,9 +266,8 @@ fn everyone_is_refused_in_their_own_way_and_nothing_is_left_of_them() {
     serve();
     process.records(count + 2);
     settled(&metrics);
-    eventually(&format!("{descriptors} descriptors, as at the start"), || {
-        (process.descriptors() == descriptors).then_some(())
-    });
+    let left = (0..200).map(look).find(|count| *count <= descriptors);
+    assert!(left.is_some(), "{} descriptors, {descriptors} at the start", process.descriptors());
     assert_eq!(good.connections(), 2, "nobody else has reached an endpoint");
 }
 

@@ -146,3 +146,12 @@ pub fn free_address() -> SocketAddr {
     KEPT.lock().unwrap().push(socket);
     address
 }
+
+/// Listening sockets of this address on the whole machine.
+pub fn listening(at: SocketAddr) -> usize {
+    const LISTEN: &str = "0A";
+    let SocketAddr::V4(v4) = at else { panic!("{at}") };
+    let written = format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().filter(|line| line.contains(&format!(" {written} ")) && line.contains(&format!(" {LISTEN} "))).count()
+}
