@@ -25,7 +25,7 @@ const QUEUE_FULL: Duration = Duration::from_millis(5);
 /// One session's attempts on a pool.
 pub(crate) struct Attempts {
     pool: Arc<Pool>,
-    tried: Vec<Arc<Endpoint>>,
+    tried: [Option<Arc<Endpoint>>; TRIES],
     began: Instant,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Reached {
 impl Attempts {
     /// No attempt yet.
     pub(crate) fn on(pool: &Arc<Pool>) -> Attempts {
-        Attempts { pool: Arc::clone(pool), tried: Vec::new(), began: Instant::now() }
+        Attempts { pool: Arc::clone(pool), tried: Default::default(), began: Instant::now() }
     }
 
     /// Connects to the endpoint whose turn it is, or the next.
@@ -49,9 +49,11 @@ impl Attempts {
     /// The last attempt's failure, or [`Outcome::NoEndpoint`] where there was none.
     pub(crate) async fn next(&mut self) -> Result<Reached, Failure> {
         let mut failure = Failure::new(Outcome::NoEndpoint, Side::Policy);
-        while self.tried.len() < TRIES {
+        while self.may_go_on() {
             let Some(lease) = self.pool.lease(&self.tried) else { break };
-            self.tried.push(Arc::clone(lease.endpoint()));
+            if let Some(free) = self.tried.iter_mut().find(|tried| tried.is_none()) {
+                *free = Some(Arc::clone(lease.endpoint()));
+            }
             match self.dial(&lease).await {
                 Ok(stream) => {
                     let took = self.began.elapsed();
@@ -69,12 +71,12 @@ impl Attempts {
 
     /// Whether another endpoint may be tried.
     pub(crate) fn may_go_on(&self) -> bool {
-        self.tried.len() < TRIES
+        self.tried.iter().any(Option::is_none)
     }
 
     /// The endpoint tried last.
     pub(crate) fn last(&self) -> Option<&Arc<Endpoint>> {
-        self.tried.last()
+        self.tried.iter().flatten().last()
     }
 
     /// Counts an endpoint that could not be used.

@@ -12,6 +12,7 @@ use crate::pool::Pool;
 use crate::route::{Refusal, Router};
 use crate::session::Failure;
 use crate::wire::client_hello::ClientHello;
+use crate::wire::protocols::Protocols;
 
 /// One generation.
 pub(crate) struct Live {
@@ -53,7 +54,8 @@ impl Live {
         let lost = Failure::new(Outcome::Internal, Side::Us);
         let router = self.routers.get(listener).ok_or(lost)?;
         let name = hello.and_then(|hello| hello.server_name.as_ref());
-        let alpn = hello.map(|hello| hello.alpn.as_slice()).unwrap_or_default();
+        let none = Protocols::default();
+        let alpn = hello.map_or(&none, |hello| &hello.alpn);
         let found = router.find(name, alpn, client.map(|client| client.ip()));
         let route = found.map_err(|refusal| match refusal {
             Refusal::NoRoute => Failure::new(Outcome::NoRoute, Side::Policy),

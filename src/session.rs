@@ -49,6 +49,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let Accepted { socket, permit, seat, .. } = accepted;
     let ended = match Stream::new(socket) {
         Ok(client) => match travel(&worker, &mut story, &client).await {
+            Ok(Travelled { end: End::Finished(side), .. }) => Failure::new(Outcome::Ok, side),
             Ok(travelled) => Box::pin(close(travelled, client, story.protocol())).await,
             Err(failure) => Box::pin(refuse(failure, client, story.protocol())).await,
         },
@@ -63,9 +64,10 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
     let opening = detect::opening(story.protocol(), client, story.deadline(), &worker.tools, worker.memory());
     let Detected { mut opening, hello, mut share } = unless_asked(story.entry(), opening).await?;
 
-    let route = worker.live().route(story.listener(), story.heard(hello.as_ref()), story.client())?;
+    let route = worker.live().route(story.listener(), hello.as_ref(), story.client());
+    story.heard(hello);
+    let route = route?;
     story.routed(&route);
-    drop(hello);
 
     let mut attempts = Attempts::on(&route.pool);
     loop {
@@ -75,7 +77,7 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
         story.connected(&route.pool, took);
         drop(share.take());
         match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
-            End::Unanswered(back) if attempts.may_go_on() => {
+            End::Unanswered(back) if back.replayable && attempts.may_go_on() => {
                 attempts.failed(lease.endpoint(), &std::io::ErrorKind::ConnectionReset.into());
                 opening = back;
             }

@@ -125,9 +125,10 @@ impl Entry {
         }
     }
 
-    /// Sets the limits of the session's pool; they count from now.
+    /// Sets the limits of the session's pool; they count from now, when a connection to an endpoint stands.
     pub(crate) fn set_limits(&self, limits: Limits, now: u32) {
         self.limits.set(limits);
+        self.half_closed.set(false);
         self.client.heard.set(now);
         self.endpoint.heard.set(now);
     }

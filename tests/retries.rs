@@ -1,5 +1,6 @@
 //! When a session may move on to another endpoint: as long as nothing but a lone hello went out, and never after.
 
+use pointsman::wire::alert::Alert;
 use pointsman::wire::sample::Sample;
 
 use crate::harness::client::hello;
@@ -72,9 +73,10 @@ fn anything_more_than_a_hello_is_never_sent_twice() {
             client.send(&later);
         }
         let end = client.rest();
-        assert!(end.as_ref().is_ok_and(Vec::is_empty), "{case}: {end:02x?}");
+        assert_eq!(end.as_deref().ok(), Some(&Alert::InternalError.record()[..]), "{case}: {end:02x?}");
         drop(client);
         let record = balancer.record();
+        assert_eq!(record["outcome"], "endpoint_silent", "{case}: {record}");
         let heard: Vec<_> = endpoints.iter().flat_map(Endpoint::heard).collect();
         assert_eq!(heard.len(), 1, "{case}: {heard:02x?}; {record}");
         assert_eq!(heard[0].bytes, sent, "{case}; {record}");

@@ -67,7 +67,7 @@ pub(crate) enum End {
         /// Whether a plain close tells the truth.
         clean: bool,
     },
-    /// The endpoint ended before it sent a byte, and nothing but the opening was sent to it.
+    /// The endpoint ended before it answered the opening with a byte; `replayable` where nothing else was sent to it.
     Unanswered(Opening),
 }
 
@@ -80,6 +80,8 @@ pub(crate) struct Forward<'a> {
     up: Half,
     down: Half,
     opening: Option<Pending>,
+    /// An opening was there to be sent, and no byte of an answer has come.
+    awaits_answer: bool,
     first_end: Option<Side>,
     lost: Option<(Side, Outcome)>,
 }
@@ -108,6 +110,7 @@ impl<'a> Forward<'a> {
             entry,
             up: Half::default(),
             down: Half::default(),
+            awaits_answer: opening.is_some(),
             opening,
             first_end: None,
             lost: None,
@@ -145,7 +148,7 @@ impl<'a> Forward<'a> {
         let stop = self.down.poll(cx, self.endpoint, self.client, self.tools, &mut moved);
         self.entry.moved(Side::Endpoint, moved.read, moved.written, self.tools.clock.now());
         if moved.read > 0 {
-            self.forget_opening();
+            self.answered();
         }
         ready_or_none(stop)
     }
@@ -183,7 +186,8 @@ impl<'a> Forward<'a> {
     }
 
     /// The endpoint has answered: drops the opening, unless part of it is still to be sent.
-    fn forget_opening(&mut self) {
+    fn answered(&mut self) {
+        self.awaits_answer = false;
         if let Some(pending) = &mut self.opening {
             pending.opening.replayable = false;
             if pending.sent == pending.opening.bytes.len() {
@@ -194,12 +198,9 @@ impl<'a> Forward<'a> {
 
     /// Takes in that the half that reads from `source` has stopped; `Some` where that ends the session.
     fn stopped(&mut self, source: Side, stop: Stop) -> Option<End> {
-        let endpoint_ended = matches!(stop, Stop::Sink(_)) == (source == Side::Client);
-        if endpoint_ended
-            && self.opening.as_ref().is_some_and(|pending| pending.opening.replayable)
-            && let Some(pending) = self.opening.take()
-        {
-            return Some(End::Unanswered(pending.opening));
+        if self.awaits_answer && source == Side::Endpoint && !matches!(stop, Stop::Sink(_)) {
+            let spent = || Opening { bytes: Vec::new(), replayable: false };
+            return Some(End::Unanswered(self.opening.take().map_or_else(spent, |pending| pending.opening)));
         }
         match stop {
             Stop::Ended => {

@@ -17,6 +17,7 @@ use super::Accepted;
 use super::admission::Permit;
 use crate::observe::outcome::{Outcome, Side};
 use crate::observe::record::Record;
+use crate::supervise::shared::Door;
 use crate::supervise::worker::Worker;
 use crate::sys;
 
@@ -83,13 +84,14 @@ enum Queue {
 /// Takes up to [`TURN`] connections.
 fn take_some(worker: &Rc<Worker>, socket: &AsyncFd<OwnedFd>, listener: usize) -> io::Result<Queue> {
     for _ in 0..TURN {
-        match accept(socket.get_ref()) {
+        match accept(socket.get_ref(), worker.door(listener)) {
             Ok((connection, client)) => arrived(worker, connection, client, listener),
             Err(Errno::AGAIN) => return Ok(Queue::Empty),
             Err(error) if is_the_clients(error) => {}
             Err(error @ (Errno::MFILE | Errno::NFILE)) => {
                 // Closed before the spare is taken back: there is one descriptor for both.
-                if let Ok(client) = worker.spare.lend(|| accept(socket.get_ref()).map(|(_closed, client)| client)) {
+                let lent = || accept(socket.get_ref(), worker.door(listener)).map(|(_closed, client)| client);
+                if let Ok(client) = worker.spare.lend(lent) {
                     send_away(worker, client, listener);
                 }
                 return Err(error.into());
@@ -118,15 +120,15 @@ fn is_the_clients(error: Errno) -> bool {
     )
 }
 
-fn accept(socket: &OwnedFd) -> rustix::io::Result<(OwnedFd, Option<SocketAddr>)> {
+fn accept(socket: &OwnedFd, door: &Door) -> rustix::io::Result<(OwnedFd, Option<SocketAddr>)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (connection, client) = rustix::net::acceptfrom_with(socket, flags)?;
+    door.metrics.accepted.increment(1);
     Ok((connection, client.and_then(|client| SocketAddr::try_from(client).ok())))
 }
 
 fn arrived(worker: &Rc<Worker>, socket: OwnedFd, client: Option<SocketAddr>, listener: usize) {
     let door = worker.door(listener);
-    door.metrics.accepted.increment(1);
     match Permit::take(&worker.shared.capacity, &door.capacity) {
         Some(permit) => {
             let (at, start, seat) = (Instant::now(), SystemTime::now(), worker.choose_seat());

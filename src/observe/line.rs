@@ -49,7 +49,7 @@ pub fn write_text(record: &Record, out: &mut Vec<u8>) {
 }
 
 fn write_fields(record: &Record, fields: &mut Fields<'_>) {
-    let hello = record.hello.as_deref();
+    let hello = record.hello.as_ref();
     let sni = hello.and_then(|said| said.sni.as_deref());
     fields.word("time", Some(&humantime::format_rfc3339_millis(writable(record.start)).to_string()));
     fields.bare("id", Some(record.id));
@@ -59,8 +59,8 @@ fn write_fields(record: &Record, fields: &mut Fields<'_>) {
         None => fields.word("client", Some("unix")),
     }
     fields.word("sni", sni);
-    fields.list("alpn", hello.map(|said| told(&said.alpn, |protocol| printable(protocol))));
-    fields.list("tls", hello.map(|said| told(&said.versions, |version| version_name(*version))));
+    fields.list("alpn", hello.map(|said| told(&said.alpn, printable)));
+    fields.list("tls", hello.map(|said| told(said.versions.iter().copied(), version_name)));
     if hello.is_some_and(|said| said.ech) {
         fields.bare("ech", Some(true));
     }
@@ -141,9 +141,10 @@ impl Fields<'_> {
 }
 
 /// The first members of a list, each as `name` writes it.
-fn told<T>(members: &[T], name: impl Fn(&T) -> String) -> Vec<String> {
-    let mut told: Vec<String> = members.iter().take(MOST_OF_A_LIST).map(name).collect();
-    if members.len() > MOST_OF_A_LIST {
+fn told<T>(members: impl IntoIterator<Item = T>, name: impl Fn(T) -> String) -> Vec<String> {
+    let mut members = members.into_iter();
+    let mut told: Vec<String> = members.by_ref().take(MOST_OF_A_LIST).map(name).collect();
+    if members.next().is_some() {
         told.push("...".to_owned());
     }
     told
@@ -236,12 +237,12 @@ mod tests {
             start: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_042),
             listener: "edge".into(),
             client: Some("192.0.2.1:4711".parse().unwrap()),
-            hello: Some(Box::new(Said {
+            hello: Some(Said {
                 sni: Some("db.example.com".into()),
-                alpn: vec![(*b"h2").into(), (*b"http/1.1").into()],
+                alpn: [&b"h2"[..], b"http/1.1"].into_iter().collect(),
                 versions: vec![0x0304, 0x0303, 0x7f1c],
                 ech: true,
-            })),
+            }),
             route: Some("pg".into()),
             pool: Some("pg".into()),
             endpoint: Some("10.0.0.11:5432".into()),
@@ -316,7 +317,7 @@ mod tests {
             "time=2023-11-14T22:13:20.042Z id=7 listener=edge client=unix sni=- alpn=- tls=- route=- pool=- \
              endpoint=- outcome=full by=policy connect_ms=- total_ms=90061.005 bytes_up=517 bytes_down=1048576\n"
         );
-        let empty = Record { hello: Some(Box::default()), ..bare() };
+        let empty = Record { hello: Some(Said::default()), ..bare() };
         assert!(json(&empty).contains(r#""sni":null,"alpn":[],"tls":[],"route""#), "{}", json(&empty));
     }
 
@@ -337,11 +338,11 @@ mod tests {
             let words = [String::from_utf8_lossy(bytes).into_owned(), "-".to_owned(), String::new()];
             for word in words {
                 let mut record = full();
-                record.hello = Some(Box::new(Said {
+                record.hello = Some(Said {
                     sni: Some(word.as_str().into()),
-                    alpn: vec![bytes.into(), (*b"h2").into()],
+                    alpn: [bytes, b"h2"].into_iter().collect(),
                     ..Said::default()
-                }));
+                });
                 record.endpoint = Some(word.as_str().into());
                 check(&record, &word, bytes);
             }
@@ -403,8 +404,8 @@ mod tests {
     #[test]
     fn long_lists_are_cut() {
         let mut record = full();
-        let said = Said { alpn: vec![vec![0xff; 255].into(); 255], ..Said::default() };
-        record.hello = Some(Box::new(said));
+        let said = Said { alpn: std::iter::repeat_n(&[0xff; 255][..], 255).collect(), ..Said::default() };
+        record.hello = Some(said);
         let line = json(&record);
         assert!(line.len() < 32 * 1024, "{} bytes", line.len());
         let read: serde_json::Value = serde_json::from_str(&line).unwrap();

@@ -11,7 +11,7 @@ pub enum Outcome {
     ClientReset,
     /// The endpoint reset the connection.
     EndpointReset,
-    /// The endpoint closed or reset before it answered a byte, and no other could be tried.
+    /// The endpoint closed or reset before it answered the opening with a byte, and no other could be tried.
     EndpointSilent,
     /// The client left before its opening was complete.
     ClientGone,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::outcome::{Outcome, Side};
+use crate::wire::protocols::Protocols;
 
 /// Everything that is told about one connection once it has ended.
 #[derive(Clone, Debug)]
@@ -18,7 +19,7 @@ pub struct Record {
     /// Where the client is; `None` behind a unix socket.
     pub client: Option<SocketAddr>,
     /// What the ClientHello said; `None` where none was read.
-    pub hello: Option<Box<Said>>,
+    pub hello: Option<Said>,
     /// Name of the route, once one was found.
     pub route: Option<Arc<str>>,
     /// Name of the route's pool.
@@ -45,7 +46,7 @@ pub struct Said {
     /// The host name; `None`: none, or an address.
     pub sni: Option<Box<str>>,
     /// Protocols offered, in the client's order.
-    pub alpn: Vec<Box<[u8]>>,
+    pub alpn: Protocols,
     /// TLS versions offered as code points, GREASE left out, in the client's order.
     pub versions: Vec<u16>,
     /// Encrypted Client Hello was offered: `sni` is only the outer name.

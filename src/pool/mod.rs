@@ -58,11 +58,13 @@ impl Pool {
     }
 
     /// Takes a claim on the endpoint whose turn it is, of those that are not in `tried`.
-    pub(crate) fn lease(&self, tried: &[Arc<Endpoint>]) -> Option<Lease> {
+    pub(crate) fn lease(&self, tried: &[Option<Arc<Endpoint>>]) -> Option<Lease> {
         let set = self.set.load();
         let position = self.position.fetch_add(1, Ordering::Relaxed);
         let may = |index: usize| {
-            set.endpoints.get(index).is_some_and(|endpoint| !tried.iter().any(|tried| tried.name == endpoint.name))
+            set.endpoints
+                .get(index)
+                .is_some_and(|endpoint| !tried.iter().flatten().any(|tried| tried.name == endpoint.name))
         };
         match self.balance {
             model::Balance::RoundRobin => {
@@ -192,7 +194,7 @@ mod tests {
         leases.truncate(2);
         let next = pool.lease(&[]).unwrap();
         assert_eq!(&*next.endpoint().name, "10.0.0.2:1", "the one whose sessions ended");
-        let tried = [Arc::clone(next.endpoint())];
+        let tried = [Some(Arc::clone(next.endpoint()))];
         assert_eq!(&*pool.lease(&tried).unwrap().endpoint().name, "10.0.0.1:1");
     }
 

@@ -74,7 +74,7 @@ impl Group {
     }
 
     /// The route that takes one of the protocols from the source.
-    pub(super) fn find(&self, alpn: &[Box<[u8]>], source: Option<IpAddr>) -> Option<usize> {
+    pub(super) fn find<'a>(&self, alpn: impl IntoIterator<Item = &'a [u8]>, source: Option<IpAddr>) -> Option<usize> {
         match self {
             Group::One(route) => Some(*route),
             Group::Rules(rules) => rules.find(alpn, source),
@@ -83,7 +83,7 @@ impl Group {
 }
 
 impl Rules {
-    fn find(&self, alpn: &[Box<[u8]>], source: Option<IpAddr>) -> Option<usize> {
+    fn find<'a>(&self, alpn: impl IntoIterator<Item = &'a [u8]>, source: Option<IpAddr>) -> Option<usize> {
         let mut best: Option<Found> = None;
         if !self.named.is_empty() {
             for protocol in alpn {

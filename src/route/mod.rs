@@ -68,8 +68,13 @@ impl Router {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn find(&self, name: Option<&Name>, alpn: &[Box<[u8]>], source: Option<IpAddr>) -> Result<usize, Refusal> {
-        let table = if alpn.iter().any(|protocol| **protocol == *ACME) { &self.acme } else { &self.others };
+    pub fn find<'a>(
+        &self,
+        name: Option<&Name>,
+        alpn: impl IntoIterator<Item = &'a [u8]> + Clone,
+        source: Option<IpAddr>,
+    ) -> Result<usize, Refusal> {
+        let table = if alpn.clone().into_iter().any(|protocol| protocol == ACME) { &self.acme } else { &self.others };
         let group = table.group(name).ok_or(Refusal::NoRoute)?;
         group.find(alpn, source.map(|source| source.to_canonical())).ok_or(Refusal::Denied)
     }

@@ -131,10 +131,10 @@ proptest! {
             let (alpn, source) = (protocols(&alpn.join(" ")), source.map(|source| source.parse().unwrap()));
             let expected = oracle(&routes, sni, &alpn, source);
             let sni = sni.map(name);
-            let answer = router.find(sni.as_ref(), &alpn, source);
+            let answer = router.find(sni.as_ref(), alpn.iter().map(|protocol| &**protocol), source);
             prop_assert_eq!(answer, expected);
             let answer = answer.map(|route| &routes[route].name);
-            prop_assert_eq!(other.find(sni.as_ref(), &alpn, source).map(|route| &shuffled[route].name), answer);
+            prop_assert_eq!(other.find(sni.as_ref(), alpn.iter().map(|protocol| &**protocol), source).map(|route| &shuffled[route].name), answer);
         }
     }
 }

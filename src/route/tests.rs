@@ -38,7 +38,7 @@ pub(super) fn protocols(list: &str) -> Vec<Box<[u8]>> {
 fn found<'a>(routes: &'a [Route], router: &Router, sni: &str, alpn: &str, source: &str) -> &'a str {
     let sni = (!sni.is_empty()).then(|| name(sni));
     let source = (!source.is_empty()).then(|| source.parse().unwrap());
-    match router.find(sni.as_ref(), &protocols(alpn), source) {
+    match router.find(sni.as_ref(), protocols(alpn).iter().map(|protocol| &**protocol), source) {
         Ok(route) => &routes[route].name,
         Err(Refusal::NoRoute) => "no route",
         Err(Refusal::Denied) => "denied",

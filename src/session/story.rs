@@ -10,15 +10,17 @@ use super::Failure;
 use crate::config::model::Protocol;
 use crate::listen::Accepted;
 use crate::live::Route;
+use crate::observe::line::MOST_OF_A_LIST;
 use crate::observe::outcome::{Outcome, Side};
 use crate::observe::record::{Record, Said};
 use crate::pool::{Endpoint, Pool};
 use crate::supervise::worker::Worker;
 use crate::table::{Entry, Registered};
 use crate::wire::client_hello::ClientHello;
+use crate::wire::name::Name;
 
-/// Protocols that are kept for the log; a client may offer many more.
-const PROTOCOLS_TOLD: usize = 16;
+/// Protocols that are kept for the log, one more than it tells; a client may offer many more.
+const PROTOCOLS_TOLD: usize = MOST_OF_A_LIST + 1;
 
 /// One session's record in the making, and its entry in the table. A story that is dropped without an end, which only
 /// a panic can bring about, ends as [`Outcome::Internal`].
@@ -28,7 +30,7 @@ pub(super) struct Story {
     at: Instant,
     entry: Registered,
     /// `None` once it was told.
-    record: Option<Box<Record>>,
+    record: Option<Record>,
 }
 
 impl Story {
@@ -40,13 +42,7 @@ impl Story {
         entry.set_waker(waker);
         let mut record = Record::unserved(id, &door.name, accepted.client, Outcome::Internal, Side::Us);
         record.start = accepted.start;
-        Story {
-            worker: Rc::clone(worker),
-            listener: accepted.listener,
-            at: accepted.at,
-            entry,
-            record: Some(Box::new(record)),
-        }
+        Story { worker: Rc::clone(worker), listener: accepted.listener, at: accepted.at, entry, record: Some(record) }
     }
 
     pub(super) fn entry(&self) -> &Entry {
@@ -73,18 +69,18 @@ impl Story {
     }
 
     /// Takes down what the client said.
-    pub(super) fn heard<'a>(&mut self, hello: Option<&'a ClientHello>) -> Option<&'a ClientHello> {
-        if let (Some(record), Some(hello)) = (&mut self.record, hello)
+    pub(super) fn heard(&mut self, hello: Option<ClientHello>) {
+        if let (Some(record), Some(mut hello)) = (&mut self.record, hello)
             && self.worker.shared.log.is_on()
         {
-            record.hello = Some(Box::new(Said {
-                sni: hello.server_name.as_ref().map(|name| name.as_str().into()),
-                alpn: hello.alpn.iter().take(PROTOCOLS_TOLD).cloned().collect(),
-                versions: hello.versions.clone(),
+            hello.alpn.truncate(PROTOCOLS_TOLD);
+            record.hello = Some(Said {
+                sni: hello.server_name.map(Name::into_inner),
+                alpn: hello.alpn,
+                versions: hello.versions,
                 ech: hello.ech,
-            }));
+            });
         }
-        hello
     }
 
     /// The route is known.
@@ -124,7 +120,7 @@ impl Story {
         (record.bytes_up, record.bytes_down) = self.entry.bytes();
         record.total = self.at.elapsed();
         (record.outcome, record.by) = (how.outcome, how.by);
-        self.worker.record(self.listener, *record);
+        self.worker.record(self.listener, record);
     }
 }
 

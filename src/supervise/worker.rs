@@ -89,7 +89,7 @@ async fn work(Start { index, shared, sockets, mut inbox }: Start) {
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut phase = Phase::Serving;
-    while !phase.is_over(&worker, &accepting) {
+    loop {
         tokio::select! {
             Some(order) = inbox.recv() => match order {
                 Order::Serve(accepted) => worker.serve(accepted),
@@ -106,6 +106,13 @@ async fn work(Start { index, shared, sockets, mut inbox }: Start) {
             _ = sweep.tick() => worker.sweep(began, phase),
             () = worker.table.emptied() => {}
             () = accepting.wait(), if stop.is_cancelled() && !accepting.is_empty() => {}
+        }
+        if phase.is_over(&worker, &accepting) {
+            // From here on others keep what they would hand over; what has just come is still served.
+            inbox.close();
+            if inbox.is_empty() {
+                break;
+            }
         }
     }
     worker.metrics.sessions.set(0.0);

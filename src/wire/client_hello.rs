@@ -12,6 +12,7 @@ mod tests;
 use std::iter;
 
 use super::name::{Name, NameError};
+use super::protocols::Protocols;
 
 /// The most bytes that a hello may take on the wire, record headers included.
 pub const MAX_OPENING: usize = 64 * 1024;
@@ -34,7 +35,7 @@ pub struct ClientHello {
     /// The host name asked for; `None`: no server_name, or an address in it. With `ech`, the outer name.
     pub server_name: Option<Name>,
     /// Protocols offered, in the client's order, none of them empty.
-    pub alpn: Vec<Box<[u8]>>,
+    pub alpn: Protocols,
     /// supported_versions without GREASE, in the client's order; legacy_version if there are none.
     pub versions: Vec<u16>,
     /// Encrypted Client Hello was offered, or pretended (RFC 9849): nobody but the server can tell.

@@ -64,13 +64,21 @@ impl Name {
         for label in text.split(|&byte| byte == b'.') {
             check_label(label)?;
         }
-        let name: String = text.iter().map(|byte| char::from(byte.to_ascii_lowercase())).collect();
+        let name: String = String::from_utf8(text.to_ascii_lowercase()).map_err(|error| {
+            let byte = error.as_bytes().get(error.utf8_error().valid_up_to());
+            NameError::BadByte(byte.copied().unwrap_or_default())
+        })?;
         Ok(Written::Name(Name(name.into_boxed_str())))
     }
 
     /// The name: lower case, no trailing dot.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The name itself.
+    pub fn into_inner(self) -> Box<str> {
+        self.0
     }
 
     /// The name without its first label, while there is one: `a.b.c` gives `b.c`.

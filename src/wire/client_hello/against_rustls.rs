@@ -22,7 +22,7 @@ pub fn compare(bytes: &[u8]) -> bool {
     };
     let ClientHello { server_name, alpn: ours_alpn, .. } = &ours;
     assert_eq!(server_name.as_ref().map(|name| name.as_str()), name.as_deref(), "the names differ");
-    assert!(ours_alpn.iter().map(|protocol| &**protocol).eq(alpn.iter().map(Vec::as_slice)), "the protocols differ");
+    assert!(ours_alpn.iter().eq(alpn.iter().map(Vec::as_slice)), "the protocols differ");
     true
 }
 

@@ -5,6 +5,7 @@
 
 use super::{ClientHello, HelloError, MAX_PROTOCOLS};
 use crate::wire::name::{Name, Written};
+use crate::wire::protocols::{Broken, Protocols};
 
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
@@ -33,7 +34,7 @@ pub(super) fn read(body: &[u8], length: usize) -> Result<ClientHello, HelloError
     }
     let mut hello = ClientHello {
         server_name: None,
-        alpn: Vec::new(),
+        alpn: Protocols::default(),
         versions: Vec::new(),
         ech: false,
         early_data: false,
@@ -94,24 +95,20 @@ fn server_name(mut data: Cursor<'_>) -> Result<Option<Name>, HelloError> {
 }
 
 /// RFC 7301, section 3.1.
-fn protocols(mut data: Cursor<'_>) -> Result<Vec<Box<[u8]>>, HelloError> {
-    let mut list = data.list16().ok_or(Malformed("ALPN ends inside its list"))?;
+fn protocols(mut data: Cursor<'_>) -> Result<Protocols, HelloError> {
+    let list = data.list16().ok_or(Malformed("ALPN ends inside its list"))?;
     if !data.is_empty() {
         return Err(Malformed("ALPN: data follows the list"));
     }
     if list.is_empty() {
         return Err(Malformed("ALPN: an empty list"));
     }
-    let mut protocols = Vec::new();
-    while !list.is_empty() {
-        let protocol = list.list8().ok_or(Malformed("ALPN ends inside a protocol"))?;
-        if protocol.is_empty() {
-            return Err(Malformed("ALPN: an empty protocol"));
-        }
-        if protocols.len() == MAX_PROTOCOLS {
-            return Err(Malformed("ALPN: more than 64 protocols"));
-        }
-        protocols.push(protocol.0.into());
+    let protocols = Protocols::from_wire(list.0).map_err(|broken| match broken {
+        Broken::Empty => Malformed("ALPN: an empty protocol"),
+        Broken::Short => Malformed("ALPN ends inside a protocol"),
+    })?;
+    if protocols.iter().nth(MAX_PROTOCOLS).is_some() {
+        return Err(Malformed("ALPN: more than 64 protocols"));
     }
     Ok(protocols)
 }
