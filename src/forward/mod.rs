@@ -7,6 +7,8 @@
 pub(crate) mod closing;
 mod half;
 pub(crate) mod splice;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::future::Future;
