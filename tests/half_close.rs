@@ -219,7 +219,7 @@ fn one_first(case: Case, seed: u64, ending: TcpStream, other: TcpStream) -> Resu
         Load::Flight => send(&ending, &mut out, case.load(), case.piece()).unwrap(),
         Load::Blocked => send_until_blocked(&ending, &mut out, case.piece()),
     }
-    let mut read = || match reader {
+    let read = || match reader {
         Some(reader) => reader.join().unwrap(),
         None => receive(&other, &mut into),
     };

@@ -196,11 +196,8 @@ impl<'a> Forward<'a> {
 
     /// Takes in that the half that reads from `source` has stopped; `Some` where that ends the session.
     fn stopped(&mut self, source: Side, stop: Stop) -> Option<End> {
-        let endpoint_ended = match (&stop, source) {
-            (Stop::Sink(_), Side::Client) => true,
-            (Stop::Ended | Stop::Source(_), Side::Endpoint) => true,
-            _ => false,
-        };
+        let endpoint_ended =
+            matches!((&stop, source), (Stop::Sink(_), Side::Client) | (Stop::Ended | Stop::Source(_), Side::Endpoint));
         if endpoint_ended
             && self.opening.as_ref().is_some_and(|pending| pending.opening.replayable)
             && let Some(pending) = self.opening.take()
