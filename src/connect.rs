@@ -1,7 +1,6 @@
 //! Connect: from a pool to an established connection, over at most two different endpoints.
 //!
 //! Nothing of the client is sent here, so every failure may move on to another endpoint.
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +11,6 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::time::{sleep, timeout};
 
-use crate::listen::sockets::keepalive;
 use crate::observe::outcome::{Outcome, Side};
 use crate::pool::{Endpoint, Lease, Pool, Target};
 use crate::session::Failure;
@@ -121,7 +119,6 @@ fn socket(address: &SockAddr, source: Option<IpAddr>) -> io::Result<Socket> {
         return Ok(socket);
     }
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&keepalive())?;
     if let Some(source) = source {
         sys::set_bind_address_no_port(socket.as_fd())?;
         socket.bind(&SocketAddr::new(source, 0).into())?;

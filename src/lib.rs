@@ -18,6 +18,13 @@
 //! | worker | a thread that owns sockets and sessions |
 //! | generation | one immutable state of the configuration in use |
 
+// Whatever a client, an endpoint or a file says, nothing here panics. Each exception states its invariant.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)
+)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests block as they like"))]
+
 pub mod admin;
 mod balance;
 pub mod cli;

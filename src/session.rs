@@ -3,7 +3,6 @@
 //! [`travel`] is the whole line, a stage after the other; each stage is a module. [`serve`] wraps it: it opens the
 //! record, closes the sockets in the way the end calls for, and makes sure that every connection ends in exactly one
 //! outcome, whatever happens.
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod story;
 
@@ -73,7 +72,7 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
         let reached = unless_asked(story.entry(), attempts.next()).await;
         story.tried(attempts.last());
         let Reached { stream: endpoint, lease, took } = reached?;
-        story.connected(took);
+        story.connected(&route.pool, took);
         drop(share.take());
         match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
             End::Unanswered(back) if attempts.may_go_on() => {

@@ -9,8 +9,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 
+use crate::listen::sockets::keepalive;
 use crate::sys;
 
 /// A connected stream socket.
@@ -95,13 +97,19 @@ impl Stream {
         }
     }
 
+    /// Has the kernel probe the peer while nothing moves. Accepted connections inherit it from their listener.
+    pub(crate) fn keep_alive(&self) {
+        // A unix socket has no such thing, and no network that could be cut.
+        let _ = SockRef::from(self).set_tcp_keepalive(&keepalive());
+    }
+
     /// Waits until a connect(2) in progress has come to its end.
     ///
     /// # Errors
     /// The error of the connect.
     pub(crate) async fn connected(&self) -> io::Result<()> {
-        self.io.writable().await?.retain_ready();
-        self.take_error().map_or(Ok(()), Err)
+        let failed = self.io.writable().await?.ready().is_write_closed();
+        if failed { self.take_error().map_or(Ok(()), Err) } else { Ok(()) }
     }
 
     /// The error that the socket has for whoever asks first (SO_ERROR, socket(7)); reads and writes after it show a

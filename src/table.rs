@@ -10,6 +10,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use slab::Slab;
+use tokio::sync::Notify;
 
 use crate::observe::outcome::{Outcome, Side};
 use crate::pool::Endpoint;
@@ -124,9 +125,11 @@ impl Entry {
         }
     }
 
-    /// Sets the limits of the pool that the session was routed to.
-    pub(crate) fn set_limits(&self, limits: Limits) {
+    /// Sets the limits of the session's pool; they count from now.
+    pub(crate) fn set_limits(&self, limits: Limits, now: u32) {
         self.limits.set(limits);
+        self.client.heard.set(now);
+        self.endpoint.heard.set(now);
     }
 
     /// Bytes delivered: from the client to the endpoint, and back.
@@ -234,6 +237,7 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     entries: RefCell<Slab<Rc<Entry>>>,
+    emptied: Notify,
 }
 
 impl Table {
@@ -244,9 +248,19 @@ impl Table {
         Registered { table: Rc::clone(self), key, entry }
     }
 
+    /// Waits until the last session has left.
+    pub(crate) async fn emptied(&self) {
+        self.emptied.notified().await;
+    }
+
     /// Sessions now.
     pub(crate) fn len(&self) -> usize {
         self.entries.borrow().len()
+    }
+
+    /// Whether there is no session.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.borrow().is_empty()
     }
 
     /// Brings counters up to date and asks every session for what is due.
@@ -290,7 +304,11 @@ impl std::ops::Deref for Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.table.entries.borrow_mut().remove(self.key);
+        let mut entries = self.table.entries.borrow_mut();
+        entries.remove(self.key);
+        if entries.is_empty() {
+            self.table.emptied.notify_one();
+        }
     }
 }
 

@@ -4,10 +4,23 @@
 //! in the module of its concern. `harness` starts balancers, clients and endpoints.
 
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
+#![allow(clippy::disallowed_methods, reason = "clients and endpoints here are plain threads that may block")]
+
+mod harness;
 
 mod bulk;
+mod cli;
+mod clients;
+mod demo;
+mod endpoints;
 mod half_close;
-mod harness;
+mod hellos;
+mod limits;
+mod listeners;
 mod network;
+mod observe;
+mod refusals;
 mod reset;
+mod retries;
 mod smoke;
+mod stop;

@@ -1,8 +1,9 @@
-//! Reading a hello never panics, in whatever pieces it comes, and always gives the same answer.
+//! Reading a hello never panics, and gives the same answer in whatever pieces and records it comes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use pointsman::wire::client_hello::{ClientHello, HelloError, MAX_OPENING, Reader};
+use pointsman::wire::sample::{records, unframe};
 
 fuzz_target!(|bytes: &[u8]| {
     let whole = Reader::default().advance(bytes);
@@ -13,6 +14,11 @@ fuzz_target!(|bytes: &[u8]| {
         let exact = bytes.get(..hello.length).unwrap_or_default();
         assert_eq!(Reader::default().advance(exact).as_ref(), Ok(&Some(hello.clone())), "without what follows");
         assert_eq!(Reader::default().advance(&exact[..hello.length - 1]), Ok(None), "without its last byte");
+        let wire = records(&unframe(exact), 2 + bytes.len() % 300);
+        if wire.len() <= MAX_OPENING && bytes.len() < 2048 {
+            let reframed = ClientHello { length: wire.len(), ..hello.clone() };
+            assert_eq!(in_pieces(&wire), Ok(Some(reframed)), "in other records");
+        }
     }
     assert_eq!(in_pieces(bytes), whole);
 });

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod demo;
 mod run;
 
 use std::path::PathBuf;
@@ -35,6 +36,12 @@ enum Command {
         #[arg(long)]
         bind: bool,
     },
+    /// Show the main job on this machine: two TLS servers, pointsman in front of them, and clients by name
+    Demo {
+        /// End after the demo's own checks instead of serving until Ctrl-C; exit status 0 if they pass, else 1
+        #[arg(long)]
+        once: bool,
+    },
 }
 
 /// Runs what the command line asks for.
@@ -42,5 +49,6 @@ pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config } => run::run(&config),
         Command::Check { config, bind } => check::check(&config, bind),
+        Command::Demo { once } => demo::demo(once),
     }
 }

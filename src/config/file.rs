@@ -54,7 +54,7 @@ impl File {
             Ok(text) => text,
             Err(error) => {
                 let good = error.utf8_error().valid_up_to();
-                let text = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();
+                let text = String::from_utf8_lossy(error.as_bytes().get(..good).unwrap_or_default()).into_owned();
                 let number = report.file(path.to_owned(), text);
                 report.add(At::byte(number, good), "", "the file is not UTF-8");
                 return None;

@@ -6,6 +6,8 @@
 //!
 //! Nothing here panics, whatever was written, and nothing is changed outside: a load may be tried at any time.
 
+mod address;
+#[expect(clippy::indexing_slicing, reason = "indices into lists that the same walk has built")]
 mod check;
 mod environment;
 mod file;

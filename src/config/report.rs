@@ -105,6 +105,7 @@ impl Report {
         let found = Found { at, also: None, key: key.into(), message: message.into(), expected: None, nearest: None };
         self.found.push(found);
         let last = self.found.len() - 1;
+        #[expect(clippy::indexing_slicing, reason = "it was pushed just now")]
         &mut self.found[last]
     }
 
@@ -139,7 +140,7 @@ impl Report {
         places.dedup();
         let resolved = self.resolve(&places);
         let place = |at: At| match places.binary_search(&at) {
-            Ok(index) => resolved[index].clone(),
+            Ok(index) => resolved.get(index).cloned().unwrap_or_else(|| Place::File(PathBuf::new())),
             Err(_) => Place::File(PathBuf::new()),
         };
         let problems = std::mem::take(&mut self.found).into_iter().map(|found| Problem {

@@ -15,8 +15,6 @@ use super::file::File;
 use super::report::{At, Report, quote};
 use super::spans::Spans;
 
-/// What is included if `include` is left out.
-const DEFAULT_INCLUDE: &str = "conf.d/*.toml";
 /// What `include` has to be.
 const INCLUDE: &str = "a list of paths, in which *, ? and [...] stand for parts of names";
 /// A hidden file is not included by a pattern: editors leave such files behind.
@@ -173,9 +171,7 @@ fn matched(path: glob::GlobResult, at: At, report: &mut Report) -> Option<PathBu
 
 /// What `include` lists.
 fn patterns<'f>(main: &'f File, report: &mut Report) -> Vec<(&'f str, At)> {
-    let Some(spans) = main.spans.get("include") else {
-        return vec![(DEFAULT_INCLUDE, main.at)];
-    };
+    let Some(spans) = main.spans.get("include") else { return Vec::new() };
     let elements = match main.values.get("include") {
         Some(Value::Array(_, elements)) => elements.as_slice(),
         Some(single @ Value::String(..)) => std::slice::from_ref(single),

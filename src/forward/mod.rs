@@ -196,8 +196,7 @@ impl<'a> Forward<'a> {
 
     /// Takes in that the half that reads from `source` has stopped; `Some` where that ends the session.
     fn stopped(&mut self, source: Side, stop: Stop) -> Option<End> {
-        let endpoint_ended =
-            matches!((&stop, source), (Stop::Sink(_), Side::Client) | (Stop::Ended | Stop::Source(_), Side::Endpoint));
+        let endpoint_ended = matches!(stop, Stop::Sink(_)) == (source == Side::Client);
         if endpoint_ended
             && self.opening.as_ref().is_some_and(|pending| pending.opening.replayable)
             && let Some(pending) = self.opening.take()
@@ -210,6 +209,10 @@ impl<'a> Forward<'a> {
                     Side::Client => (&mut self.up, self.endpoint),
                     _ => (&mut self.down, self.client),
                 };
+                if self.first_end.is_some() {
+                    // Both sides have ended: the closing of the sockets tells it.
+                    half.keep_end_to_itself();
+                }
                 match half.pass_end_on(sink) {
                     Ok(()) => {
                         self.first_end.get_or_insert(source);
@@ -251,6 +254,8 @@ impl<'a> Forward<'a> {
                 _ => Some(End::Asked { outcome, clean: outcome != Outcome::Shutdown && !self.holds_bytes() }),
             },
             Ask::Look => {
+                // Only now that the session has been silent for a while: short ones go without the system calls.
+                self.endpoint.keep_alive();
                 [(Side::Client, self.client), (Side::Endpoint, self.endpoint)].into_iter().find_map(|(side, socket)| {
                     // A unix socket has no such thing, and no network that could be cut.
                     let health = sys::tcp_health(socket.as_fd()).unwrap_or_default();

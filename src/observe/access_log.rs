@@ -1,7 +1,7 @@
 //! The access log: one line for every connection that has ended.
 //!
 //! A worker hands over the [`Record`] by value and goes on: it never formats, writes or waits. One thread formats what
-//! is queued and writes many lines with one call. A record that finds the queue full is lost and counted, and so is a
+//! is queued, every 20 ms while records come, and writes many lines with one call. A record that finds the queue full is lost and counted, and so is a
 //! line that could not be written (broken pipe, full disk); the loss is told once a minute at most. The thread goes on
 //! whatever happens: a disk that has room again gets whole lines again.
 
@@ -26,6 +26,9 @@ pub const QUEUE: usize = 16_384;
 
 /// Bytes after which a batch is written even if more is queued.
 const BATCH: usize = 64 * 1024;
+
+/// Between the first record that comes after a rest and the writing of it, with all that have come meanwhile.
+const NAP: Duration = Duration::from_millis(20);
 
 /// The least time between two complaints about lines lost.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
@@ -150,6 +153,7 @@ impl Writer {
                 Ok(record) => self.format(record),
                 Err(_) => return,
             }
+            nap();
         }
     }
 
@@ -173,6 +177,12 @@ impl Writer {
     }
 }
 
+/// Lets records gather: waking this thread for every one of them would cost more than serving a short connection.
+#[expect(clippy::disallowed_methods, reason = "this thread has no sessions")]
+fn nap() {
+    std::thread::sleep(NAP);
+}
+
 /// A file that takes whole lines as long as it can, and counts those it cannot.
 struct Sink {
     file: File,
@@ -191,7 +201,7 @@ impl Sink {
         }
         let mut rest = lines;
         if let Err(error) = self.mend().and_then(|()| write_some(&self.file, &mut rest)) {
-            let written = &lines[..lines.len() - rest.len()];
+            let written = lines.get(..lines.len() - rest.len()).unwrap_or_default();
             self.torn = written.last().map_or(self.torn, |last| *last != b'\n');
             let lost = rest.iter().filter(|byte| **byte == b'\n').count() as u64;
             self.dropped.increment(lost);
@@ -223,7 +233,7 @@ fn write_some(mut file: &File, rest: &mut &[u8]) -> io::Result<()> {
     while !rest.is_empty() {
         match file.write(rest) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => *rest = &rest[written..],
+            Ok(written) => *rest = rest.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let _ = poll(&mut [PollFd::new(&file, PollFlags::OUT)], None);
@@ -303,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_written_at_once_when_nothing_else_is_queued() {
+    fn a_line_is_written_soon_when_nothing_else_is_queued() {
         let (reader, log, finish) = on_pipe(&Metrics::new());
         let mut reader = BufReader::new(reader);
         for id in 1..=3 {

@@ -115,6 +115,7 @@ pub struct ProcessMetrics {
 impl ListenerMetrics {
     /// The counter of one outcome.
     pub fn outcome(&self, outcome: Outcome) -> &Counter {
+        #[expect(clippy::indexing_slicing, reason = "there is one counter for each outcome")]
         &self.outcomes[outcome as usize]
     }
 }
@@ -122,6 +123,7 @@ impl ListenerMetrics {
 impl Metrics {
     /// A set of its own, with the process's metrics at zero.
     pub fn new() -> Metrics {
+        #[expect(clippy::expect_used, reason = "the list is constant and not empty")]
         let builder = PrometheusBuilder::new().set_buckets(&BUCKETS).expect("there are buckets");
         let recorder = builder.build_recorder();
         for family in FAMILIES {

@@ -2,11 +2,13 @@
 //!
 //! What a name last resolved to stays in use as long as resolving fails.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::Pool;
@@ -25,16 +27,18 @@ pub(crate) async fn keep(pool: Arc<Pool>, refresh: Duration, metrics: Arc<Metric
     let mut first = Some(first);
     while !hosts.is_empty() {
         let before = resolved.clone();
-        for host in &hosts {
-            match look_up(host).await {
-                Ok(addresses) => {
-                    resolved.insert(host.clone(), addresses);
+        let mut answers: JoinSet<_> = hosts.iter().cloned().map(look_up).collect();
+        while let Some(answer) = answers.join_next().await {
+            match answer {
+                Ok((host, Ok(addresses))) => {
+                    resolved.insert(host, addresses);
                 }
-                Err(error) => {
+                Ok((host, Err(error))) => {
                     pool.metrics.resolve_failures.increment(1);
-                    let kept = resolved.get(host).map_or(0, Vec::len);
+                    let kept = resolved.get(&host).map_or(0, Vec::len);
                     tracing::warn!(pool = &*pool.name, host = host.0, kept, "cannot resolve: {error}");
                 }
+                Err(error) => tracing::error!(pool = &*pool.name, "a look-up panicked: {error}"),
             }
         }
         if resolved != before {
@@ -52,15 +56,16 @@ pub(crate) async fn keep(pool: Arc<Pool>, refresh: Duration, metrics: Arc<Metric
 }
 
 /// The addresses of a host, sorted, each once.
-async fn look_up((host, port): &(String, u16)) -> std::io::Result<Vec<SocketAddr>> {
-    let found = timeout(LOOK_UP, tokio::net::lookup_host((host.as_str(), *port))).await??;
-    let mut addresses: Vec<SocketAddr> = found.collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    if addresses.is_empty() {
-        return Err(std::io::Error::other("the name has no address"));
-    }
-    Ok(addresses)
+async fn look_up(host: (String, u16)) -> ((String, u16), io::Result<Vec<SocketAddr>>) {
+    let found = match timeout(LOOK_UP, tokio::net::lookup_host((host.0.as_str(), host.1))).await {
+        Ok(found) => found.map(Iterator::collect::<BTreeSet<_>>),
+        Err(late) => Err(late.into()),
+    };
+    let addresses = match found {
+        Ok(addresses) if addresses.is_empty() => Err(io::Error::other("the name has no address")),
+        found => found.map(|addresses| addresses.into_iter().collect()),
+    };
+    (host, addresses)
 }
 
 #[cfg(test)]
@@ -69,9 +74,10 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_come_sorted_and_once() {
-        let addresses = look_up(&("localhost".into(), 80)).await.unwrap();
+        let (_, addresses) = look_up(("localhost".into(), 80)).await;
+        let addresses = addresses.unwrap();
         assert!(addresses.contains(&"127.0.0.1:80".parse().unwrap()), "{addresses:?}");
         assert!(addresses.is_sorted());
-        assert!(look_up(&("nowhere.invalid".into(), 80)).await.is_err());
+        assert!(look_up(("nowhere.invalid".into(), 80)).await.1.is_err());
     }
 }

@@ -12,7 +12,7 @@ use crate::listen::Accepted;
 use crate::live::Route;
 use crate::observe::outcome::{Outcome, Side};
 use crate::observe::record::{Record, Said};
-use crate::pool::Endpoint;
+use crate::pool::{Endpoint, Pool};
 use crate::supervise::worker::Worker;
 use crate::table::{Entry, Registered};
 use crate::wire::client_hello::ClientHello;
@@ -89,7 +89,6 @@ impl Story {
 
     /// The route is known.
     pub(super) fn routed(&mut self, route: &Route) {
-        self.entry.set_limits(route.pool.limits());
         route.metrics.sessions.increment(1);
         self.worker.door(self.listener).metrics.opening.record(self.at.elapsed());
         if let Some(record) = &mut self.record {
@@ -106,8 +105,9 @@ impl Story {
         }
     }
 
-    /// A connection to the endpoint stands, `took` after the first attempt.
-    pub(super) fn connected(&mut self, took: Duration) {
+    /// A connection to an endpoint of `pool` stands, `took` after the first attempt: its limits hold from here.
+    pub(super) fn connected(&mut self, pool: &Pool, took: Duration) {
+        self.entry.set_limits(pool.limits(), self.worker.tools.clock.now());
         if let Some(record) = &mut self.record {
             record.connect = Some(took);
         }

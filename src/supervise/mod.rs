@@ -202,6 +202,10 @@ impl Balancer {
 
 /// Deals the sockets of every group out to the workers, and tells where they listen. A group of one goes to another
 /// worker each time.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "indices of this configuration's listeners, and of the workers modulo their count"
+)]
 fn deal(groups: &mut Vec<Group>, starts: &mut [worker::Start], config: &Config) -> Vec<(String, Bind)> {
     let count = starts.len();
     let mut addresses = Vec::new();

@@ -105,6 +105,7 @@ impl Peer {
     }
 }
 
+#[expect(clippy::indexing_slicing, reason = "workers are fixed while the process lives")]
 impl Shared {
     /// A place for a connection that worker `this` has accepted: with the less loaded of itself and `other`.
     pub(crate) fn seat(&self, this: usize, other: usize) -> Seat {

@@ -12,8 +12,9 @@ use arc_swap::Guard;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::shared::{Door, Order, Seat, Shared};
+use super::shared::{Door, Order, Peer, Seat, Shared};
 use crate::clock::Clock;
 use crate::detect::Memory;
 use crate::forward::Tools;
@@ -79,47 +80,66 @@ async fn work(Start { index, shared, sockets, mut inbox }: Start) {
         shared,
     });
     let stop = CancellationToken::new();
-    let accepting = Rc::new(());
+    let accepting = TaskTracker::new();
     for (listener, socket) in sockets {
-        let loops = Rc::clone(&accepting);
-        let accept = accept::run(Rc::clone(&worker), socket, listener, stop.clone());
-        spawn(async move {
-            accept.await;
-            drop(loops);
-        });
+        spawn(accepting.track_future(accept::run(Rc::clone(&worker), socket, listener, stop.clone())));
     }
+    accepting.close();
     let began = Instant::now();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut draining = None;
-    let mut ending = None;
-    loop {
+    let mut phase = Phase::Serving;
+    while !phase.is_over(&worker, &accepting) {
         tokio::select! {
             Some(order) = inbox.recv() => match order {
                 Order::Serve(accepted) => worker.serve(accepted),
                 Order::Drain => {
                     stop.cancel();
-                    draining.get_or_insert(worker.tools.clock.now());
+                    phase = phase.drain(worker.tools.clock.now());
                 }
                 Order::End => {
                     stop.cancel();
-                    ending.get_or_insert(Instant::now());
-                    draining = Some(0);
+                    phase = phase.end(Instant::now());
                     worker.table.end_all(Outcome::Shutdown);
                 }
             },
-            _ = sweep.tick() => worker.sweep(began, draining),
-            () = tokio::time::sleep(Duration::from_millis(20)), if draining.is_some() => {}
-        }
-        let seats = worker.shared.workers[index].sessions();
-        let idle = seats == 0 && worker.table.len() == 0 && Rc::strong_count(&accepting) == 1;
-        let late = ending.is_some_and(|since: Instant| since.elapsed() > LAST_CALL);
-        if draining.is_some() && (idle || late) {
-            break;
+            _ = sweep.tick() => worker.sweep(began, phase),
+            () = worker.table.emptied() => {}
+            () = accepting.wait(), if stop.is_cancelled() && !accepting.is_empty() => {}
         }
     }
     worker.metrics.sessions.set(0.0);
     worker.shared.pages.retire(index);
+}
+
+/// Where a worker is in its life.
+#[derive(Clone, Copy)]
+enum Phase {
+    Serving,
+    /// No new connections since this second of the coarse clock.
+    Draining(u32),
+    /// Every session was told to end.
+    Ending(Instant),
+}
+
+impl Phase {
+    fn drain(self, now: u32) -> Phase {
+        if matches!(self, Phase::Serving) { Phase::Draining(now) } else { self }
+    }
+
+    fn end(self, now: Instant) -> Phase {
+        if matches!(self, Phase::Ending(_)) { self } else { Phase::Ending(now) }
+    }
+
+    /// Nothing more is to come: no session here or on its way, and nobody who could accept one.
+    fn is_over(self, worker: &Worker, accepting: &TaskTracker) -> bool {
+        let idle = || accepting.is_empty() && worker.table.is_empty() && worker.peer().sessions() == 0;
+        match self {
+            Phase::Serving => false,
+            Phase::Draining(_) => idle(),
+            Phase::Ending(since) => idle() || since.elapsed() > LAST_CALL,
+        }
+    }
 }
 
 /// The one way to start a task on a worker: nothing else may, so that all that runs is known here.
@@ -128,6 +148,7 @@ pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
     tokio::task::spawn_local(task);
 }
 
+#[expect(clippy::indexing_slicing, reason = "listeners and workers are fixed while the process lives")]
 impl Worker {
     /// The generation in use.
     pub(crate) fn live(&self) -> Guard<Arc<Live>> {
@@ -151,10 +172,13 @@ impl Worker {
         1 + self.index as u64 + count * self.shared.workers.len() as u64
     }
 
-    /// A place for a connection accepted here: with this worker or, if that has fewer sessions, with one drawn by lot.
+    /// A place for a connection accepted here: with this worker or, if that has fewer sessions, with another one drawn
+    /// by lot.
     pub(crate) fn choose_seat(&self) -> Seat {
-        let other = self.dice.borrow_mut().usize(..self.shared.workers.len());
-        self.shared.seat(self.index, other)
+        let workers = self.shared.workers.len();
+        // A worker that is alone draws itself.
+        let step = self.dice.borrow_mut().usize(1..workers.max(2));
+        self.shared.seat(self.index, (self.index + step) % workers)
     }
 
     /// Serves a connection where its seat is.
@@ -180,10 +204,18 @@ impl Worker {
         spawn(session::serve(Rc::clone(self), accepted));
     }
 
-    fn sweep(&self, began: Instant, draining: Option<u32>) {
+    fn peer(&self) -> &Peer {
+        &self.shared.workers[self.index]
+    }
+
+    fn sweep(&self, began: Instant, phase: Phase) {
         let now = u32::try_from(began.elapsed().as_secs()).unwrap_or(u32::MAX);
         self.tools.clock.set(now);
-        self.table.sweep(now, draining);
+        match phase {
+            Phase::Serving => self.table.sweep(now, None),
+            Phase::Draining(since) => self.table.sweep(now, Some(since)),
+            Phase::Ending(_) => self.table.end_all(Outcome::Shutdown),
+        }
         self.metrics.sessions.set(self.table.len() as f64);
         self.metrics.pipes.set(self.tools.pipes.open() as f64);
         self.shared.pages.tick(self.index);

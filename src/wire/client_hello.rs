@@ -3,8 +3,6 @@
 //! Owns the way from the bytes on the wire to what a route is chosen by. It reads strictly and never guesses: a hello
 //! that breaks a rule is an error, never a hello without a name. It keeps no copy of the bytes and does no I/O.
 
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
 #[cfg(any(test, fuzzing))]
 pub mod against_rustls;
 mod body;

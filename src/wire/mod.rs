@@ -6,4 +6,5 @@ pub mod alert;
 pub mod client_hello;
 pub mod name;
 #[doc(hidden)]
+#[expect(clippy::expect_used, reason = "made for tests, from what tests write")]
 pub mod sample;

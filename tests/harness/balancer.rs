@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use pointsman::config::{self, model::Bind};
 use tempfile::TempDir;
 
-use super::{Line, eventually, lines};
+use super::{Line, Log};
 
 /// A running balancer; ends with the test.
 pub struct Balancer {
@@ -37,13 +37,14 @@ impl Balancer {
         self.running.as_ref().expect("it runs until it is dropped")
     }
 
+    /// The access log.
+    pub fn log(&self) -> Log {
+        Log(self.folder.path().join("access.log"))
+    }
+
     /// The access log, once it has `count` lines.
     pub fn records(&self, count: usize) -> Vec<Line> {
-        let log = self.folder.path().join("access.log");
-        eventually(&format!("{count} lines in the access log, which has {:#?}", lines(&log)), || {
-            let lines = lines(&log);
-            (lines.len() >= count).then_some(lines)
-        })
+        self.log().records(count)
     }
 
     /// The one line of the access log.

@@ -2,15 +2,21 @@
 
 pub mod balancer;
 pub mod bulk;
+pub mod client;
+pub mod endpoint;
 pub mod flow;
 pub mod network;
 pub mod pattern;
 pub mod process;
+pub mod tls;
 
 pub use balancer::Balancer;
+pub use client::Client;
+pub use endpoint::{Endpoint, Manner};
 pub use pattern::Pattern;
 pub use process::Process;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How long anything that must happen may take before a test fails.
@@ -36,9 +42,29 @@ pub fn eventually_within<T>(patience: Duration, what: &str, mut done: impl FnMut
 /// One line of the access log.
 pub type Line = serde_json::Value;
 
-/// The lines of an access log in JSON.
-pub fn lines(log: &std::path::Path) -> Vec<Line> {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
-    complete.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+/// An access log in JSON, and how a test waits for what must come to stand in it.
+#[derive(Clone, Debug)]
+pub struct Log(pub PathBuf);
+
+impl Log {
+    /// The lines so far.
+    pub fn lines(&self) -> Vec<Line> {
+        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
+        let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
+        let read = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        complete.lines().map(read).collect()
+    }
+
+    /// All lines, once there are `count`.
+    pub fn records(&self, count: usize) -> Vec<Line> {
+        eventually(&format!("{count} lines in the access log"), || {
+            let lines = self.lines();
+            (lines.len() >= count).then_some(lines)
+        })
+    }
+
+    /// The line on this client, the last one where a port was used again.
+    pub fn record_of(&self, client: &str) -> Line {
+        eventually(&format!("a line on {client}"), || self.lines().into_iter().rfind(|line| line["client"] == client))
+    }
 }

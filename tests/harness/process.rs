@@ -2,14 +2,18 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::Mutex;
 
 use rustix::process::{Pid, Signal, kill_process};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use super::{Line, eventually, lines};
+use super::{Line, Log, eventually};
+
+/// Ticks a second in /proc, the same on every Linux that Rust runs on.
+const USER_HZ: f64 = 100.0;
 
 /// A running process; killed with the test.
 pub struct Process {
@@ -49,18 +53,28 @@ impl Process {
         std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
     }
 
+    /// The access log.
+    pub fn log(&self) -> Log {
+        Log(self.folder.path().join("access.log"))
+    }
+
     /// The access log, once it has `count` lines.
     pub fn records(&self, count: usize) -> Vec<Line> {
-        let log = self.folder.path().join("access.log");
-        eventually(&format!("{count} lines in the access log"), || {
-            let lines = lines(&log);
-            (lines.len() >= count).then_some(lines)
-        })
+        self.log().records(count)
+    }
+
+    /// Seconds of CPU that it has used.
+    pub fn cpu(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        // The second field is the program's name in parentheses; utime and stime are the 14th and 15th.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let ticks: Vec<f64> = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse().unwrap()).collect();
+        ticks.iter().sum::<f64>() / USER_HZ
     }
 
     /// The access log as it is now.
     pub fn records_so_far(&self) -> Vec<Line> {
-        lines(&self.folder.path().join("access.log"))
+        self.log().lines()
     }
 
     /// Open file descriptors.
@@ -102,11 +116,6 @@ impl Process {
         self.child.id()
     }
 
-    /// The folder of its configuration and logs.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it is there");
@@ -125,7 +134,15 @@ impl Drop for Process {
     }
 }
 
-/// An address of loopback whose port was free a moment ago.
+/// An address of 127.0.0.1 that stays refused until a process listens there.
+///
+/// The test process keeps a socket bound to it that does not listen, so that nobody else is given the port.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("there is a free port")
+    static KEPT: Mutex<Vec<Socket>> = Mutex::new(Vec::new());
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("there is a free port");
+    let address = socket.local_addr().unwrap().as_socket().expect("it is TCP");
+    KEPT.lock().unwrap().push(socket);
+    address
 }

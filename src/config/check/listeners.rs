@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use super::node::{Node, Table};
 use super::settings::{self, MOST_CONNECTIONS};
 use super::{Check, keys, named};
+use crate::config::address;
 use crate::config::model::{Bind, Listener, Protocol, Timeouts};
 use crate::config::report::At;
-use crate::config::value;
 
 /// The longest queue of connections not yet accepted.
 const MOST_BACKLOG: u32 = 65_535;
@@ -43,7 +43,7 @@ pub(super) fn by_name(listeners: &[Read]) -> HashMap<&str, usize> {
 fn listener(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>) -> Read {
     let table = node.table(keys::LISTENER, check.report);
     let before = check.report.count();
-    let bind = table.require("bind", value::BIND, check.complete, check.report);
+    let bind = table.require("bind", address::BIND, check.complete, check.report);
     let bind_set = bind.is_some();
     let bind = bind.map(|node| binds(&node, check)).unwrap_or_default();
     let bind_known = bind_set && check.report.count() == before;
@@ -77,9 +77,9 @@ fn listener(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<
 }
 
 fn binds(node: &Node<'_>, check: &mut Check<'_>) -> Vec<(Bind, At, String)> {
-    let elements = node.list(value::BIND, "a listener without an address accepts nothing", check.report);
+    let elements = node.list(address::BIND, "a listener without an address accepts nothing", check.report);
     let read = |element: Node<'_>| {
-        let bind = element.parse(value::BIND, check.report, value::bind)?;
+        let bind = element.parse(address::BIND, check.report, address::bind)?;
         Some((bind, element.at, element.path()))
     };
     elements.into_iter().filter_map(read).collect()

@@ -11,7 +11,7 @@ use figment::value::{Dict, Value};
 
 use crate::config::report::{At, Report, path_part, quote};
 use crate::config::spans::Spans;
-use crate::config::value;
+use crate::config::value::{self, Refused};
 
 /// A value as written.
 #[derive(Clone)]
@@ -78,12 +78,15 @@ impl<'t> Node<'t> {
         &self,
         expected: &str,
         report: &mut Report,
-        read: impl FnOnce(&'t str) -> Result<T, String>,
+        read: impl FnOnce(&'t str) -> Result<T, Refused>,
     ) -> Option<T> {
         match read(self.text(expected, report)?) {
             Ok(value) => Some(value),
-            Err(message) => {
-                report.add(self.at, self.path(), message).expected(expected);
+            Err(refused) => {
+                let found = report.add(self.at, self.path(), refused.message);
+                if refused.misread {
+                    found.expected(expected);
+                }
                 None
             }
         }
@@ -172,7 +175,7 @@ impl<'t> Node<'t> {
         let expected = if off { format!("{}, or \"off\"", value::DURATION) } else { value::DURATION.to_owned() };
         if self.value.as_str() == Some("off") {
             if !off {
-                report.add(self.at, self.path(), "this timeout cannot be off").expected(expected);
+                report.add(self.at, self.path(), "cannot be off").expected(expected);
             }
             return off.then_some(None);
         }

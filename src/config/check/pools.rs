@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::node::{Allow, Node, Table};
 use super::{Check, keys, named, settings};
+use crate::config::address;
 use crate::config::model::{Address, Balance, Endpoint, MAX_WEIGHT, Pool, Timeouts};
 use crate::config::report::{At, quote};
-use crate::config::value;
+use crate::config::value::Refused;
 
 const ENDPOINTS: &str = "an address such as \"10.0.0.11:5432\", or a table with address, name and weight";
 /// The longest name of an endpoint, in bytes.
@@ -111,8 +112,8 @@ fn endpoint(node: &Node<'_>, check: &mut Check<'_>) -> Option<(Endpoint, At)> {
     let weight = table.get("weight").map(|node| node.number(0..=u32::from(MAX_WEIGHT), check.report));
     let weight = weight.map_or(Some(1), |weight| weight.and_then(|weight| u16::try_from(weight).ok()));
     let name = name.map(|node| endpoint_name(&node, check));
-    let address_node = table.require("address", value::ADDRESS, check.complete, check.report);
-    let (text, address) = address(&address_node?, value::ADDRESS, check)?;
+    let address_node = table.require("address", address::ENDPOINT, check.complete, check.report);
+    let (text, address) = address(&address_node?, address::ENDPOINT, check)?;
     let name = match name {
         Some(name) => name?,
         None => text,
@@ -121,24 +122,24 @@ fn endpoint(node: &Node<'_>, check: &mut Check<'_>) -> Option<(Endpoint, At)> {
 }
 
 fn address<'t>(node: &Node<'t>, expected: &str, check: &mut Check<'_>) -> Option<(&'t str, Address)> {
-    node.parse(expected, check.report, |text| value::address(text).map(|address| (text, address)))
+    node.parse(expected, check.report, |text| address::endpoint(text).map(|address| (text, address)))
 }
 
 fn endpoint_name<'t>(node: &Node<'t>, check: &mut Check<'_>) -> Option<&'t str> {
     node.parse("1 to 255 visible ASCII characters", check.report, |text| {
         let good = !text.is_empty() && text.len() <= LONGEST_NAME && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if good { Ok(text) } else { Err(format!("{} cannot be the name of an endpoint", quote(text))) }
+        if good { Ok(text) } else { Err(Refused::misread(text, "cannot be the name of an endpoint")) }
     })
 }
 
 /// The local addresses; each must be of use for one of `endpoints`, if these are known.
 fn source(node: &Node<'_>, endpoints: Option<&Vec<Endpoint>>, check: &mut Check<'_>) -> Vec<IpAddr> {
     let empty = "an empty list says nothing; leave the key out to let the kernel choose";
-    let elements = node.list(value::IP, empty, check.report);
+    let elements = node.list(address::IP, empty, check.report);
     let mut addresses: Vec<IpAddr> = Vec::new();
     let mut first: [Option<At>; 2] = [None, None];
     for element in elements {
-        let Some(address) = element.parse(value::IP, check.report, value::ip) else { continue };
+        let Some(address) = element.parse(address::IP, check.report, address::ip) else { continue };
         let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
         let usable = |endpoint: &Endpoint| match &endpoint.address {
             Address::Ip(endpoint) => endpoint.is_ipv4() == address.is_ipv4(),
@@ -148,7 +149,7 @@ fn source(node: &Node<'_>, endpoints: Option<&Vec<Endpoint>>, check: &mut Check<
         let slot = &mut first[usize::from(address.is_ipv6())];
         if address.is_unspecified() || address.is_multicast() {
             let message = format!("{address} is not an address to connect from");
-            check.report.add(element.at, element.path(), message).expected(value::IP);
+            check.report.add(element.at, element.path(), message).expected(address::IP);
         } else if let Some(first) = *slot {
             // Only the first of a family is ever used.
             let message = format!("a second {family} address is never used");

@@ -177,7 +177,13 @@ impl Listener<'_, '_> {
         for pair in entries.windows(2) {
             let [first, second] = pair else { continue };
             let same = (first.network, first.length) == (second.network, second.length);
-            if !same || first.route == second.route || !self.equal.insert((first.route, second.route)) {
+            if !same || first.route == second.route {
+                continue;
+            }
+            // One problem is enough for them.
+            self.reached[first.route] = true;
+            self.reached[second.route] = true;
+            if !self.equal.insert((first.route, second.route)) {
                 continue;
             }
             let (earlier, route) = (self.routes[first.route], self.routes[second.route]);

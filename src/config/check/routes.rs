@@ -6,9 +6,10 @@ use ipnet::IpNet;
 
 use super::node::{Node, Table};
 use super::{Check, keys, listeners, named, path_of, pools};
+use crate::config::address;
 use crate::config::model::{NamePattern, Protocol, Route};
 use crate::config::report::{At, quote};
-use crate::config::value;
+use crate::config::value::Refused;
 
 const ALPN: &str = "the name of a protocol such as \"postgresql\" or \"h2\", 1 to 255 bytes";
 const EMPTY: &str = "nothing matches an empty list; leave the key out to match anything";
@@ -73,9 +74,9 @@ pub(super) fn read(
         let listener = listener_names.resolve(&table, check);
         let pool = pool_names.resolve(&table, check);
         let before = check.report.count();
-        let sni = list(table.get("sni"), value::PATTERN, check, value::name_pattern);
+        let sni = list(table.get("sni"), address::PATTERN, check, address::name_pattern);
         let alpn = list(table.get("alpn"), ALPN, check, protocol);
-        let from = list(table.get("from"), value::NETWORK, check, value::network);
+        let from = list(table.get("from"), address::NETWORK, check, address::network);
         if let Some(listener) = listener {
             unreceived(&table, &listeners[listener], &from, check);
         }
@@ -157,7 +158,7 @@ fn list<'t, T>(
     node: Option<Node<'t>>,
     expected: &str,
     check: &mut Check<'_>,
-    read: impl Fn(&'t str) -> Result<T, String>,
+    read: impl Fn(&'t str) -> Result<T, Refused>,
 ) -> List<T> {
     let elements = node.map(|node| node.list(expected, EMPTY, check.report)).unwrap_or_default();
     let mut list = List { values: Vec::with_capacity(elements.len()), places: Vec::with_capacity(elements.len()) };
@@ -170,11 +171,11 @@ fn list<'t, T>(
     list
 }
 
-fn protocol(text: &str) -> Result<Box<[u8]>, String> {
+fn protocol(text: &str) -> Result<Box<[u8]>, Refused> {
     match text.len() {
-        0 => Err("an ALPN protocol cannot be empty".to_owned()),
+        0 => Err(Refused::misread(text, "is not a protocol")),
         1..=255 => Ok(text.as_bytes().into()),
-        length => Err(format!("an ALPN protocol cannot have {length} bytes")),
+        length => Err(Refused::misread(text, &format!("has {length} bytes"))),
     }
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::node::{Allow, Node, Table};
 use super::{Check, keys};
+use crate::config::address;
 use crate::config::model::{AccessTarget, Admin, Bind, Log, LogFormat, PoolTimeouts, Runtime, Timeouts};
 use crate::config::report::{At, quote};
-use crate::config::value;
 
 const MOST_WORKERS: u32 = 1024;
 /// The most that `max_connections` may be, of the process and of a listener.
@@ -76,7 +76,7 @@ pub(super) fn admin(top: &Table<'_>, check: &mut Check<'_>) -> (Admin, Option<(B
     const EXPECTED: &str = "an address such as \"127.0.0.1:9180\", or \"off\"";
     let report = &mut *check.report;
     let node = top.get("admin").and_then(|node| node.table(keys::ADMIN, report).get("http"));
-    let read = |text: &str| if text == "off" { Ok(None) } else { value::socket_address(text).map(Some) };
+    let read = |text: &str| if text == "off" { Ok(None) } else { address::socket(text).map(Some) };
     let http = node.as_ref().and_then(|node| node.parse(EXPECTED, report, read)).flatten();
     (Admin { http }, http.zip(node).map(|(address, node)| (Bind::Tcp(address), node.at)))
 }

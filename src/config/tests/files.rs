@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 
 use insta::assert_snapshot;
 
@@ -56,15 +57,18 @@ fn files_are_included_in_the_order_of_their_names() {
 }
 
 #[test]
-fn conf_d_is_included_by_default() {
-    assert_eq!(load(&[("main.toml", GOOD)], &[]).0.map(|loaded| loaded.files.len()).ok(), Some(1));
+fn only_what_is_asked_for_is_included() {
     let (loaded, _folder) = load(&[("main.toml", GOOD), ("conf.d/x.toml", "[log]\nformat = 'text'")], &[]);
-    assert_eq!(loaded.map(|loaded| loaded.files.len()).ok(), Some(2));
+    assert_eq!(loaded.map(|loaded| loaded.files.len()).ok(), Some(1));
 }
 
 #[test]
 fn a_table_may_be_spread_over_files() {
-    let files = [("main.toml", GOOD), ("conf.d/x.toml", "listener.edge.backlog = 7\n[pool.web.timeouts]\nidle = '1h'")];
+    let main = format!("include = 'conf.d/*.toml'\n{GOOD}");
+    let files = [
+        ("main.toml", main.as_str()),
+        ("conf.d/x.toml", "listener.edge.backlog = 7\n[pool.web.timeouts]\nidle = '1h'"),
+    ];
     let (loaded, _folder) = load(&files, &[]);
     let config = loaded.map(|loaded| loaded.config).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(
@@ -75,15 +79,16 @@ fn a_table_may_be_spread_over_files() {
 
 #[test]
 fn a_key_in_two_files() {
+    let main = format!("include = 'conf.d/*.toml'\n{GOOD}");
     let files = [
-        ("main.toml", GOOD),
+        ("main.toml", main.as_str()),
         ("conf.d/1.toml", "[listener.edge]\nbind = '0.0.0.0:444'\n[log]\nlevel = 'info'"),
         ("conf.d/2.toml", "log = 'debug'\n[pool.web]\nendpoints.x = 1"),
     ];
     assert_snapshot!(said(&files, &[]), @r#"
-    conf.d/1.toml:2:1: listener.edge.bind: the key is set in two files (see main.toml:3:1)
+    conf.d/1.toml:2:1: listener.edge.bind: the key is set in two files (see main.toml:4:1)
     conf.d/2.toml:1:1: log: the key is set in two files (see conf.d/1.toml:3:2)
-    conf.d/2.toml:3:1: pool.web.endpoints: the key is set in two files (see main.toml:9:1)
+    conf.d/2.toml:3:1: pool.web.endpoints: the key is set in two files (see main.toml:10:1)
     "#);
 }
 
@@ -104,13 +109,16 @@ fn includes_that_are_wrong() {
 #[test]
 fn a_broken_file_hides_nothing_but_what_may_be_in_it() {
     let files = [
-        ("main.toml", "[listener.edge]\nbind = '0.0.0.0:443'\nbacklog = 0\n[route.a]\nlistener = 'edge'\npool = 'p'"),
+        (
+            "main.toml",
+            "include = 'conf.d/*.toml'\n[listener.edge]\nbind = '0.0.0.0:443'\nbacklog = 0\n[route.a]\nlistener = 'edge'\npool = 'p'",
+        ),
         ("conf.d/1.toml", "[pool.p\nendpoints = '10.0.0.1:80'"),
         ("conf.d/2.toml", "[log]\nlevel = 'info'\nlevel = 'warn'"),
         ("conf.d/3.toml", "[pool.q]\nendpoint = '10.0.0.1:80'"),
     ];
     assert_snapshot!(said(&files, &[]), @r#"
-    main.toml:3:11: listener.edge.backlog: 0 is out of range; expected a number from 1 to 65535
+    main.toml:4:11: listener.edge.backlog: 0 is out of range; expected a number from 1 to 65535
     conf.d/1.toml:1:8: not TOML: unclosed table, expected `]`
     conf.d/2.toml:3:1: not TOML: duplicate key "level"
     conf.d/3.toml:2:1: pool.q.endpoint: unknown key; did you mean endpoints?
@@ -212,4 +220,23 @@ fn what_is_wrong_in_the_environment() {
     environment variable POINTSMAN__RUNTIME__MAX_CONNECTIONS: runtime.max_connections: found "many"; expected a number from 1 to 100000000, or "auto"
     environment variable POINTSMAN__RUNTIME__WORKERS: runtime.workers: 0 is out of range; expected a number from 1 to 1024, or "auto"
     "#);
+}
+
+#[test]
+fn a_value_in_the_environment_that_is_not_utf_8() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("main.toml");
+    fs::write(&path, GOOD).expect("a file");
+    let variable = (OsString::from("POINTSMAN__LOG__LEVEL"), OsString::from_vec(vec![b'i', 0xff]));
+    let problems = load_with(&path, [variable]).map(|_| ()).expect_err("it is not UTF-8");
+    assert_snapshot!(problems.to_string(), @r#"environment variable POINTSMAN__LOG__LEVEL: log.level: the value is not UTF-8"#);
+}
+
+#[test]
+fn a_file_under_two_names_is_read_once() {
+    let (_, folder) = load(&[("main.toml", "include = 'conf.d/*'"), ("conf.d/a.toml", GOOD)], &[]);
+    std::os::unix::fs::symlink("a.toml", folder.path().join("conf.d/b.toml")).expect("a link");
+    std::os::unix::fs::symlink("../main.toml", folder.path().join("conf.d/main.toml")).expect("a link");
+    let loaded = load_with(&folder.path().join("main.toml"), []).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(loaded.files, ["main.toml", "conf.d/a.toml"].map(|name| folder.path().join(name)));
 }

@@ -42,23 +42,27 @@ fn said(text: &str) -> String {
 
 /// What is said of each case's text alone.
 fn alone(cases: &[(&str, &str)]) -> String {
-    let each = cases.iter().map(|(name, text)| format!("{name}\n{}", indent(&said(text))));
-    each.collect::<Vec<_>>().join("\n")
+    each(cases, str::to_owned)
 }
 
 /// What is said of each case's text in front of [`GOOD`].
-fn with_good(cases: &[(&str, &str)]) -> String {
-    let each = cases.iter().map(|(name, text)| format!("{name}\n{}", indent(&said(&format!("{text}\n{GOOD}")))));
-    each.collect::<Vec<_>>().join("\n")
+fn with_good<T: AsRef<str>>(cases: &[(&str, T)]) -> String {
+    each(cases, |text| format!("{text}\n{GOOD}"))
 }
 
 /// What is said of [`GOOD`] with `old` replaced by each case's text.
-fn replaced(old: &str, cases: &[(&str, &str)]) -> String {
+fn replaced<T: AsRef<str>>(old: &str, cases: &[(&str, T)]) -> String {
     assert!(GOOD.contains(old), "{old} is not in the good configuration");
-    let each = cases.iter().map(|(name, text)| format!("{name}\n{}", indent(&said(&GOOD.replace(old, text)))));
-    each.collect::<Vec<_>>().join("\n")
+    each(cases, |text| GOOD.replace(old, text))
 }
 
-fn indent(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+fn each<T: AsRef<str>>(cases: &[(&str, T)], whole: impl Fn(&str) -> String) -> String {
+    let mut table = String::new();
+    for (name, text) in cases {
+        table += &format!("{name}\n");
+        for line in said(&whole(text.as_ref())).lines() {
+            table += &format!("  {line}\n");
+        }
+    }
+    table
 }

@@ -1,5 +1,7 @@
 //! Whatever is written, the answer is a configuration or a list of problems.
 
+use std::path::Path;
+
 use proptest::prelude::*;
 
 /// What mutations are made of: the language's own pieces find more than bytes at random.
@@ -78,6 +80,13 @@ proptest! {
     #[test]
     fn on_shuffled_lines(text in shuffled()) {
         let _ = super::said(&text);
+    }
+
+    #[test]
+    fn on_any_environment(values in prop::collection::vec("\\PC{0,8}|-?[0-9]{0,20}(ms|s|d|MiB|)|auto|off", 4)) {
+        let names = ["RUNTIME__WORKERS", "RUNTIME__OPENING_MEMORY", "TIMEOUTS__IDLE", "ADMIN__HTTP"];
+        let pairs = names.iter().zip(&values).map(|(name, value)| (format!("POINTSMAN__{name}").into(), value.into()));
+        let _ = crate::config::load_with(Path::new("/nowhere/main.toml"), pairs);
     }
 
     #[test]

@@ -47,8 +47,8 @@ fn endpoints() {
     no port of a name
       main.toml:9:13: pool.web.endpoints: "db.example.com" has no port; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
     port 0
-      main.toml:9:14: pool.web.endpoints[0]: "10.0.0.1:0" has port 0, to which nothing can connect; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
-      main.toml:9:28: pool.web.endpoints[1]: "db.example.com:0" has port 0, to which nothing can connect; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+      main.toml:9:14: pool.web.endpoints[0]: "10.0.0.1:0" has port 0, to which nothing can connect
+      main.toml:9:28: pool.web.endpoints[1]: "db.example.com:0" has port 0, to which nothing can connect
     port too large
       main.toml:9:13: pool.web.endpoints: "65536" is not a port; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
     bad address
@@ -58,7 +58,7 @@ fn endpoints() {
     IPv6 without brackets
       main.toml:9:13: pool.web.endpoints: "2001:db8::1:80" has no brackets, which part an IPv6 address from its port; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
     IPv4 in IPv6
-      main.toml:9:13: pool.web.endpoints: "[::ffff:10.0.0.1]:80" is an IPv4 address written as IPv6; write 10.0.0.1; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+      main.toml:9:13: pool.web.endpoints: "[::ffff:10.0.0.1]:80" is an IPv4 address written as IPv6; write 10.0.0.1
     table without an address
       main.toml:9:14: pool.web.endpoints[0].address: the key is missing; expected an address such as "10.0.0.11:5432", "[2001:db8::1]:5432", "db.example.com:5432" or "unix:/run/x.sock"
     table with a slip
@@ -75,11 +75,11 @@ fn endpoints() {
     planned table
       main.toml:10:1: pool.web.health: unknown key
     refresh off
-      main.toml:10:11: pool.web.refresh: this timeout cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
+      main.toml:10:11: pool.web.refresh: cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
     refresh too short
       main.toml:10:11: pool.web.refresh: 100ms is out of range; expected "1s" to "1d"
     connect off
-      main.toml:10:20: pool.web.timeouts.connect: this timeout cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
+      main.toml:10:20: pool.web.timeouts.connect: cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
     open
       main.toml:10:10: pool.web.timeouts.open: unknown key
     balance unknown

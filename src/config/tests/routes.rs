@@ -86,9 +86,9 @@ fn sni() {
     nothing behind the star
       main.toml:6:7: route.www.sni: "*." is not a name: the name is empty; expected a name such as "www.example.com", "*.example.com" (one label) or "**.example.com" (one or more)
     address
-      main.toml:6:7: route.www.sni: "192.0.2.1" is an address, which clients may not send as a name; expected a name such as "www.example.com", "*.example.com" (one label) or "**.example.com" (one or more)
+      main.toml:6:7: route.www.sni: "192.0.2.1" is an address, which clients may not send as a name
     address behind a star
-      main.toml:6:7: route.www.sni: "*.[::1]" is an address, which clients may not send as a name; expected a name such as "www.example.com", "*.example.com" (one label) or "**.example.com" (one or more)
+      main.toml:6:7: route.www.sni: "*.[::1]" is an address, which clients may not send as a name
     bad byte
       main.toml:6:7: route.www.sni: "bücher.example" is not a name: the name has the byte 0xc3; letters, digits, hyphens and underscores are allowed; expected a name such as "www.example.com", "*.example.com" (one label) or "**.example.com" (one or more)
     long label
@@ -119,9 +119,9 @@ fn alpn() {
     empty list
       main.toml:6:8: route.www.alpn: nothing matches an empty list; leave the key out to match anything
     empty
-      main.toml:6:15: route.www.alpn[1]: an ALPN protocol cannot be empty; expected the name of a protocol such as "postgresql" or "h2", 1 to 255 bytes
+      main.toml:6:15: route.www.alpn[1]: "" is not a protocol; expected the name of a protocol such as "postgresql" or "h2", 1 to 255 bytes
     long
-      main.toml:6:8: route.www.alpn: an ALPN protocol cannot have 256 bytes; expected the name of a protocol such as "postgresql" or "h2", 1 to 255 bytes
+      main.toml:6:8: route.www.alpn: "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"... has 256 bytes; expected the name of a protocol such as "postgresql" or "h2", 1 to 255 bytes
     twice
       main.toml:6:15: route.www.alpn: "h2" is listed twice (see main.toml:6:9)
     "#);
@@ -147,11 +147,11 @@ fn networks() {
     a name
       main.toml:6:8: route.www.from: "example.com" is not a network; expected a network such as "192.0.2.0/24" or "2001:db8::/32", or an address
     bits behind the length
-      main.toml:6:25: route.www.from[1]: "10.1.2.3/8" has bits set behind its length; 10.0.0.0/8 is probably meant; expected a network such as "192.0.2.0/24" or "2001:db8::/32", or an address
+      main.toml:6:25: route.www.from[1]: "10.1.2.3/8" has bits set behind its length; 10.0.0.0/8 is probably meant
     IPv4 in IPv6
-      main.toml:6:8: route.www.from: "::ffff:10.0.0.0/104" is an IPv4 network written as IPv6; write 10.0.0.0/8; expected a network such as "192.0.2.0/24" or "2001:db8::/32", or an address
+      main.toml:6:8: route.www.from: "::ffff:10.0.0.0/104" is an IPv4 network written as IPv6; write 10.0.0.0/8
     address IPv4 in IPv6
-      main.toml:6:8: route.www.from: "::ffff:10.0.0.1" is an IPv4 address written as IPv6; write 10.0.0.1; expected a network such as "192.0.2.0/24" or "2001:db8::/32", or an address
+      main.toml:6:8: route.www.from: "::ffff:10.0.0.1" is an IPv4 address written as IPv6; write 10.0.0.1
     twice
       main.toml:6:21: route.www.from: "10.0.0.1/32" is listed twice (see main.toml:6:9)
     family nobody comes from

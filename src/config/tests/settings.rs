@@ -111,7 +111,7 @@ fn values() {
     size negative
       main.toml:1:26: runtime.opening_memory: found -5; expected a size such as "64MiB" or "64KiB", or a number of bytes
     size too large
-      main.toml:1:26: runtime.opening_memory: "99999999999GiB" is too large; expected a size such as "64MiB" or "64KiB", or a number of bytes
+      main.toml:1:26: runtime.opening_memory: "99999999999GiB" is too large
     word unknown
       main.toml:1:13: log.level: "inof" is not known; expected one of "error", "warn", "info", "debug", "trace"; did you mean "info"?
     word in capitals
@@ -141,7 +141,7 @@ fn durations() {
     ];
     assert_snapshot!(with_good(&cases), @r#"
     open off
-      main.toml:1:17: timeouts.open: this timeout cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
+      main.toml:1:17: timeouts.open: cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
     connect zero
       main.toml:1:20: timeouts.connect: zero would leave no time at all; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
     idle zero
@@ -149,7 +149,7 @@ fn durations() {
     half_close zero
       fine
     drain off
-      main.toml:1:18: timeouts.drain: this timeout cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
+      main.toml:1:18: timeouts.drain: cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
     drain zero
       fine
     no unit
@@ -159,7 +159,7 @@ fn durations() {
     another unit
       main.toml:1:17: timeouts.idle: "5 weeks" is not a duration; expected a duration such as "500ms", "5s", "2m", "1h" or "1d", or "off"
     very long
-      main.toml:1:17: timeouts.idle: "4000d" is more than ten years; expected a duration such as "500ms", "5s", "2m", "1h" or "1d", or "off"
+      main.toml:1:17: timeouts.idle: "4000d" is more than ten years
     "#);
 }
 
@@ -168,14 +168,14 @@ fn all_problems_at_once_in_the_order_of_their_places() {
     let text = "pool.web.endpoints = ['10.0.0.1:0', 'x']\nlog.level = 'loud'\nlistener.edge.bind = 1\n\
                 [route.a]\npool = 'wbe'\nlistener = 'egde'\nsni = ['*', 'ok', '1.2.3.4']\n[runtime]\nworkers = 0";
     assert_snapshot!(said(text), @r#"
-    main.toml:1:23: pool.web.endpoints[0]: "10.0.0.1:0" has port 0, to which nothing can connect; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+    main.toml:1:23: pool.web.endpoints[0]: "10.0.0.1:0" has port 0, to which nothing can connect
     main.toml:1:37: pool.web.endpoints[1]: "x" has no port; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
     main.toml:2:13: log.level: "loud" is not known; expected one of "error", "warn", "info", "debug", "trace"
     main.toml:3:22: listener.edge.bind: found 1; expected a list, each an address such as "0.0.0.0:443", "[::]:443" or "unix:/run/x.sock"
     main.toml:5:8: route.a.pool: there is no pool called "wbe"; did you mean "web"?
     main.toml:6:12: route.a.listener: there is no listener called "egde"; did you mean "edge"?
     main.toml:7:8: route.a.sni[0]: "*" has a * that is not the whole first label; expected a name such as "www.example.com", "*.example.com" (one label) or "**.example.com" (one or more)
-    main.toml:7:19: route.a.sni[2]: "1.2.3.4" is an address, which clients may not send as a name; expected a name such as "www.example.com", "*.example.com" (one label) or "**.example.com" (one or more)
+    main.toml:7:19: route.a.sni[2]: "1.2.3.4" is an address, which clients may not send as a name
     main.toml:9:11: runtime.workers: 0 is out of range; expected a number from 1 to 1024, or "auto"
     "#);
 }

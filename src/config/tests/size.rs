@@ -5,16 +5,15 @@ use std::time::{Duration, Instant};
 
 use super::{GOOD, parse};
 
-const MANY: usize = 1_000_000;
+const MANY: usize = 100_000;
 
 /// Far more than it takes, far less than anything quadratic would.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(20);
 
 fn timed<T>(what: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = what();
     let took = start.elapsed();
-    println!("{took:?}");
     assert!(took < LIMIT, "took {took:?}");
     result
 }
@@ -28,14 +27,14 @@ fn with_names(name: impl Fn(usize) -> String) -> String {
 }
 
 #[test]
-fn a_million_names() {
+fn many_names() {
     let text = with_names(|index| format!("name-{index}.example.com"));
     let loaded = timed(|| parse(&text));
     assert_eq!(loaded.map(|loaded| loaded.config.routes[0].sni.len()).ok(), Some(MANY));
 }
 
 #[test]
-fn a_million_problems_in_one_line() {
+fn many_problems_in_one_line() {
     let text = with_names(|index| format!("name {index}"));
     let problems = timed(|| parse(&text)).map(|_| ()).expect_err("no name has a space");
     assert_eq!(problems.0.len(), MANY);

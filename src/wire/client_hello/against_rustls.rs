@@ -10,7 +10,7 @@ use super::{ClientHello, HelloError, Reader};
 /// than a route needs.
 ///
 /// # Panics
-/// Where rustls accepts and we do not, unless the reason is one of [`stricter_on_purpose`], and where both accept but
+/// Where rustls accepts and we do not, unless the reason is a listed one, and where both accept but
 /// understand something else.
 pub fn compare(bytes: &[u8]) -> bool {
     let Some((name, alpn)) = rustls_reads(bytes) else { return false };

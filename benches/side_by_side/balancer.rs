@@ -1,0 +1,188 @@
+//! The balancers: started with a configuration from `benches/peers`, pinned to one CPU, measured from outside.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+/// The CPU that balancers run on; the load and the endpoints run on the other.
+pub const ITS_CPU: usize = 1;
+
+/// Which balancer, and how it is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The release build of this tree, defaults.
+    Pointsman,
+    /// HAProxy, defaults.
+    Haproxy,
+    /// HAProxy, splice on, pipes of 1 MiB.
+    HaproxyTuned,
+    /// nginx stream, defaults.
+    Nginx,
+}
+
+impl Kind {
+    /// All, ours first.
+    pub const ALL: [Kind; 4] = [Kind::Pointsman, Kind::Haproxy, Kind::HaproxyTuned, Kind::Nginx];
+
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Pointsman => "pointsman",
+            Kind::Haproxy => "haproxy",
+            Kind::HaproxyTuned => "haproxy-tuned",
+            Kind::Nginx => "nginx",
+        }
+    }
+
+    fn binary(self) -> String {
+        let of = |variable: &str, default: &str| std::env::var(variable).unwrap_or_else(|_| default.into());
+        match self {
+            Kind::Pointsman => of("POINTSMAN", env!("CARGO_BIN_EXE_pointsman")),
+            Kind::Haproxy | Kind::HaproxyTuned => of("HAPROXY", "haproxy"),
+            Kind::Nginx => of("NGINX", "nginx"),
+        }
+    }
+
+    /// What the binary says of its version.
+    pub fn version(self) -> anyhow::Result<String> {
+        let flag = if self == Kind::Pointsman { "--version" } else { "-v" };
+        let output = Command::new(self.binary()).arg(flag).output().with_context(|| self.binary())?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok(String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned())
+    }
+}
+
+/// A running balancer; killed by Drop.
+pub struct Balancer {
+    pub kind: Kind,
+    pub address: SocketAddr,
+    child: Child,
+    folder: PathBuf,
+}
+
+/// What a balancer has used so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Used {
+    /// CPU time of all its threads.
+    pub cpu: Duration,
+}
+
+impl Balancer {
+    /// Starts one in front of these endpoints and waits until it listens.
+    pub fn start(kind: Kind, endpoints: [SocketAddr; 2]) -> anyhow::Result<Balancer> {
+        let folder = std::env::temp_dir().join(format!("side-by-side-{}-{}", std::process::id(), kind.name()));
+        std::fs::create_dir_all(&folder)?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let (template, arguments): (_, &[&str]) = match kind {
+            Kind::Pointsman => ("pointsman.toml", &["run", "@CONFIG@"]),
+            Kind::Haproxy => ("haproxy.cfg", &["-db", "-f", "@CONFIG@"]),
+            Kind::HaproxyTuned => ("haproxy-tuned.cfg", &["-db", "-f", "@CONFIG@"]),
+            Kind::Nginx => ("nginx.conf", &["-p", "@FOLDER@", "-c", "@CONFIG@"]),
+        };
+        let config = folder.join(template);
+        let fill = |text: &str| {
+            text.replace("@LISTEN@", &address.to_string())
+                .replace("@ENDPOINT_A@", &endpoints[0].to_string())
+                .replace("@ENDPOINT_B@", &endpoints[1].to_string())
+                .replace("@FOLDER@", &folder.to_string_lossy())
+                .replace("@CONFIG@", &config.to_string_lossy())
+                .replace("@MODULE@", nginx_module())
+        };
+        let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
+        std::fs::write(&config, fill(&std::fs::read_to_string(peers.join(template))?))?;
+        let child = Command::new("taskset")
+            .args(["-c", &ITS_CPU.to_string(), &kind.binary()])
+            .args(arguments.iter().map(|argument| fill(argument)))
+            .stdin(Stdio::null())
+            .stdout(File::create(folder.join("stdout"))?)
+            .stderr(File::create(folder.join("stderr"))?)
+            .spawn()
+            .context("taskset")?;
+        let mut balancer = Balancer { kind, address, child, folder };
+        balancer.wait_until_it_listens()?;
+        Ok(balancer)
+    }
+
+    fn wait_until_it_listens(&mut self) -> anyhow::Result<()> {
+        let until = Instant::now() + Duration::from_secs(5);
+        while TcpStream::connect(self.address).is_err() {
+            if Instant::now() > until || self.child.try_wait()?.is_some() {
+                let said = std::fs::read_to_string(self.folder.join("stderr"))?;
+                bail!("{} does not listen: {said}", self.kind.name());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        Ok(())
+    }
+
+    /// CPU time of every thread of every process of it, to the nanosecond.
+    pub fn used(&self) -> anyhow::Result<Used> {
+        let mut nanoseconds = 0;
+        for process in self.processes()? {
+            for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+                let stat = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+                let ran: u64 = stat.split(' ').next().context("schedstat is empty")?.parse()?;
+                nanoseconds += ran;
+            }
+        }
+        Ok(Used { cpu: Duration::from_nanos(nanoseconds) })
+    }
+
+    /// Memory of all its processes, shared pages by share (PSS), in bytes.
+    pub fn memory(&self) -> anyhow::Result<u64> {
+        let mut kilobytes = 0;
+        for process in self.processes()? {
+            let rollup = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+            let line = rollup.lines().find(|line| line.starts_with("Pss:")).context("no Pss")?;
+            let count: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+            kilobytes += count;
+        }
+        Ok(kilobytes * 1024)
+    }
+
+    fn processes(&self) -> anyhow::Result<Vec<u32>> {
+        let mut found = vec![self.child.id()];
+        let mut next = 0;
+        while let Some(&process) = found.get(next) {
+            let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children"))?;
+            for child in children.split_whitespace() {
+                found.push(child.parse()?);
+            }
+            next += 1;
+        }
+        Ok(found)
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        // nginx's workers end with their master only if it may tell them.
+        if let Ok(id) = i32::try_from(self.child.id())
+            && let Some(id) = rustix::process::Pid::from_raw(id)
+        {
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+        }
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Where distributions put nginx's stream module, if it is not built in.
+fn nginx_module() -> &'static str {
+    if std::env::var_os("NGINX").is_none() && Path::new("/usr/lib/nginx/modules/ngx_stream_module.so").exists() {
+        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;"
+    } else {
+        ""
+    }
+}

@@ -1,0 +1,104 @@
+//! From figures to a table and to `benches/results.json`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::json;
+
+use crate::balancer::Kind;
+
+/// Figures by line, then by balancer; less is better on every line.
+#[derive(Default)]
+pub struct Report {
+    lines: Vec<(&'static str, &'static str)>,
+    figures: BTreeMap<(&'static str, &'static str), Vec<f64>>,
+}
+
+impl Report {
+    /// Adds one round's figure.
+    pub fn add(&mut self, line: &'static str, unit: &'static str, kind: &'static str, figure: f64) {
+        if !self.lines.contains(&(line, unit)) {
+            self.lines.push((line, unit));
+        }
+        self.figures.entry((line, kind)).or_default().push(figure);
+    }
+
+    /// The median of one cell.
+    pub fn median(&self, line: &'static str, kind: &'static str) -> Option<f64> {
+        let mut figures = self.figures.get(&(line, kind))?.clone();
+        figures.sort_by(f64::total_cmp);
+        figures.get(figures.len() / 2).copied()
+    }
+
+    /// The spread of one cell: half of the range, relative to the median.
+    fn spread(&self, line: &'static str, kind: &'static str) -> Option<f64> {
+        let figures = self.figures.get(&(line, kind))?;
+        let (least, most) = (figures.iter().copied().reduce(f64::min)?, figures.iter().copied().reduce(f64::max)?);
+        Some((most - least) / 2.0 / self.median(line, kind)?)
+    }
+
+    /// Ours relative to the best peer: the median of the ratios round by round, so that drift of the machine cancels.
+    pub fn ratio(&self, line: &'static str, against: &[Kind]) -> Option<(f64, &'static str)> {
+        let best = against
+            .iter()
+            .filter_map(|kind| Some((self.median(line, kind.name())?, kind.name())))
+            .min_by(|a, b| a.0.total_cmp(&b.0))?;
+        let (ours, theirs) = (self.figures.get(&(line, Kind::Pointsman.name()))?, self.figures.get(&(line, best.1))?);
+        let mut ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+        ratios.sort_by(f64::total_cmp);
+        Some((*ratios.get(ratios.len() / 2)?, best.1))
+    }
+
+    /// The table, in Markdown.
+    pub fn table(&self) -> String {
+        let mut table = String::from("| work | unit |");
+        let peers = [Kind::Haproxy, Kind::HaproxyTuned, Kind::Nginx];
+        for kind in Kind::ALL {
+            write!(table, " {} |", kind.name()).expect("memory");
+        }
+        table.push_str(" ratio to the best peer |\n|---|---|---|---|---|---|---|\n");
+        for &(line, unit) in &self.lines {
+            write!(table, "| {line} | {unit} |").expect("memory");
+            for kind in Kind::ALL {
+                match (self.median(line, kind.name()), self.spread(line, kind.name())) {
+                    (Some(median), Some(spread)) => {
+                        write!(table, " {} ±{:.0} % |", digits(median), spread * 100.0).expect("memory");
+                    }
+                    _ => table.push_str(" - |"),
+                }
+            }
+            match self.ratio(line, &peers) {
+                Some((ratio, peer)) => writeln!(table, " {ratio:.2} ({peer}) |").expect("memory"),
+                None => table.push_str(" - |\n"),
+            }
+        }
+        table
+    }
+
+    /// Everything, every round.
+    pub fn json(&self, versions: &BTreeMap<&'static str, String>, rounds: usize) -> serde_json::Value {
+        let peers = [Kind::Haproxy, Kind::HaproxyTuned, Kind::Nginx];
+        let lines: Vec<_> = self
+            .lines
+            .iter()
+            .map(|&(line, unit)| {
+                let rounds: BTreeMap<_, _> = Kind::ALL
+                    .iter()
+                    .filter_map(|kind| Some((kind.name(), self.figures.get(&(line, kind.name()))?)))
+                    .collect();
+                let medians: BTreeMap<_, _> =
+                    Kind::ALL.iter().map(|kind| (kind.name(), self.median(line, kind.name()))).collect();
+                let ratio = self.ratio(line, &peers);
+                json!({
+                    "work": line, "unit": unit, "median": medians, "rounds": rounds,
+                    "ratio": ratio.map(|(ratio, _)| ratio), "best_peer": ratio.map(|(_, peer)| peer),
+                })
+            })
+            .collect();
+        json!({ "versions": versions, "rounds": rounds, "lines": lines })
+    }
+}
+
+fn digits(value: f64) -> String {
+    if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.3}") }
+}

@@ -1,0 +1,148 @@
+//! The work that is put through a balancer. Every byte is counted: a run with an error, or with a byte too few, is
+//! void.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::endpoint::CHUNK;
+use crate::hello::{EXCHANGE, Task};
+
+/// A session through the balancer at `to`, its hello sent.
+async fn open(to: SocketAddr, task: Task) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(to).await?;
+    stream.set_nodelay(true)?;
+    stream.write_all(&task.hello()).await?;
+    Ok(stream)
+}
+
+async fn receive(stream: &mut TcpStream, count: u64) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    let mut left = count;
+    while left > 0 {
+        match stream.read(&mut buffer[..CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))]).await? {
+            0 => return Err(io::Error::other(format!("{left} bytes are missing"))),
+            received => left -= received as u64,
+        }
+    }
+    Ok(())
+}
+
+/// `sessions` at once, each receiving `each` bytes.
+pub async fn bulk_down(to: SocketAddr, sessions: usize, each: u64) -> io::Result<()> {
+    at_once(sessions, move |_| async move {
+        let mut stream = open(to, Task::Down(each)).await?;
+        receive(&mut stream, each).await
+    })
+    .await
+}
+
+/// `sessions` at once, each sending `each` bytes.
+pub async fn bulk_up(to: SocketAddr, sessions: usize, each: u64) -> io::Result<()> {
+    at_once(sessions, move |_| async move {
+        let mut stream = open(to, Task::Up(each)).await?;
+        let chunk = vec![0x17; CHUNK];
+        let mut left = each;
+        while left > 0 {
+            let sent = stream.write(&chunk[..CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))]).await?;
+            left -= sent as u64;
+        }
+        receive(&mut stream, EXCHANGE as u64).await
+    })
+    .await
+}
+
+/// `sessions` at once, each sending and receiving 200 bytes `each` times in turn.
+pub async fn echo(to: SocketAddr, sessions: usize, each: u64) -> io::Result<()> {
+    at_once(sessions, move |_| async move {
+        let mut stream = open(to, Task::Echo).await?;
+        let mut buffer = [0x17; EXCHANGE];
+        stream.read_exact(&mut buffer).await?;
+        for _ in 0..each {
+            stream.write_all(&buffer).await?;
+            stream.read_exact(&mut buffer).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// `at_a_time` clients that each connect, exchange one hello for 200 bytes and close, `each` times.
+pub async fn connections(to: SocketAddr, at_a_time: usize, each: u64) -> io::Result<()> {
+    at_once(at_a_time, move |_| async move {
+        for _ in 0..each {
+            let mut stream = open(to, Task::Echo).await?;
+            stream.read_exact(&mut [0; EXCHANGE]).await?;
+            stream.shutdown().await?;
+            if stream.read(&mut [0; 1]).await? != 0 {
+                return Err(io::Error::other("more than the answer came"));
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Opens `count` sessions that exchanged one message each and are idle since.
+pub async fn idle(to: SocketAddr, count: usize) -> io::Result<Vec<TcpStream>> {
+    let mut sessions = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut stream = open(to, Task::Echo).await?;
+        stream.read_exact(&mut [0; EXCHANGE]).await?;
+        sessions.push(stream);
+    }
+    Ok(sessions)
+}
+
+/// Sends 200-byte messages over `sessions` at `rate` a second for `time`, at times fixed beforehand, and returns how
+/// long each answer took from the moment it was due to be asked for: a stall counts for all that it delays.
+pub async fn open_loop(to: SocketAddr, sessions: usize, rate: f64, time: Duration) -> io::Result<Vec<Duration>> {
+    let began = Instant::now() + Duration::from_millis(100);
+    let between = Duration::from_secs_f64(sessions as f64 / rate);
+    let each = (time.as_secs_f64() / between.as_secs_f64()) as u32;
+    let mut tasks = JoinSet::new();
+    for session in 0..sessions {
+        let first = began + between.mul_f64(session as f64 / sessions as f64);
+        tasks.spawn(async move {
+            let mut stream = open(to, Task::Echo).await?;
+            let mut buffer = [0x17; EXCHANGE];
+            stream.read_exact(&mut buffer).await?;
+            let mut took = Vec::with_capacity(each as usize);
+            for turn in 0..each {
+                let due = first + between * turn;
+                // Timers are too coarse; what is left of the last millisecond is spent with letting others run.
+                if let Some(early) = due.checked_duration_since(Instant::now() + Duration::from_millis(1)) {
+                    tokio::time::sleep(early).await;
+                }
+                while Instant::now() < due {
+                    tokio::task::yield_now().await;
+                }
+                stream.write_all(&buffer).await?;
+                stream.read_exact(&mut buffer).await?;
+                took.push(due.elapsed());
+            }
+            Ok::<_, io::Error>(took)
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(task) = tasks.join_next().await {
+        all.extend(task.map_err(io::Error::other)??);
+    }
+    Ok(all)
+}
+
+async fn at_once<F, T>(count: usize, task: impl Fn(usize) -> F) -> io::Result<()>
+where
+    F: Future<Output = io::Result<T>> + Send + 'static,
+    T: Send + 'static,
+{
+    let mut tasks: JoinSet<io::Result<T>> = (0..count).map(task).collect();
+    while let Some(ended) = tasks.join_next().await {
+        ended.map_err(io::Error::other)??;
+    }
+    Ok(())
+}
