@@ -33,7 +33,6 @@ fn session() -> (Near, TcpStream, TcpStream) {
     (Near { client, endpoint, tools, entry }, far_client, far_endpoint)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the far ends are the test's own")]
 fn connection() -> (TcpStream, Stream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
