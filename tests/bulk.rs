@@ -1,11 +1,15 @@
 //! Much data: every byte arrives once, in order, whatever the sizes of reads and writes and however slow the readers.
 
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::thread;
+
+use rustix::process::Signal;
+use socket2::SockRef;
 
 use crate::harness::bulk::{Flow, converse, exchange, is_long};
 use crate::harness::flow::{Ended, Pairs, receive, send};
-use crate::harness::{Balancer, Pattern, eventually};
+use crate::harness::process::free_address;
+use crate::harness::{Balancer, Pattern, Process, eventually};
 
 fn plain() -> (Balancer, Pairs) {
     let endpoint = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -97,7 +101,7 @@ fn more_bulk_flows_than_pipes() {
                 let (from, to) = if seed % 2 == 0 { (client, server) } else { (server, client) };
                 scope.spawn(move || {
                     send(from, &mut Pattern::new(*seed), LENGTH, 200_000).unwrap();
-                    from.shutdown(std::net::Shutdown::Write).unwrap();
+                    from.shutdown(Shutdown::Write).unwrap();
                 });
                 scope.spawn(move || match receive(to, &mut Pattern::new(*seed)) {
                     Ok((LENGTH, Ended::Fin)) => None,
@@ -114,4 +118,29 @@ fn more_bulk_flows_than_pipes() {
     let pipes = |worker| balancer.metric(&format!("pointsman_worker_pipes{{worker=\"{worker}\"}}"));
     eventually("pipes were used", || (pipes(0) + pipes(1) > 0.0).then_some(()));
     assert!(pipes(0) <= 32.0 && pipes(1) <= 32.0);
+}
+
+/// splice(2) stops at urgent data and then calls it the end of the stream. The urgent byte itself is out of band.
+#[test]
+fn urgent_data_does_not_cut_a_stream_short() {
+    let endpoint = TcpListener::bind("127.0.0.1:0").unwrap();
+    let door = free_address();
+    let balancer = Process::start(&format!(
+        r#"
+        listener.door = {{ bind = "{door}", protocol = "tcp" }}
+        route.all = {{ listener = "door", pool = "one" }}
+        pool.one.endpoints = ["{}"]
+        "#,
+        endpoint.local_addr().unwrap()
+    ));
+    let (client, server) = Pairs::new(door, endpoint).connect();
+    // Everything is there before the balancer looks again.
+    balancer.signal(Signal::STOP);
+    let mut out = Pattern::new(80);
+    send(&client, &mut out, 400_000, 400_000).unwrap();
+    SockRef::from(&client).send_out_of_band(b"!").unwrap();
+    send(&client, &mut out, 800_000, 400_000).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    balancer.signal(Signal::CONT);
+    assert_eq!(receive(&server, &mut Pattern::new(80)), Ok((800_000, Ended::Fin)));
 }

@@ -19,6 +19,7 @@ mod limits;
 mod listeners;
 mod network;
 mod observe;
+mod quiet;
 mod refusals;
 mod reset;
 mod retries;

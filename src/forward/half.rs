@@ -199,7 +199,8 @@ impl Half {
                 return Poll::Pending;
             };
             match filled.map_err(Stop::Source)? {
-                0 => self.state = State::Ending,
+                // The end, or urgent data, which splice(2) never passes: a plain read tells them apart.
+                0 => self.release(tools),
                 read => moved.read += read,
             }
             return Poll::Ready(Ok(()));

@@ -2,11 +2,12 @@
 //!
 //! It never closes a socket and never decides what an end means to the other side; [`closing`] does the first, the
 //! session the second.
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 pub(crate) mod closing;
 mod half;
 pub(crate) mod splice;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -3,7 +3,7 @@
 //! The rules, each the answer to a hang or a loss that a proxy has shipped: only an empty pipe is filled, and it is
 //! flushed before it is filled again, so that EAGAIN on the way in can only mean an empty socket; bytes are counted
 //! from return values, for a pipe may hold more than its nominal size; a pipe that still holds bytes is closed, never
-//! pooled; SPLICE_F_MORE is never set.
+//! pooled; SPLICE_F_MORE is never set; nothing moved is no proof of the end of a stream.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -95,7 +95,7 @@ impl Pipe {
         self.filled
     }
 
-    /// Moves what `from` has into the empty pipe; 0 is the end of the stream.
+    /// Moves what `from` has into the empty pipe; 0 is the end of the stream, or urgent data before which it stops.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, from: &Stream) -> Poll<io::Result<usize>> {
         debug_assert_eq!(self.filled, 0, "only an empty pipe is filled");
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
@@ -125,4 +125,38 @@ fn open() -> io::Result<Ends> {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
     Ok(Ends { read, write })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_that_holds_bytes_is_closed_and_an_empty_one_is_used_again() {
+        let pool = PipePool::default();
+        let mut pipe = pool.take(0).unwrap();
+        rustix::io::write(&pipe.ends.write, b"left over").unwrap();
+        pipe.filled = 9;
+        pool.give_back(pipe);
+        assert_eq!((pool.open(), pool.idle.borrow().len()), (0, 0));
+        let pipe = pool.take(0).unwrap();
+        pool.give_back(pipe);
+        assert_eq!((pool.open(), pool.idle.borrow().len()), (1, 1));
+        let pipe = pool.take(0).unwrap();
+        assert_eq!(pool.open(), 1);
+        let mut byte = [0];
+        assert_eq!(rustix::io::read(&pipe.ends.read, &mut byte), Err(rustix::io::Errno::AGAIN), "it is empty");
+    }
+
+    #[test]
+    fn the_pool_is_bounded_and_shrinks_to_one() {
+        let pool = PipePool::default();
+        let pipes: Vec<Pipe> = std::iter::from_fn(|| pool.take(0)).collect();
+        assert!(!pipes.is_empty() && pipes.len() <= PIPES_PER_WORKER);
+        let most = pool.open();
+        assert_eq!(most, pipes.len());
+        pipes.into_iter().for_each(|pipe| pool.give_back(pipe));
+        pool.shrink();
+        assert_eq!((pool.open(), pool.idle.borrow().len()), (1, 1));
+    }
 }

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
@@ -99,6 +100,14 @@ impl Process {
         let mut ends: Vec<_> = open.filter(|end| end.to_string_lossy().starts_with("pipe:")).collect();
         ends.sort();
         ends.chunk_by(|one, other| one == other).filter(|ends| ends.len() == 2).count()
+    }
+
+    /// Processor time it has used, in hundredths of a second (proc_pid_stat(5)).
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let (_, fields) = stat.rsplit_once(')').expect("the name is in brackets");
+        let ticks = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
+        Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 
     /// The sum of a metric over all its series, from the admin pages at `admin`.
