@@ -8,14 +8,16 @@ mod story;
 
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use self::story::Story;
 use crate::config::model::Protocol;
 use crate::connect::{Attempts, Reached};
-use crate::detect::{self, Detected};
-use crate::forward::{End, Forward, closing};
+use crate::detect::{self, Detected, Share};
+use crate::forward::{End, Forward, Opening, closing};
 use crate::listen::Accepted;
+use crate::live::Route;
 use crate::observe::outcome::{Outcome, Side};
 use crate::stream::Stream;
 use crate::supervise::worker::Worker;
@@ -43,31 +45,31 @@ struct Travelled {
 }
 
 /// Serves one accepted connection until its record is written.
-pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
-    let waker = std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-    let mut story = Story::begin(&worker, &accepted, waker);
+///
+/// Not an async function: that would keep its arguments beside what becomes of them for as long as the session lives.
+pub(crate) fn serve(worker: Rc<Worker>, accepted: Accepted) -> impl Future<Output = ()> {
+    let mut story = Story::begin(&worker, &accepted);
     let Accepted { socket, permit, seat, .. } = accepted;
-    let ended = match Stream::new(socket) {
-        Ok(client) => match travel(&worker, &mut story, &client).await {
-            Ok(Travelled { end: End::Finished(side), .. }) => Failure::new(Outcome::Ok, side),
-            Ok(travelled) => Box::pin(close(travelled, client, story.protocol())).await,
-            Err(failure) => Box::pin(refuse(failure, client, story.protocol())).await,
-        },
-        Err(_) => Failure::new(Outcome::Internal, Side::Us),
-    };
-    drop((permit, seat));
-    story.end(ended);
+    let client = Stream::new(socket);
+    async move {
+        let ended = match client {
+            Ok(client) => match travel(&worker, &mut story, &client).await {
+                Ok(Travelled { end: End::Finished(side), .. }) => Failure::new(Outcome::Ok, side),
+                Ok(travelled) => Box::pin(close(travelled, client, story.protocol())).await,
+                Err(failure) => Box::pin(refuse(failure, client, story.protocol())).await,
+            },
+            Err(_) => Failure::new(Outcome::Internal, Side::Us),
+        };
+        drop((permit, seat));
+        story.end(ended);
+    }
 }
 
 /// The line: detect, route, choose, connect, forward.
 async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<Travelled, Failure> {
+    story.entry().set_waker(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
     let opening = detect::opening(story.protocol(), client, story.deadline(), &worker.tools, worker.memory());
-    let Detected { mut opening, hello, mut share } = unless_asked(story.entry(), opening).await?;
-
-    let route = worker.live().route(story.listener(), hello.as_ref(), story.client());
-    story.heard(hello);
-    let route = route?;
-    story.routed(&route);
+    let (route, mut opening, mut share) = route(worker, story, unless_asked(story.entry(), opening).await?)?;
 
     let mut attempts = Attempts::on(&route.pool);
     loop {
@@ -84,6 +86,20 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
             end => return Ok(Travelled { end, endpoint }),
         }
     }
+}
+
+/// Finds the route for what was detected, and notes both.
+fn route(
+    worker: &Worker,
+    story: &mut Story,
+    detected: Detected,
+) -> Result<(Arc<Route>, Opening, Option<Share>), Failure> {
+    let Detected { opening, hello, share } = detected;
+    let route = worker.live().route(story.listener(), hello.as_ref(), story.client());
+    story.heard(hello);
+    let route = route?;
+    story.routed(&route);
+    Ok((route, opening, share))
 }
 
 /// Closes both sockets so that each side learns the truth: a finish as a finish, a loss as a reset, after everything

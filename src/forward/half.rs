@@ -14,7 +14,7 @@ use crate::stream::Stream;
 /// Full reads in a row that promote a half to splice.
 const PROMOTE_AFTER: u8 = 2;
 /// Bytes that one half moves in one turn before it lets other sessions run.
-const TURN: usize = 2 * 1024 * 1024;
+const TURN: usize = 512 * 1024;
 
 /// One direction of a session.
 #[derive(Debug, Default)]

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::Failure;
@@ -35,11 +34,10 @@ pub(super) struct Story {
 
 impl Story {
     /// Opens the record and enters the session in the table.
-    pub(super) fn begin(worker: &Rc<Worker>, accepted: &Accepted, waker: Waker) -> Story {
+    pub(super) fn begin(worker: &Rc<Worker>, accepted: &Accepted) -> Story {
         let door = worker.door(accepted.listener);
         let id = worker.next_id();
         let entry = worker.table.add(Entry::new(worker.tools.clock.now(), door.limits));
-        entry.set_waker(waker);
         let mut record = Record::unserved(id, &door.name, accepted.client, Outcome::Internal, Side::Us);
         record.start = accepted.start;
         Story { worker: Rc::clone(worker), listener: accepted.listener, at: accepted.at, entry, record: Some(record) }
