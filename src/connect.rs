@@ -12,6 +12,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::time::{sleep, timeout};
 
 use crate::observe::outcome::{Outcome, Side};
+use crate::pool::endpoint::NO_ANSWER;
 use crate::pool::{Endpoint, Lease, Pool, Target};
 use crate::session::Failure;
 use crate::stream::Stream;
@@ -26,29 +27,31 @@ const QUEUE_FULL: Duration = Duration::from_millis(5);
 pub(crate) struct Attempts {
     pool: Arc<Pool>,
     tried: [Option<Arc<Endpoint>>; TRIES],
-    began: Instant,
+    /// What is to be said if no other endpoint is left.
+    failure: Failure,
 }
 
 /// An established connection to an endpoint.
 pub(crate) struct Reached {
     pub(crate) stream: Stream,
     pub(crate) lease: Lease,
-    /// Since the first attempt.
+    /// How long that took, failed attempts included.
     pub(crate) took: Duration,
 }
 
 impl Attempts {
     /// No attempt yet.
     pub(crate) fn on(pool: &Arc<Pool>) -> Attempts {
-        Attempts { pool: Arc::clone(pool), tried: Default::default(), began: Instant::now() }
+        let failure = Failure::new(Outcome::NoEndpoint, Side::Policy);
+        Attempts { pool: Arc::clone(pool), tried: Default::default(), failure }
     }
 
     /// Connects to the endpoint whose turn it is, or the next.
     ///
     /// # Errors
-    /// The last attempt's failure, or [`Outcome::NoEndpoint`] where there was none.
+    /// The last failure of all attempts so far, or [`Outcome::NoEndpoint`] where there was none.
     pub(crate) async fn next(&mut self) -> Result<Reached, Failure> {
-        let mut failure = Failure::new(Outcome::NoEndpoint, Side::Policy);
+        let began = Instant::now();
         while self.may_go_on() {
             let Some(lease) = self.pool.lease(&self.tried) else { break };
             if let Some(free) = self.tried.iter_mut().find(|tried| tried.is_none()) {
@@ -56,17 +59,17 @@ impl Attempts {
             }
             match self.dial(&lease).await {
                 Ok(stream) => {
-                    let took = self.began.elapsed();
+                    let took = began.elapsed();
                     self.pool.metrics.connect.record(took);
                     return Ok(Reached { stream, lease, took });
                 }
                 Err(error) => {
-                    failure = blame(&error);
-                    self.failed(lease.endpoint(), &error);
+                    self.failure = blame(&error);
+                    lease.endpoint().failed(error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
                 }
             }
         }
-        Err(failure)
+        Err(self.failure)
     }
 
     /// Whether another endpoint may be tried.
@@ -79,10 +82,10 @@ impl Attempts {
         self.tried.iter().flatten().last()
     }
 
-    /// Counts an endpoint that could not be used.
-    pub(crate) fn failed(&self, endpoint: &Endpoint, error: &io::Error) {
-        endpoint.metrics.connect_failures.increment(1);
-        tracing::debug!(pool = &*self.pool.name, endpoint = &*endpoint.name, "cannot be used: {error}");
+    /// The endpoint took the connection but ended it without an answer.
+    pub(crate) fn unanswered(&mut self, lease: &Lease) {
+        lease.endpoint().failed(NO_ANSWER);
+        self.failure = Failure::new(Outcome::EndpointSilent, Side::Endpoint);
     }
 
     async fn dial(&self, lease: &Lease) -> io::Result<Stream> {

@@ -15,7 +15,11 @@
 //! | half | one direction of a session |
 //! | outcome | the one word for how a connection ended |
 //! | record | what is told of a connection once it has ended |
-//! | worker | a thread that owns sockets and sessions |
+//! | worker | a thread that owns sockets and sessions; to another worker it is a colleague |
+//! | door | a listener, as those see it who let connections in |
+//! | permit | one connection's claim on the limits of the process and its listener |
+//! | seat | one connection's place among those of a worker |
+//! | peer | the remote end of a connection: client or endpoint |
 //! | generation | one immutable state of the configuration in use |
 
 // Whatever a client, an endpoint or a file says, nothing here panics. Each exception states its invariant.

@@ -51,8 +51,8 @@ impl Live {
         hello: Option<&ClientHello>,
         client: Option<SocketAddr>,
     ) -> Result<Arc<Route>, Failure> {
-        let lost = Failure::new(Outcome::Internal, Side::Us);
-        let router = self.routers.get(listener).ok_or(lost)?;
+        let impossible = Failure::new(Outcome::Internal, Side::Us);
+        let router = self.routers.get(listener).ok_or(impossible)?;
         let name = hello.and_then(|hello| hello.server_name.as_ref());
         let none = Protocols::default();
         let alpn = hello.map_or(&none, |hello| &hello.alpn);
@@ -61,6 +61,6 @@ impl Live {
             Refusal::NoRoute => Failure::new(Outcome::NoRoute, Side::Policy),
             Refusal::Denied => Failure::new(Outcome::Denied, Side::Policy),
         })?;
-        self.routes.get(route).cloned().ok_or(lost)
+        self.routes.get(route).cloned().ok_or(impossible)
     }
 }

@@ -14,8 +14,8 @@ use std::task::Poll;
 use self::story::Story;
 use crate::config::model::Protocol;
 use crate::connect::{Attempts, Reached};
-use crate::detect::{self, Detected, Share};
-use crate::forward::{End, Forward, Opening, closing};
+use crate::detect::{self, Detected, Opening};
+use crate::forward::{End, Forward, closing};
 use crate::listen::Accepted;
 use crate::live::Route;
 use crate::observe::outcome::{Outcome, Side};
@@ -35,6 +35,11 @@ impl Failure {
     /// A failure.
     pub(crate) const fn new(outcome: Outcome, by: Side) -> Failure {
         Failure { outcome, by }
+    }
+
+    /// An end that was asked for from outside the session.
+    fn asked(outcome: Outcome) -> Failure {
+        Failure::new(outcome, if outcome == Outcome::Shutdown { Side::Us } else { Side::Policy })
     }
 }
 
@@ -69,7 +74,7 @@ pub(crate) fn serve(worker: Rc<Worker>, accepted: Accepted) -> impl Future<Outpu
 async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<Travelled, Failure> {
     story.entry().set_waker(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
     let opening = detect::opening(story.protocol(), client, story.deadline(), &worker.tools, worker.memory());
-    let (route, mut opening, mut share) = route(worker, story, unless_asked(story.entry(), opening).await?)?;
+    let (route, mut opening) = route(worker, story, unless_asked(story.entry(), opening).await?)?;
 
     let mut attempts = Attempts::on(&route.pool);
     loop {
@@ -77,10 +82,9 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
         story.tried(attempts.last());
         let Reached { stream: endpoint, lease, took } = reached?;
         story.connected(&route.pool, took);
-        drop(share.take());
         match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
             End::Unanswered(back) if back.replayable && attempts.may_go_on() => {
-                attempts.failed(lease.endpoint(), &std::io::ErrorKind::ConnectionReset.into());
+                attempts.unanswered(&lease);
                 opening = back;
             }
             end => return Ok(Travelled { end, endpoint }),
@@ -89,17 +93,13 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
 }
 
 /// Finds the route for what was detected, and notes both.
-fn route(
-    worker: &Worker,
-    story: &mut Story,
-    detected: Detected,
-) -> Result<(Arc<Route>, Opening, Option<Share>), Failure> {
-    let Detected { opening, hello, share } = detected;
+fn route(worker: &Worker, story: &mut Story, detected: Detected) -> Result<(Arc<Route>, Opening), Failure> {
+    let Detected { opening, hello } = detected;
     let route = worker.live().route(story.listener(), hello.as_ref(), story.client());
     story.heard(hello);
     let route = route?;
     story.routed(&route);
-    Ok((route, opening, share))
+    Ok((route, opening))
 }
 
 /// Closes both sockets so that each side learns the truth: a finish as a finish, a loss as a reset, after everything
@@ -119,7 +119,7 @@ async fn close(travelled: Travelled, client: Stream, protocol: Protocol) -> Fail
                 client.reset();
                 endpoint.reset();
             }
-            Failure::new(outcome, if outcome == Outcome::Shutdown { Side::Us } else { Side::Policy })
+            Failure::asked(outcome)
         }
         End::Unanswered(_) => {
             drop(endpoint);
@@ -146,7 +146,7 @@ fn unless_asked<'a, T>(
 ) -> impl Future<Output = Result<T, Failure>> {
     let mut stage = Box::pin(stage);
     std::future::poll_fn(move |cx| match entry.take_ask() {
-        Some(Ask::End(outcome)) => Poll::Ready(Err(Failure::new(outcome, Side::Us))),
+        Some(Ask::End(outcome)) => Poll::Ready(Err(Failure::asked(outcome))),
         Some(Ask::Look) | None => stage.as_mut().poll(cx),
     })
 }

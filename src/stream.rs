@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::listen::sockets::keepalive;
@@ -36,9 +37,10 @@ impl Stream {
             let mut ready = ready!(self.io.poll_read_ready(cx))?;
             match rustix::net::recv(&self.io, &mut *buffer, RecvFlags::empty()) {
                 // A read that did not fill the buffer has emptied the socket: what comes next raises a new edge. An
-                // end of stream that the reactor already knows of survives the clearing.
+                // end of stream that the reactor already knows of survives the clearing. Where urgent data was seen,
+                // a read may also have stopped at its mark (tcp(7)), and only EAGAIN tells.
                 Ok((_, received)) => {
-                    if received > 0 && received < buffer.len() {
+                    if received > 0 && received < buffer.len() && !self.has_seen_urgent_data() {
                         ready.clear_ready();
                     }
                     return Poll::Ready(Ok(received));
@@ -79,22 +81,9 @@ impl Stream {
         }
     }
 
-    /// Runs a call that reads from the socket; `None` once the socket has nothing more for now, in which case the
-    /// task is woken when it has.
-    pub(crate) fn poll_read_with<T>(
-        &self,
-        cx: &mut Context<'_>,
-        mut call: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<T>,
-    ) -> Poll<io::Result<T>> {
-        loop {
-            let mut ready = ready!(self.io.poll_read_ready(cx))?;
-            match call(self.as_fd()) {
-                Ok(done) => return Poll::Ready(Ok(done)),
-                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
-        }
+    /// Urgent data has come at some time, or the peer has ended: the reactor forgets neither.
+    fn has_seen_urgent_data(&self) -> bool {
+        self.io.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
     }
 
     /// Has the kernel probe the peer while nothing moves. Accepted connections inherit it from their listener.

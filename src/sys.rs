@@ -1,14 +1,16 @@
 //! System calls that no safe crate offers. The only file with `unsafe`; each block says why it is sound.
 //!
-//! Nothing here keeps state or decides anything.
+//! Nothing here decides anything.
 
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// What the kernel knows of a TCP connection's health (tcp(7), TCP_INFO).
@@ -24,21 +26,12 @@ pub(crate) struct Health {
     pub(crate) closed: bool,
 }
 
-impl Health {
-    /// The verdict on a peer that has been silent: only retransmits or probes that pile up without any acknowledgement
-    /// condemn it. A peer that merely reads slowly acknowledges every zero-window probe.
-    pub(crate) fn is_dead(&self) -> bool {
-        const SILENCE: Duration = Duration::from_secs(30);
-        self.last_ack >= SILENCE && (self.retransmits >= 6 || self.probes >= 3)
-    }
-}
-
 /// Reads TCP_INFO.
 ///
 /// # Errors
 /// Those of getsockopt(2); EOPNOTSUPP where the socket is not TCP.
 pub(crate) fn tcp_health(socket: BorrowedFd<'_>) -> io::Result<Health> {
-    let info: libc::tcp_info = get_option(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    let info = tcp_info(socket)?;
     Ok(Health {
         retransmits: info.tcpi_retransmits,
         probes: info.tcpi_probes,
@@ -79,20 +72,29 @@ pub(crate) fn unsent(socket: BorrowedFd<'_>) -> io::Result<usize> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(bytes).unwrap_or(0)) }
 }
 
-/// Registers a socket with the reactor of the current runtime.
+/// Registers a socket with the reactor of the current runtime, for reading, writing and urgent data.
 ///
 /// # Errors
 /// Those of epoll_ctl(2).
 pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
     // SAFETY: an OwnedFd always gives the same descriptor, which stays open for as long as the AsyncFd owns it.
-    Ok(unsafe { AsyncFd::register(socket) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
-/// Takes ownership of a descriptor that the service manager passed to this process (sd_listen_fds(3)), once.
-pub(crate) fn claim(descriptor: RawFd) -> OwnedFd {
-    // SAFETY: the service manager passed the descriptor to this process alone, and the caller claims each one once, so
-    // that nothing else owns it.
-    unsafe { OwnedFd::from_raw_fd(descriptor) }
+/// Takes over the descriptors that the service manager passed to this process (sd_listen_fds(3)). Only the first call
+/// gets any.
+///
+/// # Errors
+/// LISTEN_FDS or LISTEN_PID cannot be understood.
+pub(crate) fn passed_descriptors() -> io::Result<Vec<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the service manager passed these descriptors to this process alone, and they are taken once, so that
+    // nothing else owns them.
+    Ok(sd_notify::listen_fds()?.map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }).collect())
 }
 
 fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
@@ -102,12 +104,19 @@ fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, v
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn get_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<libc::tcp_info> {
+fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     let mut value = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes into the buffer of that size.
-    let result =
-        unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut length) };
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            value.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

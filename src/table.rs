@@ -40,7 +40,7 @@ pub(crate) enum Ask {
     Look,
 }
 
-/// The limits that a session lives under, in whole seconds; `None` is off.
+/// The limits that a session lives under, the first two in whole seconds; `None` is off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Since the last byte.
@@ -48,7 +48,7 @@ pub(crate) struct Limits {
     /// Since the last byte, once one side has finished.
     pub(crate) half_close: Option<u32>,
     /// Since draining began.
-    pub(crate) drain: u32,
+    pub(crate) drain: Duration,
 }
 
 /// Whole seconds that are not less than `duration`.
@@ -157,8 +157,9 @@ impl Entry {
     /// From here on the session's bytes count for `endpoint`.
     pub(crate) fn set_endpoint(&self, endpoint: &Arc<Endpoint>) {
         self.publish_bytes();
-        let (up, down) = self.bytes();
-        *self.account.borrow_mut() = Some(Account { endpoint: Arc::clone(endpoint), up, down });
+        // What an earlier endpoint got and did not answer was not delivered.
+        self.bytes_up.set(0);
+        *self.account.borrow_mut() = Some(Account { endpoint: Arc::clone(endpoint), up: 0, down: 0 });
     }
 
     /// Brings the endpoint's byte counters up to date.
@@ -211,12 +212,12 @@ impl Entry {
         }
     }
 
-    /// What is due at `now`; `draining` is when draining began.
-    fn due(&self, now: u32, draining: Option<u32>) -> Option<Ask> {
+    /// What is due at `now`; `draining` is for how long the process has been draining.
+    fn due(&self, now: u32, draining: Option<Duration>) -> Option<Ask> {
         let limits = self.limits.get();
         let silent = now.saturating_sub(self.last_byte());
         let over = |limit: Option<u32>, since: u32| limit.is_some_and(|limit| since > limit);
-        if draining.is_some_and(|began| now.saturating_sub(began) >= limits.drain) {
+        if draining.is_some_and(|passed| passed >= limits.drain) {
             return Some(Ask::End(Outcome::Shutdown));
         }
         if self.half_closed.get() && over(limits.half_close, silent) {
@@ -265,7 +266,7 @@ impl Table {
     }
 
     /// Brings counters up to date and asks every session for what is due.
-    pub(crate) fn sweep(&self, now: u32, draining: Option<u32>) {
+    pub(crate) fn sweep(&self, now: u32, draining: Option<Duration>) {
         for (_, entry) in self.entries.borrow().iter() {
             entry.publish_bytes();
             if let Some(ask) = entry.due(now, draining) {
@@ -317,15 +318,16 @@ impl Drop for Registered {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { idle: Some(10), half_close: Some(3), drain: 5 };
+    const LIMITS: Limits = Limits { idle: Some(10), half_close: Some(3), drain: Duration::from_secs(5) };
 
     #[test]
     fn limits_count_from_the_last_byte_and_end_late_rather_than_early() {
         let idle = Some(Ask::End(Outcome::Idle));
         let half_close = Some(Ask::End(Outcome::HalfClose));
         let shutdown = Some(Ask::End(Outcome::Shutdown));
-        let never = Limits { idle: None, half_close: None, drain: u32::MAX };
-        // name, limits, half closed, last byte, draining since, now, due
+        let never = Limits { idle: None, half_close: None, drain: Duration::MAX };
+        let for_ms = |passed| Some(Duration::from_millis(passed));
+        // name, limits, half closed, last byte, draining for, now, due
         let cases = [
             ("at the idle limit", LIMITS, false, 100, None, 110, None),
             ("over the idle limit", LIMITS, false, 100, None, 111, idle),
@@ -333,10 +335,10 @@ mod tests {
             ("over the half-close limit", LIMITS, true, 100, None, 104, half_close),
             ("half-close counts from the last byte, not from the end", LIMITS, true, 200, None, 203, None),
             ("no half-close limit, but an idle one", Limits { half_close: None, ..LIMITS }, true, 100, None, 111, idle),
-            ("no limits", never, true, 100, Some(100), 120, None),
-            ("draining", LIMITS, false, 100, Some(99), 103, None),
-            ("drained", LIMITS, false, 100, Some(99), 104, shutdown),
-            ("drained before idle", LIMITS, true, 100, Some(99), 200, shutdown),
+            ("no limits", never, true, 100, for_ms(20_000), 120, None),
+            ("draining", LIMITS, false, 100, for_ms(4_999), 103, None),
+            ("drained", LIMITS, false, 100, for_ms(5_000), 104, shutdown),
+            ("drained before idle", LIMITS, true, 100, for_ms(101_000), 200, shutdown),
         ];
         for (name, limits, half_closed, last, draining, now, due) in cases {
             let entry = Entry::new(last - 5, limits);
@@ -363,7 +365,7 @@ mod tests {
     }
 
     fn unlimited() -> Entry {
-        Entry::new(0, Limits { drain: u32::MAX, ..Limits::default() })
+        Entry::new(0, Limits { drain: Duration::MAX, ..Limits::default() })
     }
 
     #[test]

@@ -4,6 +4,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
+use crate::harness::Process;
+use crate::harness::process::free_address;
+
 /// Exit status, standard output, standard error.
 fn pointsman(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_pointsman"))
@@ -37,8 +40,8 @@ fn serving(bind: &str) -> String {
 #[test]
 fn the_examples_are_correct() {
     for (path, counts) in [
-        ("conf/minimal.toml", "(1 listeners, 1 routes, 1 pools)"),
-        ("conf/reference.toml", "(2 listeners, 3 routes, 3 pools)"),
+        ("conf/minimal.toml", "(listeners: 1, routes: 1, pools: 1)"),
+        ("conf/reference.toml", "(listeners: 2, routes: 3, pools: 3)"),
     ] {
         let said = pointsman(&["check", path], &[]);
         assert_eq!(said, (Some(0), format!("{path}: ok {counts}\n"), String::new()));
@@ -94,18 +97,35 @@ fn bind_tries_the_addresses() {
     for command in [&["check", "--bind", &path][..], &["run", &path]] {
         let (status, out, err) = pointsman(command, &[]);
         assert_eq!((status, out.as_str()), (Some(1), ""), "{command:?}: {err}");
-        let told = ["listener \"edge\"", &address.to_string(), "another process listens there"];
+        let told = ["listener.edge.bind", &address.to_string(), "another socket listens there"];
         assert!(told.iter().all(|part| err.contains(part)), "{command:?}: {err}");
     }
     drop(taken);
     let (status, out, err) = pointsman(&["check", "--bind", &path], &[]);
     assert_eq!(status, Some(0), "{err}");
-    assert!(out.contains("all addresses free"), "{out}");
+    assert!(out.contains("all addresses are free"), "{out}");
 
     let socket = folder.path().join("edge.sock");
     let path = written(folder.path(), &serving(&format!("unix:{}", socket.display())));
     assert_eq!(pointsman(&["check", "--bind", &path], &[]).0, Some(0));
     assert!(!socket.exists(), "a check leaves nothing behind");
+
+    let pages = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = format!("admin.http = \"{}\"\n{}", pages.local_addr().unwrap(), serving("127.0.0.1:0"));
+    let (status, _, err) = pointsman(&["check", "--bind", &written(folder.path(), &config)], &[]);
+    assert!(status == Some(1) && err.contains("admin.http: cannot listen on"), "{status:?}, {err}");
+}
+
+#[test]
+fn a_second_process_on_the_same_address_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = serving(&free_address().to_string());
+    let path = written(folder.path(), &config);
+    let _first = Process::start(&config.replace("log.access = \"off\"", ""));
+    for command in [&["check", "--bind", &path][..], &["run", &path]] {
+        let (status, _, err) = pointsman(command, &[]);
+        assert!(status == Some(1) && err.contains("another socket listens there"), "{command:?}: {status:?}, {err}");
+    }
 }
 
 #[test]

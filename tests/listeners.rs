@@ -56,8 +56,13 @@ fn a_unix_socket_and_what_becomes_of_its_file() {
     let mut refused = unix_client(&path);
     refused.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     assert_eq!(refused.read_to_end(&mut Vec::new()).unwrap(), 0);
+    balancer.running().drain();
+    assert!(!path.exists(), "the file goes when nobody listens any more");
+    let successor = Balancer::start(&config);
     drop(balancer);
-    assert!(!path.exists(), "the file goes with the process");
+    assert!(path.exists(), "the file of a successor is left alone");
+    drop(successor);
+    assert!(!path.exists());
 }
 
 #[test]

@@ -144,6 +144,7 @@ fn endpoints_that_fail() -> Vec<Case> {
         refused("no such host", hello("unresolved.example.com"), ("no_endpoint", "policy"), INTERNAL_ERROR),
         silent("both hang up at once", "rude.example.com"),
         silent("both hang up after the hello", "deaf.example.com"),
+        silent("the only one hangs up after the hello", "alone.example.com"),
     ]
 }
 
@@ -228,6 +229,7 @@ fn everyone_is_refused_in_their_own_way_and_nothing_is_left_of_them() {
         pool("unresolved", "['nowhere.invalid:443']".into()),
         pool("rude", pair(rude.each_ref().map(Endpoint::address))),
         pool("deaf", pair(deaf.each_ref().map(Endpoint::address))),
+        pool("alone", format!("['{}']", deaf[0].address())),
     ];
     let process = Process::start(&config.concat());
     let log = process.log();

@@ -86,7 +86,7 @@ fn sessions_go_on_while_draining_and_are_ended_after_it() {
     assert!(get(serving.admin, "/metrics").1.contains("pointsman_draining 1\n"));
     clients.iter_mut().for_each(reset);
     let lived = began.elapsed();
-    assert!(lived > Duration::from_millis(900) && lived < Duration::from_secs(5), "ended after {lived:?}");
+    assert!(lived > Duration::from_secs(2) && lived < Duration::from_secs(5), "ended after {lived:?}");
     assert_eq!(serving.ends().0, ["shutdown", "shutdown"]);
 }
 

@@ -18,6 +18,7 @@ use rustls::AlertDescription;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+use tracing_appender::non_blocking::WorkerGuard;
 
 use self::client::Seen;
 use self::endpoint::Endpoint;
@@ -83,6 +84,7 @@ struct Stage {
     metrics: SocketAddr,
     log: std::fs::File,
     /// Goes last, with everything in it.
+    _messages: WorkerGuard,
     _folder: TempDir,
 }
 
@@ -92,7 +94,7 @@ impl Stage {
         let log = folder.path().join("access.log");
         let config = write_config(&endpoints, &log);
         let loaded = config::parse_str("demo.toml".as_ref(), &config)?;
-        program_log::init(&loaded.config.log);
+        let messages = program_log::init(&loaded.config.log);
         let balancer = Balancer::start(&loaded.config)?;
         let listener = balancer.addresses("edge").into_iter().find_map(|address| match address {
             Bind::Tcp(address) => Some(*address),
@@ -105,6 +107,7 @@ impl Stage {
             balancer: Some(balancer),
             endpoints,
             config,
+            _messages: messages,
             _folder: folder,
         })
     }

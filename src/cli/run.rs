@@ -25,7 +25,7 @@ pub(super) fn run(path: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    program_log::init(&config.log);
+    let _flush = program_log::init(&config.log);
     for variable in &config.environment {
         tracing::info!(variable, "taken from the environment");
     }
@@ -81,19 +81,27 @@ async fn ended(balancer: &Balancer) {
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     /// Listens for them from here on; to be called inside a runtime.
     pub(super) fn new() -> io::Result<Signals> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// The name of the next one that comes.
+    /// The name of the next one that comes. SIGHUP, which elsewhere means to reload, is told of and otherwise ignored.
     pub(super) async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => tracing::warn!("SIGHUP: ignored, the configuration cannot be reloaded"),
+            }
         }
     }
 }

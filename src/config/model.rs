@@ -228,6 +228,17 @@ pub enum Address {
     },
 }
 
+impl fmt::Display for AccessTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AccessTarget::Stdout => f.write_str("stdout"),
+            AccessTarget::Stderr => f.write_str("stderr"),
+            AccessTarget::Off => f.write_str("off"),
+            AccessTarget::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for Bind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -10,21 +10,37 @@ use std::time::Instant;
 use tokio::time::timeout_at;
 
 use crate::config::model::Protocol;
-use crate::forward::{Opening, Tools};
+use crate::forward::Tools;
 use crate::observe::outcome::{Outcome, Side};
 use crate::session::Failure;
 use crate::stream::Stream;
 use crate::wire::client_hello::{ClientHello, HelloError, Reader};
 
-/// What an opening came to.
+/// What was found out about a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Detected {
-    /// Everything that was read; the endpoint gets it first.
     pub(crate) opening: Opening,
     /// The hello, on a TLS listener.
     pub(crate) hello: Option<ClientHello>,
-    /// Holds the opening's share of the memory until it is on its way.
-    pub(crate) share: Option<Share>,
+}
+
+/// The client's first bytes, to be sent to the endpoint before anything else.
+#[derive(Debug, Default)]
+pub(crate) struct Opening {
+    /// Everything received before the session was routed.
+    pub(crate) bytes: Vec<u8>,
+    /// May be sent to another endpoint if one ends without an answer.
+    pub(crate) replayable: bool,
+    /// Its share of the memory, for as long as it is kept.
+    _share: Option<Share>,
+}
+
+#[cfg(test)]
+impl Opening {
+    /// An opening that nobody counts.
+    pub(crate) fn of(bytes: Vec<u8>, replayable: bool) -> Opening {
+        Opening { bytes, replayable, _share: None }
+    }
 }
 
 /// Memory that unrouted connections hold together.
@@ -103,8 +119,8 @@ async fn client_hello(client: &Stream, tools: &Tools, memory: &Arc<Memory>) -> R
         receive(client, tools, &mut bytes, &mut share).await?;
         if let Some(hello) = reader.advance(&bytes).map_err(refusal)? {
             let replayable = hello.length == bytes.len() && !hello.early_data;
-            let opening = Opening { bytes, replayable };
-            return Ok(Detected { opening, hello: Some(hello), share: Some(share) });
+            let opening = Opening { bytes, replayable, _share: Some(share) };
+            return Ok(Detected { opening, hello: Some(hello) });
         }
     }
 }

@@ -194,16 +194,14 @@ impl Half {
             self.promote(tools);
         }
         if let Held::Pipe(pipe) = &mut self.held {
-            let Poll::Ready(filled) = pipe.poll_fill(cx, from) else {
-                self.release(tools);
-                return Poll::Pending;
-            };
-            match filled.map_err(Stop::Source)? {
-                // The end, or urgent data, which splice(2) never passes: a plain read tells them apart.
-                0 => self.release(tools),
-                read => moved.read += read,
+            match pipe.fill(from) {
+                Ok(0) => self.release(tools),
+                Ok(read) => {
+                    moved.read += read;
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) => return Poll::Ready(Err(Stop::Source(error))),
             }
-            return Poll::Ready(Ok(()));
         }
         let mut scratch = tools.scratch.borrow_mut();
         let read = ready!(from.poll_recv(cx, &mut scratch)).map_err(Stop::Source)?;

@@ -15,10 +15,12 @@ use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use self::half::{Half, Moved, Stop};
 use self::splice::PipePool;
 use crate::clock::Clock;
+use crate::detect::Opening;
 use crate::observe::outcome::{Outcome, Side};
 use crate::stream::Stream;
 use crate::sys::{self, Health};
@@ -39,19 +41,14 @@ pub(crate) struct Tools {
 }
 
 impl Tools {
-    /// Fresh tools for one worker.
-    pub(crate) fn new(clock: Clock) -> Tools {
-        Tools { scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()), pipes: PipePool::default(), clock }
+    /// Fresh tools for one worker, with at most so many pipes.
+    pub(crate) fn new(pipes: usize) -> Tools {
+        Tools {
+            scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
+            pipes: PipePool::new(pipes),
+            clock: Clock::default(),
+        }
     }
-}
-
-/// The client's first bytes, to be sent to the endpoint before anything else.
-#[derive(Debug, Default)]
-pub(crate) struct Opening {
-    /// Everything received before the session was routed.
-    pub(crate) bytes: Vec<u8>,
-    /// May be sent to another endpoint if this one ends without an answer.
-    pub(crate) replayable: bool,
 }
 
 /// How forwarding ended.
@@ -80,7 +77,7 @@ pub(crate) struct Forward<'a> {
     entry: &'a Entry,
     up: Half,
     down: Half,
-    opening: Option<Pending>,
+    opening: Option<Unspent>,
     /// An opening was there to be sent, and no byte of an answer has come.
     awaits_answer: bool,
     first_end: Option<Side>,
@@ -89,7 +86,7 @@ pub(crate) struct Forward<'a> {
 
 /// The opening on its way to the endpoint, and afterwards until it is clear that it arrived.
 #[derive(Debug)]
-struct Pending {
+struct Unspent {
     opening: Opening,
     sent: usize,
 }
@@ -103,7 +100,7 @@ impl<'a> Forward<'a> {
         tools: &'a Tools,
         entry: &'a Entry,
     ) -> Forward<'a> {
-        let opening = (!opening.bytes.is_empty()).then_some(Pending { opening, sent: 0 });
+        let opening = (!opening.bytes.is_empty()).then_some(Unspent { opening, sent: 0 });
         Forward {
             client,
             endpoint,
@@ -174,13 +171,13 @@ impl<'a> Forward<'a> {
 
     /// Sends the opening, and keeps it as long as it may have to be sent to another endpoint.
     fn poll_opening(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(pending) = &mut self.opening else { return Poll::Ready(Ok(())) };
-        while let Some(left) = pending.opening.bytes.get(pending.sent..).filter(|left| !left.is_empty()) {
+        let Some(unspent) = &mut self.opening else { return Poll::Ready(Ok(())) };
+        while let Some(left) = unspent.opening.bytes.get(unspent.sent..).filter(|left| !left.is_empty()) {
             let sent = ready!(self.endpoint.poll_send(cx, left))?;
-            pending.sent += sent;
+            unspent.sent += sent;
             self.entry.moved(Side::Client, 0, sent, self.tools.clock.now());
         }
-        if !pending.opening.replayable {
+        if !unspent.opening.replayable {
             self.opening = None;
         }
         Poll::Ready(Ok(()))
@@ -189,9 +186,9 @@ impl<'a> Forward<'a> {
     /// The endpoint has answered: drops the opening, unless part of it is still to be sent.
     fn answered(&mut self) {
         self.awaits_answer = false;
-        if let Some(pending) = &mut self.opening {
-            pending.opening.replayable = false;
-            if pending.sent == pending.opening.bytes.len() {
+        if let Some(unspent) = &mut self.opening {
+            unspent.opening.replayable = false;
+            if unspent.sent == unspent.opening.bytes.len() {
                 self.opening = None;
             }
         }
@@ -200,8 +197,7 @@ impl<'a> Forward<'a> {
     /// Takes in that the half that reads from `source` has stopped; `Some` where that ends the session.
     fn stopped(&mut self, source: Side, stop: Stop) -> Option<End> {
         if self.awaits_answer && source == Side::Endpoint && !matches!(stop, Stop::Sink(_)) {
-            let spent = || Opening { bytes: Vec::new(), replayable: false };
-            return Some(End::Unanswered(self.opening.take().map_or_else(spent, |pending| pending.opening)));
+            return Some(End::Unanswered(self.opening.take().map(|unspent| unspent.opening).unwrap_or_default()));
         }
         match stop {
             Stop::Ended => {
@@ -218,7 +214,10 @@ impl<'a> Forward<'a> {
                         self.first_end.get_or_insert(source);
                         self.entry.set_half_closed();
                     }
-                    Err(error) => self.lose(other(source), &error),
+                    Err(error) => {
+                        let side = other(source);
+                        self.lose(side, lost_outcome(side, &error));
+                    }
                 }
                 None
             }
@@ -227,7 +226,10 @@ impl<'a> Forward<'a> {
                 Some(End::Lost(side, outcome))
             }
             Stop::Sink(error) => {
-                self.lose(other(source), &error);
+                {
+                    let side = other(source);
+                    self.lose(side, lost_outcome(side, &error));
+                };
                 None
             }
         }
@@ -235,8 +237,8 @@ impl<'a> Forward<'a> {
 
     /// One side is gone. Nothing more goes to it; what it has sent may still be readable, so that the other half goes
     /// on until it is not, and does not pass its end on as a clean one.
-    fn lose(&mut self, side: Side, error: &io::Error) {
-        self.lost.get_or_insert((side, lost_outcome(side, error)));
+    fn lose(&mut self, side: Side, outcome: Outcome) {
+        self.lost.get_or_insert((side, outcome));
         self.entry.set_half_closed();
         let (from, to) = match side {
             Side::Client => (&mut self.up, &mut self.down),
@@ -267,14 +269,19 @@ impl<'a> Forward<'a> {
 
     /// Takes in what a look at one side's connection has found; `Some` where that ends the session.
     fn take_in(&mut self, side: Side, socket: &Stream, health: Health) -> Option<End> {
-        if health.is_dead() {
-            return Some(End::Lost(side, Outcome::PeerDead));
+        if is_dead(&health) {
+            let from_it = if side == Side::Client { &self.up } else { &self.down };
+            if !from_it.holds_bytes() {
+                return Some(End::Lost(side, Outcome::PeerDead));
+            }
+            // What it sent before is still on its way to the other side; the next look is soon.
+            self.lose(side, Outcome::PeerDead);
         }
         if health.closed {
             self.entry.set_half_closed();
             // Its reset waits unread behind bytes that the other side does not take.
             if let Some(error) = socket.take_error() {
-                self.lose(side, &error);
+                self.lose(side, lost_outcome(side, &error));
             }
         }
         let finding = if health.retransmits > 0 || health.probes > 0 {
@@ -290,7 +297,7 @@ impl<'a> Forward<'a> {
 
     /// Holds bytes that have not been sent to where they belong.
     fn holds_bytes(&self) -> bool {
-        let opening = self.opening.as_ref().is_some_and(|pending| pending.sent < pending.opening.bytes.len());
+        let opening = self.opening.as_ref().is_some_and(|unspent| unspent.sent < unspent.opening.bytes.len());
         opening || self.up.holds_bytes() || self.down.holds_bytes()
     }
 }
@@ -308,6 +315,13 @@ impl Drop for Forward<'_> {
         self.up.release(self.tools);
         self.down.release(self.tools);
     }
+}
+
+/// The verdict on a peer that has been silent: only retransmits or probes that pile up without any acknowledgement
+/// condemn it. A peer that merely reads slowly acknowledges every zero-window probe.
+fn is_dead(health: &Health) -> bool {
+    const SILENCE: Duration = Duration::from_secs(30);
+    health.last_ack >= SILENCE && (health.retransmits >= 6 || health.probes >= 3)
 }
 
 fn lost_outcome(side: Side, error: &io::Error) -> Outcome {

@@ -1,8 +1,8 @@
 //! Pipes for splice(2): bytes that cross the process without entering it.
 //!
 //! The rules, each the answer to a hang or a loss that a proxy has shipped: only an empty pipe is filled, and it is
-//! flushed before it is filled again, so that EAGAIN on the way in can only mean an empty socket; bytes are counted
-//! from return values, for a pipe may hold more than its nominal size; a pipe that still holds bytes is closed, never
+//! flushed before it is filled again, so that EAGAIN on the way in never means a full pipe; bytes are counted from
+//! return values, for a pipe may hold more than its nominal size; a pipe that still holds bytes is closed, never
 //! pooled; SPLICE_F_MORE is never set; nothing moved is no proof of the end of a stream.
 
 use std::cell::{Cell, RefCell};
@@ -10,20 +10,21 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
 
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use crate::stream::Stream;
 
 /// The size asked for each pipe, in bytes: pipe-max-size as every distribution leaves it.
 const PIPE_SIZE: usize = 1024 * 1024;
-/// Pipes that one worker may have open, in use and idle together.
-pub(crate) const PIPES_PER_WORKER: usize = 32;
 /// After the kernel has refused a pipe of full size, turns of the clock (seconds) before it is asked again.
 const SHORT_PAUSE: u32 = 10;
 
 /// One worker's pipes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PipePool {
+    /// Pipes that may be open, in use and idle together.
+    most: usize,
     idle: RefCell<Vec<Ends>>,
     open: Cell<usize>,
     /// No new pipe before this second of the coarse clock.
@@ -45,13 +46,18 @@ pub(crate) struct Pipe {
 }
 
 impl PipePool {
+    /// A pool that opens `most` pipes at the most.
+    pub(crate) fn new(most: usize) -> PipePool {
+        PipePool { most, idle: RefCell::default(), open: Cell::default(), not_before: Cell::default() }
+    }
+
     /// An empty pipe of full size; `None` when all are in use or the kernel gives none (pipe-user-pages-soft,
     /// descriptors): the caller stays with copying.
     pub(crate) fn take(&self, now: u32) -> Option<Pipe> {
         if let Some(ends) = self.idle.borrow_mut().pop() {
             return Some(Pipe { ends, filled: 0 });
         }
-        if self.open.get() >= PIPES_PER_WORKER || now < self.not_before.get() {
+        if self.open.get() >= self.most || now < self.not_before.get() {
             return None;
         }
         match open() {
@@ -95,15 +101,20 @@ impl Pipe {
         self.filled
     }
 
-    /// Moves what `from` has into the empty pipe; 0 is the end of the stream, or urgent data before which it stops.
-    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, from: &Stream) -> Poll<io::Result<usize>> {
+    /// Moves what `from` has into the empty pipe. 0 only says that nothing was moved: the socket is empty, or the stream
+    /// has ended, or splice(2) has stopped before urgent data. A plain read tells which.
+    ///
+    /// # Errors
+    /// Those of splice(2).
+    pub(crate) fn fill(&mut self, from: &Stream) -> io::Result<usize> {
         debug_assert_eq!(self.filled, 0, "only an empty pipe is filled");
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        let moved = ready!(from.poll_read_with(cx, |socket| {
-            rustix::pipe::splice(socket, None, &self.ends.write, None, PIPE_SIZE, flags)
-        }))?;
-        self.filled = moved;
-        Poll::Ready(Ok(moved))
+        self.filled = match rustix::pipe::splice(from, None, &self.ends.write, None, PIPE_SIZE, flags) {
+            Ok(moved) => moved,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(self.filled)
     }
 
     /// Moves bytes from the pipe to `to`; the count is at most what the pipe holds.
@@ -133,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_pipe_that_holds_bytes_is_closed_and_an_empty_one_is_used_again() {
-        let pool = PipePool::default();
+        let pool = PipePool::new(8);
         let mut pipe = pool.take(0).unwrap();
         rustix::io::write(&pipe.ends.write, b"left over").unwrap();
         pipe.filled = 9;
@@ -150,9 +161,9 @@ mod tests {
 
     #[test]
     fn the_pool_is_bounded_and_shrinks_to_one() {
-        let pool = PipePool::default();
+        let pool = PipePool::new(8);
         let pipes: Vec<Pipe> = std::iter::from_fn(|| pool.take(0)).collect();
-        assert!(!pipes.is_empty() && pipes.len() <= PIPES_PER_WORKER);
+        assert!(!pipes.is_empty() && pipes.len() <= 8);
         let most = pool.open();
         assert_eq!(most, pipes.len());
         pipes.into_iter().for_each(|pipe| pool.give_back(pipe));

@@ -29,7 +29,7 @@ impl Near {
 /// A session: the balancer's side, the client and the endpoint.
 fn session() -> (Near, TcpStream, TcpStream) {
     let ((far_client, client), (far_endpoint, endpoint)) = (connection(), connection());
-    let (tools, entry) = (Tools::new(Clock::default()), Entry::new(0, Limits::default()));
+    let (tools, entry) = (Tools::new(8), Entry::new(0, Limits::default()));
     (Near { client, endpoint, tools, entry }, far_client, far_endpoint)
 }
 
@@ -127,7 +127,7 @@ fn after_such_a_look_everything_still_arrives_and_the_reset_stays_one() {
 fn an_endpoint_that_resets_before_it_has_the_opening_does_not_leave_a_half_running() {
     run(async {
         let (near, client, endpoint) = session();
-        let mut forward = near.forward(Opening { bytes: vec![1; 32 << 20], replayable: true });
+        let mut forward = near.forward(Opening::of(vec![1; 32 << 20], true));
         let answered = fill(&endpoint, &mut forward).await;
         reset(endpoint);
         settle(&mut forward).await;
@@ -144,7 +144,7 @@ fn an_endpoint_that_resets_before_it_has_the_opening_does_not_leave_a_half_runni
 fn an_endpoint_that_ends_without_an_answer_leaves_the_client_as_it_was() {
     run(async {
         let (near, mut client, mut endpoint) = session();
-        let mut forward = near.forward(Opening { bytes: b"hello".to_vec(), replayable: true });
+        let mut forward = near.forward(Opening::of(b"hello".to_vec(), true));
         settle(&mut forward).await;
         endpoint.read_exact(&mut [0; 5]).unwrap();
         drop(endpoint);
@@ -160,7 +160,7 @@ fn an_endpoint_that_ends_without_an_answer_leaves_the_client_as_it_was() {
 
 #[test]
 fn a_limit_ends_cleanly_only_where_nothing_is_under_way() {
-    let opening = |length| Opening { bytes: vec![1; length], replayable: false };
+    let opening = |length| Opening::of(vec![1; length], false);
     for (name, length, blocked, outcome, expected) in [
         ("idle", 0, false, Outcome::Idle, true),
         ("idle, with bytes that the endpoint does not take", 0, true, Outcome::Idle, false),

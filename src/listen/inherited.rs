@@ -1,8 +1,9 @@
 //! Listening sockets passed by the service manager (sd_listen_fds(3)): each serves the bind address it is bound to.
 
+use std::io;
 use std::os::fd::OwnedFd;
 
-use socket2::Socket;
+use socket2::{Socket, Type};
 
 use crate::config::model::Bind;
 use crate::sys;
@@ -11,7 +12,6 @@ use crate::sys;
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
     sockets: Vec<(Bind, Socket)>,
-    any: bool,
 }
 
 impl Inherited {
@@ -20,16 +20,25 @@ impl Inherited {
         Inherited::default()
     }
 
-    /// Whether anything was.
-    pub(crate) fn any(&self) -> bool {
-        self.any
+    /// What the service manager passed to this process. Only the first call gets anything.
+    pub(crate) fn from_service_manager() -> Inherited {
+        let passed = sys::passed_descriptors().unwrap_or_else(|error| {
+            tracing::warn!("LISTEN_FDS cannot be understood and is ignored: {error}");
+            Vec::new()
+        });
+        let usable = |socket: OwnedFd| match address_of(Socket::from(socket)) {
+            Ok(socket) => Some(socket),
+            Err(why) => {
+                tracing::warn!("an inherited descriptor was closed: {why}");
+                None
+            }
+        };
+        Inherited { sockets: passed.into_iter().filter_map(usable).collect() }
     }
 
     /// Takes the sockets bound to `bind`.
     pub(crate) fn take(&mut self, bind: &Bind) -> Vec<Socket> {
-        let (mine, rest) = std::mem::take(&mut self.sockets).into_iter().partition(|(address, _)| address == bind);
-        self.sockets = rest;
-        mine.into_iter().map(|(_, socket): (Bind, Socket)| socket).collect()
+        self.sockets.extract_if(.., |(address, _)| address == bind).map(|(_, socket)| socket).collect()
     }
 
     /// The addresses that nothing has claimed; their sockets are closed.
@@ -38,28 +47,19 @@ impl Inherited {
     }
 }
 
-impl FromIterator<OwnedFd> for Inherited {
-    /// Keeps those that are stream sockets with an address.
-    fn from_iter<I: IntoIterator<Item = OwnedFd>>(sockets: I) -> Inherited {
-        let named = |socket: OwnedFd| {
-            let socket = Socket::from(socket);
-            Some((bind_of(&socket)?, socket))
-        };
-        let sockets: Vec<_> = sockets.into_iter().filter_map(named).collect();
-        Inherited { any: !sockets.is_empty(), sockets }
+/// Where a socket listens, if it is one to be served.
+fn address_of(socket: Socket) -> io::Result<(Bind, Socket)> {
+    if socket.r#type()? != Type::STREAM {
+        return Err(io::Error::other("it is no stream socket"));
     }
-}
-
-fn bind_of(socket: &Socket) -> Option<Bind> {
-    let address = socket.local_addr().ok()?;
-    match address.as_socket() {
-        Some(address) => Some(Bind::Tcp(address)),
-        None => Some(Bind::Unix(address.as_pathname()?.to_owned())),
+    let address = socket.local_addr()?;
+    let bind = match (address.as_socket(), address.as_pathname()) {
+        (Some(address), _) => Bind::Tcp(address),
+        (None, Some(path)) => Bind::Unix(path.to_owned()),
+        (None, None) => return Err(io::Error::other("it has no address")),
+    };
+    if address.is_ipv6() && !socket.only_v6()? {
+        tracing::warn!(address = %bind, "an inherited socket takes IPv4 connections as well");
     }
-}
-
-/// Takes over the descriptors that the service manager passed to this process. To be called once, early.
-pub(crate) fn from_service_manager() -> Inherited {
-    let Ok(descriptors) = sd_notify::listen_fds() else { return Inherited::none() };
-    descriptors.map(sys::claim).collect()
+    Ok((bind, socket))
 }

@@ -1,19 +1,24 @@
 //! The program's own messages: written to stderr, in the format of the access log.
 //!
-//! Writing waits for stderr, so nothing on a session's path may log at a level that is on by default; and what a client
+//! A thread of its own writes them, so that nobody waits for stderr; what it cannot take in time is lost. What a client
 //! has sent is only ever logged with `?` (escaped), never with `%`.
 
 use std::io;
 
 use tracing::Subscriber;
+use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::model::{Log, LogFormat};
 
-/// Starts logging for the whole process. The first call holds; later ones (tests) change nothing.
-pub fn init(log: &Log) {
-    let _ = subscriber(log, io::stderr).try_init();
+/// Starts logging for the whole process. The first call holds; later ones (tests) change nothing. Dropping what it
+/// returns waits, for a second at most, until everything is written.
+#[must_use = "messages that are not written yet are lost at the end"]
+pub fn init(log: &Log) -> WorkerGuard {
+    let (writer, guard) = NonBlocking::new(io::stderr());
+    let _ = subscriber(log, writer).try_init();
+    guard
 }
 
 fn subscriber<W>(log: &Log, writer: W) -> Box<dyn Subscriber + Send + Sync>
@@ -75,7 +80,7 @@ mod tests {
     #[test]
     fn a_second_call_is_tolerated() {
         let log = Log { level: tracing::Level::WARN, access: AccessTarget::Off, format: LogFormat::Text };
-        init(&log);
-        init(&log);
+        let _first = init(&log);
+        let _second = init(&log);
     }
 }

@@ -1,10 +1,12 @@
 //! One endpoint, and the lease that a session holds on it.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::balance::Load;
 use crate::observe::metrics::EndpointMetrics;
@@ -26,12 +28,23 @@ pub(crate) struct Endpoint {
     pub(crate) weight: u16,
     pub(crate) metrics: EndpointMetrics,
     active: AtomicU32,
+    trouble: Trouble,
+}
+
+/// Failures to use an endpoint, counted where they happen and told elsewhere.
+#[derive(Debug, Default)]
+struct Trouble {
+    failures: AtomicU32,
+    /// The system's number for the last one.
+    last: AtomicI32,
+    /// How many have been told, and when.
+    told: Mutex<(u32, Option<Instant>)>,
 }
 
 impl Endpoint {
     /// An endpoint without sessions.
     pub(crate) fn new(name: &str, target: Target, weight: u16, metrics: EndpointMetrics) -> Endpoint {
-        Endpoint { name: name.into(), target, weight, metrics, active: AtomicU32::new(0) }
+        Endpoint { name: name.into(), target, weight, metrics, active: AtomicU32::new(0), trouble: Trouble::default() }
     }
 
     /// What balancing goes by.
@@ -39,11 +52,35 @@ impl Endpoint {
         Load { weight: self.weight, active: self.active.load(Ordering::Relaxed) }
     }
 
-    /// Brings the gauge of active sessions up to date.
-    pub(crate) fn publish(&self) {
+    /// Counts an attempt that failed with the system's error `code`, or [`NO_ANSWER`]. Never logs: sessions call it.
+    pub(crate) fn failed(&self, code: i32) {
+        self.metrics.connect_failures.increment(1);
+        self.trouble.last.store(code, Ordering::Relaxed);
+        self.trouble.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Brings the gauge of active sessions up to date, and tells of failures since the last time, though not more often
+    /// than every [`TELL_EVERY`].
+    pub(crate) fn publish(&self, pool: &str) {
         self.metrics.active.set(f64::from(self.active.load(Ordering::Relaxed)));
+        let failures = self.trouble.failures.load(Ordering::Relaxed);
+        let mut told = self.trouble.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = failures.wrapping_sub(told.0);
+        if new > 0 && told.1.is_none_or(|last| last.elapsed() >= TELL_EVERY) {
+            *told = (failures, Some(Instant::now()));
+            let reason = match self.trouble.last.load(Ordering::Relaxed) {
+                NO_ANSWER => "it ended the connection without an answer".to_owned(),
+                code => io::Error::from_raw_os_error(code).to_string(),
+            };
+            tracing::warn!(pool, endpoint = &*self.name, failures = new, "cannot be used: {reason}");
+        }
     }
 }
+
+/// For [`Endpoint::failed`]: the endpoint took a connection and ended it without an answer.
+pub(crate) const NO_ANSWER: i32 = -1;
+/// The least time between two messages about the same endpoint.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// One session's claim on an endpoint; given back by Drop.
 #[derive(Debug)]

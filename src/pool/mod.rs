@@ -8,10 +8,11 @@ pub(crate) mod resolve;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
+use metrics::Gauge;
 
 pub(crate) use self::endpoint::{Endpoint, Lease, Target};
 use crate::balance::{Load, least_connections, round_robin};
@@ -28,8 +29,17 @@ pub(crate) struct Pool {
     written: Vec<model::Endpoint>,
     source: Vec<IpAddr>,
     set: ArcSwap<Set>,
+    /// Every endpoint that is in the set or still has sessions, by name: who comes back finds them again. Only the
+    /// control side takes this lock.
+    known: Mutex<HashMap<Arc<str>, Known>>,
     /// Counts choices: the turn of round-robin, and who wins a tie of least-connections.
     position: AtomicUsize,
+}
+
+/// An endpoint, and the gauge that must not outlive it.
+struct Known {
+    endpoint: Weak<Endpoint>,
+    active: Gauge,
 }
 
 /// The endpoints of one moment.
@@ -51,6 +61,7 @@ impl Pool {
             written: pool.endpoints.clone(),
             source: pool.source.clone(),
             set: ArcSwap::default(),
+            known: Mutex::default(),
             position: AtomicUsize::new(0),
         };
         new.resolved(&HashMap::new(), metrics);
@@ -84,16 +95,20 @@ impl Pool {
     /// Puts the endpoints of this moment in place: those written with an address, and for each host name the
     /// addresses it has in `resolved`.
     pub(crate) fn resolved(&self, resolved: &HashMap<(String, u16), Vec<std::net::SocketAddr>>, metrics: &Metrics) {
-        let before = self.set.load();
-        let known: HashMap<&str, &Arc<Endpoint>> =
-            before.endpoints.iter().map(|endpoint| (&*endpoint.name, endpoint)).collect();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut endpoints = Vec::new();
         for written in &self.written {
             for (name, target) in written_targets(written, resolved) {
-                endpoints.push(match known.get(name.as_str()) {
-                    Some(known) if known.target == target && known.weight == written.weight => Arc::clone(known),
-                    _ => Arc::new(Endpoint::new(&name, target, written.weight, metrics.endpoint(&self.name, &name))),
-                });
+                let before = known.get(name.as_str()).and_then(|known| known.endpoint.upgrade());
+                let same = before.filter(|known| known.target == target && known.weight == written.weight);
+                endpoints.push(same.unwrap_or_else(|| {
+                    let metrics = metrics.endpoint(&self.name, &name);
+                    let active = metrics.active.clone();
+                    let endpoint = Arc::new(Endpoint::new(&name, target, written.weight, metrics));
+                    let entry = Known { endpoint: Arc::downgrade(&endpoint), active };
+                    known.insert(Arc::clone(&endpoint.name), entry);
+                    endpoint
+                }));
             }
         }
         let turns = match self.balance {
@@ -125,15 +140,23 @@ impl Pool {
         Limits {
             idle: self.timeouts.idle.map(seconds),
             half_close: self.timeouts.half_close.map(seconds),
-            drain: seconds(self.timeouts.drain),
+            drain: self.timeouts.drain,
         }
     }
 
-    /// Brings the gauges of the endpoints up to date.
+    /// Brings the gauges of the endpoints up to date, and tells of those that could not be used lately.
     pub(crate) fn publish(&self) {
-        for endpoint in &self.set.load().endpoints {
-            endpoint.publish();
-        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, known| match known.endpoint.upgrade() {
+            Some(endpoint) => {
+                endpoint.publish(&self.name);
+                true
+            }
+            None => {
+                known.active.set(0.0);
+                false
+            }
+        });
     }
 }
 
@@ -219,6 +242,14 @@ mod tests {
         pool.resolved(&at(&["10.0.0.1", "10.0.0.2"]), &Metrics::new());
         let second = pool.lease(&[]).unwrap();
         assert_eq!(&*second.endpoint().name, "db#10.0.0.2", "the first still has its session");
+        pool.resolved(&at(&["10.0.0.2"]), &Metrics::new());
+        pool.resolved(&at(&["10.0.0.1", "10.0.0.2"]), &Metrics::new());
+        drop(second);
+        assert_eq!(
+            &*pool.lease(&[]).unwrap().endpoint().name,
+            "db#10.0.0.2",
+            "nor has it lost it by leaving for a while"
+        );
     }
 
     #[test]

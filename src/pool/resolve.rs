@@ -9,59 +9,62 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::Pool;
 use crate::observe::metrics::Metrics;
 
-/// How long one look-up may take.
-const LOOK_UP: Duration = Duration::from_secs(10);
+/// Pause before a name without any address is looked up again, if `refresh` is not shorter still.
+const RETRY: Duration = Duration::from_secs(2);
 
-/// Addresses by host name and port.
-type Resolved = HashMap<(String, u16), Vec<SocketAddr>>;
+/// A host name and a port.
+type Host = (String, u16);
 
-/// Keeps the endpoints of one pool resolved until it is dropped. `first` is called after the first round.
+/// Keeps the endpoints of one pool resolved until it is dropped. `first` is called once every name has been looked up.
 pub(crate) async fn keep(pool: Arc<Pool>, refresh: Duration, metrics: Arc<Metrics>, first: impl FnOnce()) {
-    let hosts = pool.hosts();
-    let mut resolved = Resolved::new();
+    let mut resolved: HashMap<Host, Vec<SocketAddr>> = HashMap::new();
+    // One look-up a name, and the next only after it: however long a server does not answer, they do not pile up.
+    let mut look_ups: JoinSet<_> = pool.hosts().into_iter().map(|host| look_up(host, Duration::ZERO)).collect();
+    let mut to_come = look_ups.len();
     let mut first = Some(first);
-    while !hosts.is_empty() {
-        let before = resolved.clone();
-        let mut answers: JoinSet<_> = hosts.iter().cloned().map(look_up).collect();
-        while let Some(answer) = answers.join_next().await {
-            match answer {
-                Ok((host, Ok(addresses))) => {
-                    resolved.insert(host, addresses);
-                }
-                Ok((host, Err(error))) => {
-                    pool.metrics.resolve_failures.increment(1);
-                    let kept = resolved.get(&host).map_or(0, Vec::len);
-                    tracing::warn!(pool = &*pool.name, host = host.0, kept, "cannot resolve: {error}");
-                }
-                Err(error) => tracing::error!(pool = &*pool.name, "a look-up panicked: {error}"),
-            }
-        }
-        if resolved != before {
-            tracing::info!(pool = &*pool.name, "resolved: {resolved:?}");
-            pool.resolved(&resolved, &metrics);
-        }
-        if let Some(first) = first.take() {
+    loop {
+        if to_come == 0
+            && let Some(first) = first.take()
+        {
             first();
         }
-        sleep(refresh).await;
-    }
-    if let Some(first) = first.take() {
-        first();
+        let Some(answer) = look_ups.join_next().await else { return };
+        to_come = to_come.saturating_sub(1);
+        let (host, answer) = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::error!(pool = &*pool.name, "a look-up panicked: {error}");
+                continue;
+            }
+        };
+        match answer {
+            Ok(addresses) if resolved.get(&host) != Some(&addresses) => {
+                tracing::info!(pool = &*pool.name, host = host.0, ?addresses, "resolved");
+                resolved.insert(host.clone(), addresses);
+                pool.resolved(&resolved, &metrics);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                pool.metrics.resolve_failures.increment(1);
+                let kept = resolved.get(&host).map_or(0, Vec::len);
+                tracing::warn!(pool = &*pool.name, host = host.0, kept, "cannot resolve: {error}");
+            }
+        }
+        let pause = if resolved.contains_key(&host) { refresh } else { refresh.min(RETRY) };
+        look_ups.spawn(look_up(host, pause));
     }
 }
 
-/// The addresses of a host, sorted, each once.
-async fn look_up(host: (String, u16)) -> ((String, u16), io::Result<Vec<SocketAddr>>) {
-    let found = match timeout(LOOK_UP, tokio::net::lookup_host((host.0.as_str(), host.1))).await {
-        Ok(found) => found.map(Iterator::collect::<BTreeSet<_>>),
-        Err(late) => Err(late.into()),
-    };
-    let addresses = match found {
+/// The addresses of a host, sorted, each once, as they are after `pause`.
+async fn look_up(host: Host, pause: Duration) -> (Host, io::Result<Vec<SocketAddr>>) {
+    sleep(pause).await;
+    let found = tokio::net::lookup_host((host.0.as_str(), host.1)).await;
+    let addresses = match found.map(Iterator::collect::<BTreeSet<_>>) {
         Ok(addresses) if addresses.is_empty() => Err(io::Error::other("the name has no address")),
         found => found.map(|addresses| addresses.into_iter().collect()),
     };
@@ -74,10 +77,10 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_come_sorted_and_once() {
-        let (_, addresses) = look_up(("localhost".into(), 80)).await;
+        let (_, addresses) = look_up(("localhost".into(), 80), Duration::ZERO).await;
         let addresses = addresses.unwrap();
         assert!(addresses.contains(&"127.0.0.1:80".parse().unwrap()), "{addresses:?}");
         assert!(addresses.is_sorted());
-        assert!(look_up(("nowhere.invalid".into(), 80)).await.1.is_err());
+        assert!(look_up(("nowhere.invalid".into(), 80), Duration::ZERO).await.1.is_err());
     }
 }

@@ -2,7 +2,6 @@
 //! gauges are brought up to date here; nothing here is ever waited for by a worker.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -35,7 +34,10 @@ impl Control {
         admin: Option<std::net::TcpListener>,
         refresh: Vec<Duration>,
     ) -> io::Result<Control> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
+        // A look-up blocks a thread for as long as no server answers; each name has one, and the pages have their own.
+        let names: usize = shared.live.load().pools.iter().map(|pool| pool.hosts().len()).sum();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(names + 2).build()?;
         let admin = {
             let _entered = runtime.enter();
             admin.map(TcpListener::from_std).transpose()?
@@ -96,14 +98,4 @@ async fn control(
     if let Some(pages) = pages {
         let _ = pages.await;
     }
-}
-
-/// Opens the admin listener.
-///
-/// # Errors
-/// The address cannot be had.
-pub(crate) fn open_admin(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }

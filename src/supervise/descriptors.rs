@@ -2,12 +2,14 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::forward::splice::PIPES_PER_WORKER;
-
 /// Standard streams, the log, the runtimes of the control side, name resolution, configuration files.
 const RESERVE: u64 = 32;
 /// The reactor and the spare descriptor of a worker.
-const PER_WORKER: u64 = 5 + 2 * PIPES_PER_WORKER as u64;
+const PER_WORKER: u64 = 5;
+/// Pipes for splice that a worker may open where there are plenty of descriptors; each takes two.
+const PIPES: u64 = 32;
+/// The share of all descriptors that pipes may take: one in so many.
+const PIPES_SHARE: u64 = 8;
 /// The admin listener and its connections.
 const ADMIN: u64 = 66;
 /// A session has one for the client and one for the endpoint.
@@ -23,11 +25,25 @@ pub(crate) fn raise() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// Connections that `limit` descriptors are enough for.
-pub(crate) fn connections(limit: Option<u64>, workers: usize, listening: usize, admin: bool) -> usize {
-    let Some(limit) = limit else { return usize::MAX };
-    let taken = RESERVE + PER_WORKER * workers as u64 + listening as u64 + if admin { ADMIN } else { 0 };
-    usize::try_from(limit.saturating_sub(taken) / PER_SESSION).unwrap_or(usize::MAX)
+/// What a process does with its descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// Connections at once.
+    pub(crate) connections: usize,
+    /// Pipes for each worker.
+    pub(crate) pipes: usize,
+    /// Descriptors that are needed for anything but connections.
+    pub(crate) fixed: u64,
+}
+
+/// Deals out `limit` descriptors (`None`: there is no limit).
+pub(crate) fn budget(limit: Option<u64>, workers: usize, listening: usize, admin: bool) -> Budget {
+    let workers = workers.max(1) as u64;
+    let limit = limit.unwrap_or(u64::MAX / 2);
+    let pipes = (limit / PIPES_SHARE / workers / 2).min(PIPES);
+    let fixed = RESERVE + (PER_WORKER + 2 * pipes) * workers + listening as u64 + if admin { ADMIN } else { 0 };
+    let connections = usize::try_from(limit.saturating_sub(fixed) / PER_SESSION).unwrap_or(usize::MAX);
+    Budget { connections, pipes: usize::try_from(pipes).unwrap_or(usize::MAX), fixed }
 }
 
 #[cfg(test)]
@@ -35,10 +51,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn twenty_thousand_descriptors_serve_about_9900() {
-        assert_eq!(connections(Some(20_000), 2, 4, true), 9_880);
-        assert_eq!(connections(Some(20_000), 2, 4, false), 9_913);
-        assert_eq!(connections(Some(100), 2, 4, false), 0, "not enough for anything");
-        assert_eq!(connections(None, 2, 4, false), usize::MAX);
+    fn descriptors_are_dealt_out() {
+        for (case, limit, workers, admin, connections, pipes) in [
+            ("as tested here", Some(20_000), 2, true, 9_880, 32),
+            ("without pages", Some(20_000), 2, false, 9_913, 32),
+            ("many workers and few descriptors", Some(4_096), 64, false, 1_552, 4),
+            ("a shell's default", Some(1_024), 2, false, 425, 32),
+            ("hardly any", Some(60), 2, false, 5, 1),
+            ("too few", Some(40), 2, false, 0, 1),
+        ] {
+            let budget = budget(limit, workers, 2 * workers, admin);
+            assert_eq!((budget.connections, budget.pipes), (connections, pipes), "{case}: {budget:?}");
+        }
+        assert!(budget(None, 2, 4, true).connections > 1 << 40);
     }
 }

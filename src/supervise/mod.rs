@@ -8,20 +8,22 @@ pub(crate) mod worker;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use self::control::Control;
-use self::shared::{Door, Order, Peer, Shared};
+use self::descriptors::Budget;
+use self::shared::{Colleague, Door, Order, Shared};
 use crate::admin::pages::{Pages, State};
-use crate::config::model::{Bind, Config};
+use crate::config::model::{AccessTarget, Bind, Config};
 use crate::detect::Memory;
 use crate::listen::admission::Capacity;
-use crate::listen::inherited::{Inherited, from_service_manager};
-use crate::listen::sockets::{self, BindError, Group};
+use crate::listen::inherited::Inherited;
+use crate::listen::sockets::{self, BindError, Group, SocketFile};
 use crate::live::Live;
 use crate::observe::access_log::{AccessLog, Finish};
 use crate::observe::metrics::Metrics;
@@ -30,6 +32,8 @@ use crate::observe::metrics::Metrics;
 const RESOLVE: Duration = Duration::from_secs(2);
 /// How long the end waits for a slow reader of the access log.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// Connections at once of which an operator should know that there are no more.
+const FEW: usize = 256;
 
 /// Why a balancer cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +45,18 @@ pub enum StartError {
     #[error("admin.http: cannot listen on {0}: {1}")]
     Admin(SocketAddr, io::Error),
     /// The access log cannot be opened.
-    #[error("log.access: {0}")]
-    AccessLog(io::Error),
+    #[error("log.access: cannot write to {0}: {1}")]
+    AccessLog(AccessTarget, io::Error),
     /// RLIMIT_NOFILE leaves no descriptor for any connection.
-    #[error("the limit of {0} file descriptors is too low to serve any connection")]
-    Descriptors(u64),
+    #[error(
+        "the limit of {limit} file descriptors (ulimit -n) is too low: {fixed} are needed, and two for each connection"
+    )]
+    Descriptors {
+        /// RLIMIT_NOFILE.
+        limit: u64,
+        /// What the process needs without any connection.
+        fixed: u64,
+    },
     /// A thread or a runtime cannot be made.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -59,6 +70,8 @@ pub struct Balancer {
     control: Control,
     log: Finish,
     addresses: Vec<(String, Bind)>,
+    /// Removed when the listeners close.
+    files: Mutex<Vec<SocketFile>>,
     admin: Option<SocketAddr>,
 }
 
@@ -66,7 +79,7 @@ impl Balancer {
     /// Starts serving. Every listener is open when this returns.
     ///
     /// # Errors
-    /// Nothing is left behind when it fails.
+    /// No address is listened on and no file of a socket is left when it fails.
     pub fn start(config: &Config) -> Result<Balancer, StartError> {
         Balancer::start_with(config, Inherited::none())
     }
@@ -77,62 +90,45 @@ impl Balancer {
     /// # Errors
     /// As [`Balancer::start`].
     pub fn start_inheriting(config: &Config) -> Result<Balancer, StartError> {
-        Balancer::start_with(config, from_service_manager())
+        Balancer::start_with(config, Inherited::from_service_manager())
     }
 
     fn start_with(config: &Config, mut inherited: Inherited) -> Result<Balancer, StartError> {
         let count = workers(config);
-        let mut groups = sockets::open_all(&config.listeners, count, &mut inherited).map_err(StartError::Bind)?;
+        let mut groups = sockets::bind_all(&config.listeners, count, &mut inherited).map_err(StartError::Bind)?;
         for address in inherited.unclaimed() {
             tracing::warn!(%address, "an inherited socket serves no listener and was closed");
         }
         warn_of_short_queues(config);
-        let admin = match config.admin.http {
-            Some(address) => Some(control::open_admin(address).map_err(|error| StartError::Admin(address, error))?),
-            None => None,
-        };
+        let admin = config.admin.http.map(open_admin).transpose()?;
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
         let listening = groups.iter().map(|group| group.sockets.len()).sum();
-        let capacity = capacity(config, count, listening)?;
-
-        let metrics = Arc::new(Metrics::new());
-        let dropped = metrics.process().access_log_dropped.clone();
-        let (access_log, log) =
-            AccessLog::start(&config.log.access, config.log.format, dropped).map_err(StartError::AccessLog)?;
-        let (inboxes, peers): (Vec<_>, Vec<_>) = (0..count)
-            .map(|_| {
-                let (sender, inbox) = unbounded_channel();
-                (inbox, Peer::new(sender))
-            })
-            .unzip();
-        let shared = Arc::new(Shared {
-            live: Arc::new(Live::new(config, &metrics)).into(),
-            doors: config.listeners.iter().map(|listener| Door::new(config, listener, &metrics)).collect(),
-            workers: peers,
-            capacity: Capacity::new(capacity),
-            opening_memory: Memory::new(config.runtime.opening_memory),
-            log: access_log,
-            pages: Arc::new(Pages::new(Arc::clone(&metrics), count)),
-            metrics,
-        });
+        let (capacity, pipes) = budget(config, count, listening)?;
+        let (shared, inboxes, log) = share(config, count, capacity)?;
         let refresh: Vec<Duration> = config.pools.iter().map(|pool| pool.refresh).collect();
         let control = Control::start(Arc::clone(&shared), admin, refresh)?;
         control.wait_resolved(config.pools.len(), RESOLVE);
 
-        let mut starts: Vec<worker::Start> = inboxes
-            .into_iter()
-            .enumerate()
-            .map(|(index, inbox)| worker::Start { index, shared: Arc::clone(&shared), sockets: Vec::new(), inbox })
-            .collect();
-        let addresses = deal(&mut groups, &mut starts, config);
+        // From here on there may be clients, so nothing but a lack of threads may fail.
+        groups.iter().try_for_each(Group::listen)?;
+        let files = groups.iter_mut().filter_map(|group| group.file.take()).collect();
+        let (addresses, mut sockets) = deal(groups, count, config);
         let mut workers = Vec::new();
-        for start in starts {
-            let name = format!("worker-{}", start.index);
-            workers.push(std::thread::Builder::new().name(name).spawn(move || worker::run(start))?);
+        for (index, inbox) in inboxes.into_iter().enumerate() {
+            let sockets = sockets.get_mut(index).map(std::mem::take).unwrap_or_default();
+            let start = worker::Start { index, shared: Arc::clone(&shared), sockets, pipes, inbox };
+            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+            workers.push(thread.spawn(move || worker::run(start))?);
         }
         shared.pages.set_state(State::Serving);
-        tracing::info!(workers = count, max_connections = capacity, "serving");
-        Ok(Balancer { shared, workers, control, log, addresses, admin: admin_address })
+        for (listener, address) in &addresses {
+            tracing::info!(listener, %address, "listening");
+        }
+        if let Some(address) = admin_address {
+            tracing::info!(%address, "admin pages");
+        }
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = count, max_connections = capacity, "serving");
+        Ok(Balancer { shared, workers, control, log, addresses, files: Mutex::new(files), admin: admin_address })
     }
 
     /// Where a listener listens, free ports filled in.
@@ -183,16 +179,15 @@ impl Balancer {
                 Err(_) => tracing::error!("a worker panicked"),
             }
         }
-        for (_, address) in &self.addresses {
-            sockets::remove_file(address);
-        }
         self.control.stop();
         if !self.log.finish(LAST_LINES) {
             tracing::warn!("the last lines of the access log could not be written");
         }
     }
 
+    /// Tells every worker, all of which close their listeners on any order.
     fn tell(&self, order: impl Fn() -> Order) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clear();
         for worker in &self.shared.workers {
             // One that has ended needs no telling.
             let _ = worker.tell(order());
@@ -200,23 +195,49 @@ impl Balancer {
     }
 }
 
+/// Where a worker is told things.
+type Inbox = UnboundedReceiver<Order>;
+
+/// What all threads share, where each worker is told things, and the end of the access log.
+fn share(config: &Config, workers: usize, capacity: usize) -> Result<(Arc<Shared>, Vec<Inbox>, Finish), StartError> {
+    let metrics = Arc::new(Metrics::new());
+    let dropped = metrics.process().access_log_dropped.clone();
+    let (access_log, log) = AccessLog::start(&config.log.access, config.log.format, dropped)
+        .map_err(|error| StartError::AccessLog(config.log.access.clone(), error))?;
+    let (senders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
+    let shared = Arc::new(Shared {
+        live: Arc::new(Live::new(config, &metrics)).into(),
+        doors: config.listeners.iter().map(|listener| Door::new(config, listener, &metrics)).collect(),
+        workers: senders.into_iter().map(Colleague::new).collect(),
+        capacity: Capacity::new(capacity),
+        opening_memory: Memory::new(config.runtime.opening_memory),
+        log: access_log,
+        pages: Arc::new(Pages::new(Arc::clone(&metrics), workers)),
+        metrics,
+    });
+    Ok((shared, inboxes, log))
+}
+
+/// Listening sockets of one worker, with the index of their listener.
+type Sockets = Vec<(usize, OwnedFd)>;
+
 /// Deals the sockets of every group out to the workers, and tells where they listen. A group of one goes to another
 /// worker each time.
 #[expect(
     clippy::indexing_slicing,
-    reason = "indices of this configuration's listeners, and of the workers modulo their count"
+    reason = "indices of this configuration's listeners, and of workers modulo their count"
 )]
-fn deal(groups: &mut Vec<Group>, starts: &mut [worker::Start], config: &Config) -> Vec<(String, Bind)> {
-    let count = starts.len();
+fn deal(groups: Vec<Group>, workers: usize, config: &Config) -> (Vec<(String, Bind)>, Vec<Sockets>) {
+    let mut hands: Vec<Sockets> = (0..workers).map(|_| Vec::new()).collect();
     let mut addresses = Vec::new();
-    for (turn, group) in groups.drain(..).enumerate() {
-        let first = if group.sockets.len() < count { turn } else { 0 };
+    for (turn, group) in groups.into_iter().enumerate() {
+        let first = if group.sockets.len() < workers { turn } else { 0 };
         for (index, socket) in group.sockets.into_iter().enumerate() {
-            starts[(first + index) % count].sockets.push((group.listener, socket));
+            hands[(first + index) % workers].push((group.listener, socket));
         }
         addresses.push((config.listeners[group.listener].name.clone(), group.address));
     }
-    addresses
+    (addresses, hands)
 }
 
 fn workers(config: &Config) -> usize {
@@ -224,21 +245,20 @@ fn workers(config: &Config) -> usize {
     config.runtime.workers.map_or_else(auto, NonZeroUsize::get)
 }
 
-/// Connections to serve at once: what was asked for, as far as the descriptors last.
-fn capacity(config: &Config, workers: usize, listening: usize) -> Result<usize, StartError> {
-    let descriptors = descriptors::raise();
-    let possible = descriptors::connections(descriptors, workers, listening, config.admin.http.is_some());
-    if possible == 0 {
-        return Err(StartError::Descriptors(descriptors.unwrap_or(u64::MAX)));
+/// Connections to serve at once, as many as were asked for if the descriptors last, and pipes for each worker.
+fn budget(config: &Config, workers: usize, listening: usize) -> Result<(usize, usize), StartError> {
+    let limit = descriptors::raise();
+    let Budget { connections, pipes, fixed } =
+        descriptors::budget(limit, workers, listening, config.admin.http.is_some());
+    let limit = limit.unwrap_or(u64::MAX);
+    if connections == 0 {
+        return Err(StartError::Descriptors { limit, fixed });
     }
     let asked = config.runtime.max_connections.map(NonZeroUsize::get);
-    if let Some(asked) = asked.filter(|&asked| asked > possible) {
-        tracing::warn!(
-            "runtime.max_connections = {asked} is more than the limit of {} file descriptors allows: {possible} it is",
-            descriptors.unwrap_or(u64::MAX)
-        );
+    if asked.is_some_and(|asked| asked > connections) || connections < FEW {
+        tracing::warn!("the limit of {limit} file descriptors (ulimit -n) allows {connections} connections at once");
     }
-    Ok(asked.unwrap_or(possible).min(possible))
+    Ok((asked.unwrap_or(connections).min(connections), pipes))
 }
 
 fn warn_of_short_queues(config: &Config) {
@@ -250,6 +270,29 @@ fn warn_of_short_queues(config: &Config) {
             listener.backlog
         );
     }
+}
+
+/// Opens the admin listener.
+fn open_admin(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
+    let open = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    open().map_err(|error| StartError::Admin(address, error))
+}
+
+/// Tries every address that [`Balancer::start`] would listen on, and lets go of it again. No client notices.
+///
+/// # Errors
+/// Every address that cannot be had.
+pub fn try_addresses(config: &Config) -> Result<(), Vec<StartError>> {
+    let mut errors = Vec::new();
+    if let Err(taken) = sockets::try_all(&config.listeners) {
+        errors.push(StartError::Bind(taken));
+    }
+    errors.extend(config.admin.http.and_then(|address| open_admin(address).err()));
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
 fn list(errors: &[BindError]) -> String {

@@ -16,14 +16,14 @@ use crate::listen::admission::Capacity;
 use crate::live::Live;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{ListenerMetrics, Metrics};
-use crate::table::{Limits, seconds};
+use crate::table::Limits;
 
 /// One balancer's state.
 pub(crate) struct Shared {
     /// The generation in use.
     pub(crate) live: ArcSwap<Live>,
     pub(crate) doors: Vec<Door>,
-    pub(crate) workers: Vec<Peer>,
+    pub(crate) workers: Vec<Colleague>,
     /// `runtime.max_connections`.
     pub(crate) capacity: Arc<Capacity>,
     pub(crate) opening_memory: Arc<Memory>,
@@ -45,7 +45,7 @@ pub(crate) struct Door {
 }
 
 /// One worker, as the others see it.
-pub(crate) struct Peer {
+pub(crate) struct Colleague {
     sessions: Arc<AtomicUsize>,
     inbox: UnboundedSender<Order>,
 }
@@ -76,17 +76,17 @@ impl Door {
             name: listener.name.as_str().into(),
             protocol: listener.protocol,
             open: listener.open,
-            limits: Limits { drain: seconds(config.timeouts.pool.drain), ..Limits::default() },
+            limits: Limits { drain: config.timeouts.pool.drain, ..Limits::default() },
             capacity: Capacity::new(listener.max_connections.map_or(usize::MAX, NonZeroUsize::get)),
             metrics: metrics.listener(&listener.name),
         }
     }
 }
 
-impl Peer {
+impl Colleague {
     /// A worker without sessions.
-    pub(crate) fn new(inbox: UnboundedSender<Order>) -> Peer {
-        Peer { sessions: Arc::default(), inbox }
+    pub(crate) fn new(inbox: UnboundedSender<Order>) -> Colleague {
+        Colleague { sessions: Arc::default(), inbox }
     }
 
     /// Sessions that it has, those on their way included.
@@ -115,7 +115,7 @@ impl Shared {
 
     /// Sessions now, over all workers.
     pub(crate) fn sessions(&self) -> usize {
-        self.workers.iter().map(Peer::sessions).sum()
+        self.workers.iter().map(Colleague::sessions).sum()
     }
 
     /// Brings the gauges up to date.

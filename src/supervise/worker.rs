@@ -14,8 +14,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::shared::{Door, Order, Peer, Seat, Shared};
-use crate::clock::Clock;
+use super::shared::{Colleague, Door, Order, Seat, Shared};
 use crate::detect::Memory;
 use crate::forward::Tools;
 use crate::listen::Accepted;
@@ -52,6 +51,8 @@ pub(crate) struct Start {
     pub(crate) shared: Arc<Shared>,
     /// Its listening sockets, with the index of their listener.
     pub(crate) sockets: Vec<(usize, OwnedFd)>,
+    /// Pipes that it may open.
+    pub(crate) pipes: usize,
     pub(crate) inbox: UnboundedReceiver<Order>,
 }
 
@@ -68,10 +69,10 @@ pub(crate) fn run(start: Start) -> io::Result<()> {
     Ok(())
 }
 
-async fn work(Start { index, shared, sockets, mut inbox }: Start) {
+async fn work(Start { index, shared, sockets, pipes, mut inbox }: Start) {
     let worker = Rc::new(Worker {
         index,
-        tools: Tools::new(Clock::default()),
+        tools: Tools::new(pipes),
         table: Rc::default(),
         spare: Spare::new(),
         metrics: shared.metrics.worker(index),
@@ -85,7 +86,6 @@ async fn work(Start { index, shared, sockets, mut inbox }: Start) {
         spawn(accepting.track_future(accept::run(Rc::clone(&worker), socket, listener, stop.clone())));
     }
     accepting.close();
-    let began = Instant::now();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut phase = Phase::Serving;
@@ -95,7 +95,8 @@ async fn work(Start { index, shared, sockets, mut inbox }: Start) {
                 Order::Serve(accepted) => worker.serve(accepted),
                 Order::Drain => {
                     stop.cancel();
-                    phase = phase.drain(worker.tools.clock.now());
+                    phase = phase.drain(Instant::now());
+                    worker.sweep(phase);
                 }
                 Order::End => {
                     stop.cancel();
@@ -103,7 +104,7 @@ async fn work(Start { index, shared, sockets, mut inbox }: Start) {
                     worker.table.end_all(Outcome::Shutdown);
                 }
             },
-            _ = sweep.tick() => worker.sweep(began, phase),
+            _ = sweep.tick() => worker.sweep(phase),
             () = worker.table.emptied() => {}
             () = accepting.wait(), if stop.is_cancelled() && !accepting.is_empty() => {}
         }
@@ -123,14 +124,14 @@ async fn work(Start { index, shared, sockets, mut inbox }: Start) {
 #[derive(Clone, Copy)]
 enum Phase {
     Serving,
-    /// No new connections since this second of the coarse clock.
-    Draining(u32),
+    /// No new connections since then.
+    Draining(Instant),
     /// Every session was told to end.
     Ending(Instant),
 }
 
 impl Phase {
-    fn drain(self, now: u32) -> Phase {
+    fn drain(self, now: Instant) -> Phase {
         if matches!(self, Phase::Serving) { Phase::Draining(now) } else { self }
     }
 
@@ -140,7 +141,7 @@ impl Phase {
 
     /// Nothing more is to come: no session here or on its way, and nobody who could accept one.
     fn is_over(self, worker: &Worker, accepting: &TaskTracker) -> bool {
-        let idle = || accepting.is_empty() && worker.table.is_empty() && worker.peer().sessions() == 0;
+        let idle = || accepting.is_empty() && worker.table.is_empty() && worker.this().sessions() == 0;
         match self {
             Phase::Serving => false,
             Phase::Draining(_) => idle(),
@@ -211,16 +212,16 @@ impl Worker {
         spawn(session::serve(Rc::clone(self), accepted));
     }
 
-    fn peer(&self) -> &Peer {
+    fn this(&self) -> &Colleague {
         &self.shared.workers[self.index]
     }
 
-    fn sweep(&self, began: Instant, phase: Phase) {
-        let now = u32::try_from(began.elapsed().as_secs()).unwrap_or(u32::MAX);
-        self.tools.clock.set(now);
+    fn sweep(&self, phase: Phase) {
+        self.tools.clock.advance(Instant::now());
+        let now = self.tools.clock.now();
         match phase {
             Phase::Serving => self.table.sweep(now, None),
-            Phase::Draining(since) => self.table.sweep(now, Some(since)),
+            Phase::Draining(since) => self.table.sweep(now, Some(since.elapsed())),
             Phase::Ending(_) => self.table.end_all(Outcome::Shutdown),
         }
         self.metrics.sessions.set(self.table.len() as f64);

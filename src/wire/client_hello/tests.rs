@@ -325,12 +325,14 @@ proptest! {
         let ((_, bytes), ..) = RECORDED[client];
         let message = unframe(bytes);
         let (mut wire, mut rest, mut sizes) = (Vec::new(), &*message, sizes.into_iter().cycle());
+        let mut count = 0;
         while !rest.is_empty() {
+            count += 1;
             let (fragment, more) = rest.split_at(sizes.next().unwrap().min(rest.len()));
             wire.extend(records(fragment, MAX_RECORD));
             rest = more;
         }
-        prop_assume!(wire.len() <= MAX_OPENING);
+        prop_assume!(wire.len() <= MAX_OPENING && count <= MAX_RECORDS);
         let (mut reader, mut end, mut pieces) = (Reader::default(), 0, pieces.into_iter().cycle());
         let hello = loop {
             end = (end + pieces.next().unwrap()).min(wire.len());
