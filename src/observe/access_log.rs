@@ -1,9 +1,9 @@
 //! The access log: one line for every connection that has ended.
 //!
 //! A worker hands over the [`Record`] by value and goes on: it never formats, writes or waits. One thread formats what
-//! is queued, every 20 ms while records come, and writes many lines with one call. A record that finds the queue full is lost and counted, and so is a
-//! line that could not be written (broken pipe, full disk); the loss is told once a minute at most. The thread goes on
-//! whatever happens: a disk that has room again gets whole lines again.
+//! is queued, every 20 ms while records come, and writes many lines with one call. A record that finds the queue full
+//! is lost and counted, and so is a line that could not be written (broken pipe, full disk); the loss is told once a
+//! minute at most. The thread goes on whatever happens: a disk that has room again gets whole lines again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
