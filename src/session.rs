@@ -14,7 +14,7 @@ use std::task::Poll;
 use self::story::Story;
 use crate::config::model::Protocol;
 use crate::connect::{Attempts, Reached};
-use crate::detect::{self, Detected, Opening};
+use crate::detect::{Detected, Detection, Opening};
 use crate::forward::{End, Forward, closing};
 use crate::listen::Accepted;
 use crate::live::Route;
@@ -73,8 +73,8 @@ pub(crate) fn serve(worker: Rc<Worker>, accepted: Accepted) -> impl Future<Outpu
 /// The line: detect, route, choose, connect, forward.
 async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<Travelled, Failure> {
     story.entry().set_waker(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-    let opening = detect::opening(story.protocol(), client, story.deadline(), &worker.tools, worker.memory());
-    let (route, mut opening) = route(worker, story, unless_asked(story.entry(), opening).await?)?;
+    let detected = detect(worker, story, client).await?;
+    let (route, mut opening) = route(worker, story, detected)?;
 
     let mut attempts = Attempts::on(&route.pool);
     loop {
@@ -89,6 +89,15 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
             }
             end => return Ok(Travelled { end, endpoint }),
         }
+    }
+}
+
+/// Finds out what the client says.
+async fn detect(worker: &Worker, story: &Story, client: &Stream) -> Result<Detected, Failure> {
+    let mut detection = Detection::of(story.protocol(), client, &worker.tools, worker.memory());
+    match detection.at_once() {
+        Some(detected) => detected,
+        None => unless_asked(story.entry(), detection.wait(story.deadline())).await,
     }
 }
 

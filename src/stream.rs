@@ -52,6 +52,16 @@ impl Stream {
         }
     }
 
+    /// Receives what is there without waiting, and without asking the reactor, which does not know a new socket yet;
+    /// `None` if nothing is.
+    pub(crate) fn try_recv(&self, buffer: &mut [u8]) -> Option<io::Result<usize>> {
+        match rustix::net::recv(&self.io, buffer, RecvFlags::empty()) {
+            Ok((_, received)) => Some(Ok(received)),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => None,
+            Err(error) => Some(Err(error.into())),
+        }
+    }
+
     /// Sends as much of `bytes` as the socket takes at once.
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write(cx, |socket| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL))

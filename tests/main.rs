@@ -11,6 +11,7 @@ mod harness;
 mod bulk;
 mod cli;
 mod clients;
+mod costs;
 mod demo;
 mod endpoints;
 mod half_close;

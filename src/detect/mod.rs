@@ -3,8 +3,10 @@
 //! One absolute deadline covers the whole opening. What is held of clients that are not routed yet is counted over the
 //! whole process and bounded; a client that has sent nothing holds nothing.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Poll, ready};
 use std::time::Instant;
 
 use tokio::time::timeout_at;
@@ -32,14 +34,14 @@ pub(crate) struct Opening {
     /// May be sent to another endpoint if one ends without an answer.
     pub(crate) replayable: bool,
     /// Its share of the memory, for as long as it is kept.
-    _share: Option<Share>,
+    _share: Share,
 }
 
 #[cfg(test)]
 impl Opening {
     /// An opening that nobody counts.
     pub(crate) fn of(bytes: Vec<u8>, replayable: bool) -> Opening {
-        Opening { bytes, replayable, _share: None }
+        Opening { bytes, replayable, _share: Share::default() }
     }
 }
 
@@ -51,9 +53,10 @@ pub(crate) struct Memory {
 }
 
 /// One connection's share of it; given back by Drop.
-#[derive(Debug)]
-pub(crate) struct Share {
-    memory: Arc<Memory>,
+#[derive(Debug, Default)]
+struct Share {
+    /// `None` where nothing is counted.
+    memory: Option<Arc<Memory>>,
     bytes: u64,
 }
 
@@ -71,13 +74,15 @@ impl Memory {
 
 impl Share {
     fn none(memory: &Arc<Memory>) -> Share {
-        Share { memory: Arc::clone(memory), bytes: 0 }
+        Share { memory: Some(Arc::clone(memory)), bytes: 0 }
     }
 
     /// Grows by `bytes`, unless the memory would be over its limit.
     fn grow(&mut self, bytes: u64) -> Result<(), Failure> {
-        if self.memory.held.fetch_add(bytes, Ordering::Relaxed) + bytes > self.memory.limit {
-            self.memory.held.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(memory) = &self.memory
+            && memory.held.fetch_add(bytes, Ordering::Relaxed) + bytes > memory.limit
+        {
+            memory.held.fetch_sub(bytes, Ordering::Relaxed);
             return Err(Failure::new(Outcome::OpeningMemory, Side::Us));
         }
         self.bytes += bytes;
@@ -87,61 +92,72 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.memory.held.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// Reads the opening of a connection, as far as its protocol needs to be routed.
-///
-/// # Errors
-/// What is wrong with the opening, that it took too long, or that the client left.
-pub(crate) async fn opening(
-    protocol: Protocol,
-    client: &Stream,
-    deadline: Instant,
-    tools: &Tools,
-    memory: &Arc<Memory>,
-) -> Result<Detected, Failure> {
-    match protocol {
-        Protocol::Tcp => Ok(Detected::default()),
-        Protocol::Tls => match timeout_at(deadline.into(), client_hello(client, tools, memory)).await {
-            Ok(detected) => detected,
-            Err(_) => Err(Failure::new(Outcome::HelloTimeout, Side::Client)),
-        },
-    }
-}
-
-async fn client_hello(client: &Stream, tools: &Tools, memory: &Arc<Memory>) -> Result<Detected, Failure> {
-    let mut share = Share::none(memory);
-    let mut reader = Reader::default();
-    let mut bytes = Vec::new();
-    loop {
-        receive(client, tools, &mut bytes, &mut share).await?;
-        if let Some(hello) = reader.advance(&bytes).map_err(refusal)? {
-            let replayable = hello.length == bytes.len() && !hello.early_data;
-            let opening = Opening { bytes, replayable, _share: Some(share) };
-            return Ok(Detected { opening, hello: Some(hello) });
+        if let Some(memory) = &self.memory {
+            memory.held.fetch_sub(self.bytes, Ordering::Relaxed);
         }
     }
 }
 
-/// Appends what the client has sent, through the worker's scratch buffer: until it has sent something, no memory is
-/// held for it.
-async fn receive(client: &Stream, tools: &Tools, bytes: &mut Vec<u8>, share: &mut Share) -> Result<(), Failure> {
-    let received = std::future::poll_fn(|cx| {
-        let mut scratch = tools.scratch.borrow_mut();
-        client.poll_recv(cx, &mut scratch).map_ok(|received| {
-            let new = scratch.get(..received).unwrap_or_default();
-            share.grow(new.len() as u64).map(|()| {
-                bytes.extend_from_slice(new);
-                received
-            })
-        })
-    });
-    match received.await {
-        Ok(Ok(0)) => Err(Failure::new(Outcome::ClientGone, Side::Client)),
-        Ok(grown) => grown.map(|_| ()),
-        Err(_) => Err(Failure::new(Outcome::ClientGone, Side::Client)),
+/// The detection of one connection, as far as it has come.
+pub(crate) struct Detection<'a> {
+    protocol: Protocol,
+    client: &'a Stream,
+    tools: &'a Tools,
+    bytes: Vec<u8>,
+    reader: Reader,
+    share: Share,
+}
+
+impl<'a> Detection<'a> {
+    /// Nothing has been read yet.
+    pub(crate) fn of(protocol: Protocol, client: &'a Stream, tools: &'a Tools, memory: &Arc<Memory>) -> Detection<'a> {
+        let (bytes, reader) = (Vec::new(), Reader::default());
+        Detection { protocol, client, tools, bytes, reader, share: Share::none(memory) }
+    }
+
+    /// Takes what is already there, which with deferred accepting is nearly always all; `None` if more is needed.
+    pub(crate) fn at_once(&mut self) -> Option<Result<Detected, Failure>> {
+        if self.protocol == Protocol::Tcp {
+            return Some(Ok(Detected::default()));
+        }
+        let mut scratch = self.tools.scratch.borrow_mut();
+        let received = self.client.try_recv(&mut scratch)?;
+        self.take_in(received, &scratch).transpose()
+    }
+
+    /// Waits for the rest of the opening.
+    ///
+    /// # Errors
+    /// What is wrong with the opening, that it was not complete by `deadline`, or that the client left.
+    pub(crate) async fn wait(mut self, deadline: Instant) -> Result<Detected, Failure> {
+        let complete = std::future::poll_fn(move |cx| {
+            let mut scratch = self.tools.scratch.borrow_mut();
+            loop {
+                let received = ready!(self.client.poll_recv(cx, &mut scratch));
+                if let Some(detected) = self.take_in(received, &scratch).transpose() {
+                    return Poll::Ready(detected);
+                }
+            }
+        });
+        match timeout_at(deadline.into(), complete).await {
+            Ok(detected) => detected,
+            Err(_) => Err(Failure::new(Outcome::HelloTimeout, Side::Client)),
+        }
+    }
+
+    /// Takes in what was received into `scratch`: until a client has sent something, no memory is held for it.
+    fn take_in(&mut self, received: io::Result<usize>, scratch: &[u8]) -> Result<Option<Detected>, Failure> {
+        let new = received.ok().and_then(|received| scratch.get(..received)).unwrap_or_default();
+        if new.is_empty() {
+            return Err(Failure::new(Outcome::ClientGone, Side::Client));
+        }
+        self.share.grow(new.len() as u64)?;
+        self.bytes.extend_from_slice(new);
+        let Some(hello) = self.reader.advance(&self.bytes).map_err(refusal)? else { return Ok(None) };
+        let replayable = hello.length == self.bytes.len() && !hello.early_data;
+        let share = std::mem::take(&mut self.share);
+        let opening = Opening { bytes: std::mem::take(&mut self.bytes), replayable, _share: share };
+        Ok(Some(Detected { opening, hello: Some(hello) }))
     }
 }
 

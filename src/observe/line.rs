@@ -240,7 +240,7 @@ mod tests {
             hello: Some(Said {
                 sni: Some("db.example.com".into()),
                 alpn: [&b"h2"[..], b"http/1.1"].into_iter().collect(),
-                versions: vec![0x0304, 0x0303, 0x7f1c],
+                versions: [0x0304, 0x0303, 0x7f1c].into_iter().collect(),
                 ech: true,
             }),
             route: Some("pg".into()),

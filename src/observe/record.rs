@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::outcome::{Outcome, Side};
+use crate::wire::client_hello::Versions;
 use crate::wire::protocols::Protocols;
 
 /// Everything that is told about one connection once it has ended.
@@ -48,7 +49,7 @@ pub struct Said {
     /// Protocols offered, in the client's order.
     pub alpn: Protocols,
     /// TLS versions offered as code points, GREASE left out, in the client's order.
-    pub versions: Vec<u16>,
+    pub versions: Versions,
     /// Encrypted Client Hello was offered: `sni` is only the outer name.
     pub ech: bool,
 }

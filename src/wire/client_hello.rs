@@ -11,6 +11,8 @@ mod tests;
 
 use std::iter;
 
+use arrayvec::ArrayVec;
+
 use super::name::{Name, NameError};
 use super::protocols::Protocols;
 
@@ -37,7 +39,7 @@ pub struct ClientHello {
     /// Protocols offered, in the client's order, none of them empty.
     pub alpn: Protocols,
     /// supported_versions without GREASE, in the client's order; legacy_version if there are none.
-    pub versions: Vec<u16>,
+    pub versions: Versions,
     /// Encrypted Client Hello was offered, or pretended (RFC 9849): nobody but the server can tell.
     pub ech: bool,
     /// Data encrypted under an earlier session follows the hello: it must not be replayed.
@@ -45,6 +47,9 @@ pub struct ClientHello {
     /// Bytes that the hello took on the wire, record headers included. What follows is not part of it.
     pub length: usize,
 }
+
+/// The first of the TLS versions that a client offers; there are five, and drafts.
+pub type Versions = ArrayVec<u16, 8>;
 
 /// Why bytes are not a ClientHello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

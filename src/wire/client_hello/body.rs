@@ -3,7 +3,7 @@
 //! tls-parser is not used for it: it allocates for lists nobody looks at, drops what it cannot read and forgives
 //! leftovers in a list. It serves the tests as a second opinion.
 
-use super::{ClientHello, HelloError, MAX_PROTOCOLS};
+use super::{ClientHello, HelloError, MAX_PROTOCOLS, Versions};
 use crate::wire::name::{Name, Written};
 use crate::wire::protocols::{Broken, Protocols};
 
@@ -35,7 +35,7 @@ pub(super) fn read(body: &[u8], length: usize) -> Result<ClientHello, HelloError
     let mut hello = ClientHello {
         server_name: None,
         alpn: Protocols::default(),
-        versions: Vec::new(),
+        versions: Versions::new(),
         ech: false,
         early_data: false,
         length,
@@ -114,7 +114,7 @@ fn protocols(mut data: Cursor<'_>) -> Result<Protocols, HelloError> {
 }
 
 /// RFC 8446, section 4.2.1.
-fn supported_versions(mut data: Cursor<'_>) -> Result<Vec<u16>, HelloError> {
+fn supported_versions(mut data: Cursor<'_>) -> Result<Versions, HelloError> {
     let mut list = data.list8().ok_or(Malformed("supported_versions ends inside its list"))?;
     if !data.is_empty() {
         return Err(Malformed("supported_versions: data follows the list"));
@@ -122,10 +122,11 @@ fn supported_versions(mut data: Cursor<'_>) -> Result<Vec<u16>, HelloError> {
     if list.is_empty() || list.0.len() % 2 != 0 {
         return Err(Malformed("supported_versions: an empty list or half a version"));
     }
-    let mut versions = Vec::with_capacity(list.0.len() / 2);
+    let mut versions = Versions::new();
     while let Some(version) = list.u16() {
         if !is_grease(version) {
-            versions.push(version);
+            // One too many is not worth an allocation for everyone.
+            let _ = versions.try_push(version);
         }
     }
     Ok(versions)
