@@ -11,7 +11,7 @@ fuzz_target!(|text: &str| {
     match parse_str(Path::new("fuzz.toml"), text) {
         Ok(loaded) => {
             for listener in 0..loaded.config.listeners.len() {
-                let _ = Router::new(&loaded.config, listener).find(None, &[], None);
+                let _ = Router::new(&loaded.config, listener).find(None, std::iter::empty(), None);
             }
         }
         Err(problems) => assert!(!problems.to_string().is_empty()),
