@@ -153,6 +153,8 @@ fn a_log_that_nobody_reads_never_slows_traffic() {
         assert!(client.rest().is_ok_and(|back| back == hello));
     }
     assert!(began.elapsed() < Duration::from_secs(2), "20 sessions took {:?}", began.elapsed());
+    let ok = r#"pointsman_listener_outcomes_total{listener="edge",outcome="ok"}"#;
+    eventually("the last session has been told", || (count(ok) == 20.0).then_some(()));
     let dropped = count("pointsman_access_log_dropped_total");
     assert!(dropped > 0.0 && dropped < CONNECTIONS as f64, "{dropped} lines dropped");
 

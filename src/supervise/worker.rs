@@ -204,8 +204,10 @@ impl Worker {
 
     /// Tells of a connection that has ended.
     pub(crate) fn record(&self, listener: usize, record: Record) {
-        self.door(listener).metrics.outcome(record.outcome).increment(1);
+        let outcome = record.outcome;
         self.shared.log.log(record);
+        // Counted last: who sees the count knows that the line was left, or lost and counted as such.
+        self.door(listener).metrics.outcome(outcome).increment(1);
     }
 
     fn serve(self: &Rc<Self>, accepted: Accepted) {
