@@ -52,6 +52,25 @@ impl Stream {
         }
     }
 
+    /// Runs a splice(2) from the socket until it does not say EAGAIN. 0 only says that nothing was moved: the stream
+    /// has ended, or splice has stopped before urgent data. A plain read tells which.
+    pub(crate) fn poll_splice(
+        &self,
+        cx: &mut Context<'_>,
+        mut call: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.io.poll_read_ready(cx))?;
+            match call(self.as_fd()) {
+                Ok(moved) => return Poll::Ready(Ok(moved)),
+                Err(rustix::io::Errno::AGAIN) if self.has_seen_urgent_data() => return Poll::Ready(Ok(0)),
+                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
     /// Receives what is there without waiting, and without asking the reactor, which does not know a new socket yet;
     /// `None` if nothing is.
     pub(crate) fn try_recv(&self, buffer: &mut [u8]) -> Option<io::Result<usize>> {

@@ -1,18 +1,24 @@
 //! One direction of a session: from one socket to the other, adaptively by copy or by splice.
 //!
 //! While nothing moves a half owns no buffer and no pipe. A read goes into the worker's one scratch buffer and
-//! straight out; only what the sink would not take is kept. Reads that fill the whole buffer twice in a row promote
-//! the half to splice(2) until the source is dry.
+//! straight out; only what the sink would not take is kept. A source that keeps filling the whole buffer is bulk: it is
+//! moved by splice(2), through a pipe that goes back to its pool whenever the source is dry, until it sends little.
 
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use super::Tools;
+use super::{SCRATCH, Tools};
 use super::splice::Pipe;
 use crate::stream::Stream;
 
-/// Full reads in a row that promote a half to splice.
-const PROMOTE_AFTER: u8 = 2;
+/// A source is bulk from this score on.
+const BULK: u8 = 4;
+/// The highest score: a source that was bulk for a while stays so over a few small reads.
+const MOST: u8 = 8;
+/// What a read that fills the buffer adds to the score.
+const FULL: u8 = 2;
+/// Bytes that a source sends at least with each read, to keep its score: with less, copying is as cheap as splice(2).
+const LITTLE: usize = 8 * 1024;
 /// Bytes that one half moves in one turn before it lets other sessions run.
 const TURN: usize = 512 * 1024;
 
@@ -20,8 +26,7 @@ const TURN: usize = 512 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Half {
     held: Held,
-    /// Reads in a row that filled the buffer.
-    full_reads: u8,
+    pace: Pace,
     state: State,
     /// The source was lost: its end is no clean one and is not passed on as such.
     silent: bool,
@@ -35,6 +40,25 @@ enum Held {
     Bytes(Box<Rest>),
     /// In splice mode; the pipe may be empty.
     Pipe(Box<Pipe>),
+}
+
+/// How much a source sends, as a score from 0 to [`MOST`].
+#[derive(Debug, Default)]
+struct Pace(u8);
+
+impl Pace {
+    fn is_bulk(&self) -> bool {
+        self.0 >= BULK
+    }
+
+    /// Takes in that so much was read at once, into a buffer of `size`.
+    fn read(&mut self, bytes: usize, size: usize) {
+        self.0 = match bytes {
+            full if full >= size => (self.0 + FULL).min(MOST),
+            little if little < LITTLE => self.0.saturating_sub(1),
+            _ => self.0,
+        };
+    }
 }
 
 #[derive(Debug)]
@@ -153,7 +177,7 @@ impl Half {
     /// Gives the pipe back and drops what is held.
     pub(super) fn release(&mut self, tools: &Tools) {
         if let Held::Pipe(pipe) = std::mem::take(&mut self.held) {
-            tools.pipes.give_back(*pipe);
+            tools.pipes.give_back(pipe);
         }
     }
 
@@ -190,18 +214,18 @@ impl Half {
         tools: &Tools,
         moved: &mut Moved,
     ) -> Poll<Result<(), Stop>> {
-        if self.full_reads >= PROMOTE_AFTER {
-            self.promote(tools);
+        if self.pace.is_bulk() && matches!(self.held, Held::Nothing) {
+            self.held = tools.pipes.take(tools.clock.now()).map_or(Held::Nothing, Held::Pipe);
         }
         if let Held::Pipe(pipe) = &mut self.held {
-            match pipe.fill(from) {
-                Ok(0) => self.release(tools),
-                Ok(read) => {
-                    moved.read += read;
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) => return Poll::Ready(Err(Stop::Source(error))),
+            let filled = pipe.poll_fill(cx, from);
+            if let Poll::Ready(Ok(read @ 1..)) = filled {
+                self.pace.read(read, SCRATCH);
+                moved.read += read;
+                return Poll::Ready(Ok(()));
             }
+            self.release(tools);
+            ready!(filled).map_err(Stop::Source)?;
         }
         let mut scratch = tools.scratch.borrow_mut();
         let read = ready!(from.poll_recv(cx, &mut scratch)).map_err(Stop::Source)?;
@@ -210,7 +234,7 @@ impl Half {
             self.state = State::Ending;
             return Poll::Ready(Ok(()));
         }
-        self.full_reads = if read == scratch.len() { self.full_reads.saturating_add(1) } else { 0 };
+        self.pace.read(read, scratch.len());
         let bytes = scratch.get(..read).unwrap_or_default();
         match to.poll_send(cx, bytes) {
             Poll::Ready(Ok(sent)) => {
@@ -226,13 +250,6 @@ impl Half {
     fn keep(&mut self, left: &[u8]) {
         if !left.is_empty() {
             self.held = Held::Bytes(Box::new(Rest { bytes: left.to_vec(), sent: 0 }));
-        }
-    }
-
-    fn promote(&mut self, tools: &Tools) {
-        self.full_reads = 0;
-        if let Some(pipe) = tools.pipes.take(tools.clock.now()) {
-            self.held = Held::Pipe(Box::new(pipe));
         }
     }
 }

@@ -10,7 +10,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
 
-use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use crate::stream::Stream;
@@ -25,7 +24,9 @@ const SHORT_PAUSE: u32 = 10;
 pub(crate) struct PipePool {
     /// Pipes that may be open, in use and idle together.
     most: usize,
-    idle: RefCell<Vec<Ends>>,
+    /// Boxed, as halves hold them: a half takes one and gives it back at every burst.
+    #[expect(clippy::vec_box, reason = "the boxes are what is pooled")]
+    idle: RefCell<Vec<Box<Pipe>>>,
     open: Cell<usize>,
     /// No new pipe before this second of the coarse clock.
     not_before: Cell<u32>,
@@ -53,9 +54,9 @@ impl PipePool {
 
     /// An empty pipe of full size; `None` when all are in use or the kernel gives none (pipe-user-pages-soft,
     /// descriptors): the caller stays with copying.
-    pub(crate) fn take(&self, now: u32) -> Option<Pipe> {
-        if let Some(ends) = self.idle.borrow_mut().pop() {
-            return Some(Pipe { ends, filled: 0 });
+    pub(crate) fn take(&self, now: u32) -> Option<Box<Pipe>> {
+        if let Some(pipe) = self.idle.borrow_mut().pop() {
+            return Some(pipe);
         }
         if self.open.get() >= self.most || now < self.not_before.get() {
             return None;
@@ -63,7 +64,7 @@ impl PipePool {
         match open() {
             Ok(ends) => {
                 self.open.set(self.open.get() + 1);
-                Some(Pipe { ends, filled: 0 })
+                Some(Box::new(Pipe { ends, filled: 0 }))
             }
             Err(_) => {
                 self.not_before.set(now.saturating_add(SHORT_PAUSE));
@@ -73,9 +74,9 @@ impl PipePool {
     }
 
     /// Takes a pipe back: for the next half if it is empty, to close it otherwise.
-    pub(crate) fn give_back(&self, pipe: Pipe) {
+    pub(crate) fn give_back(&self, pipe: Box<Pipe>) {
         if pipe.filled == 0 {
-            self.idle.borrow_mut().push(pipe.ends);
+            self.idle.borrow_mut().push(pipe);
         } else {
             self.open.set(self.open.get() - 1);
         }
@@ -101,20 +102,17 @@ impl Pipe {
         self.filled
     }
 
-    /// Moves what `from` has into the empty pipe. 0 only says that nothing was moved: the socket is empty, or the stream
-    /// has ended, or splice(2) has stopped before urgent data. A plain read tells which.
+    /// Moves what `from` has into the empty pipe. 0 is to be taken as [`Stream::poll_splice`] says.
     ///
     /// # Errors
     /// Those of splice(2).
-    pub(crate) fn fill(&mut self, from: &Stream) -> io::Result<usize> {
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, from: &Stream) -> Poll<io::Result<usize>> {
         debug_assert_eq!(self.filled, 0, "only an empty pipe is filled");
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        self.filled = match rustix::pipe::splice(from, None, &self.ends.write, None, PIPE_SIZE, flags) {
-            Ok(moved) => moved,
-            Err(Errno::AGAIN | Errno::INTR) => 0,
-            Err(error) => return Err(error.into()),
-        };
-        Ok(self.filled)
+        self.filled = ready!(from.poll_splice(cx, |socket| {
+            rustix::pipe::splice(socket, None, &self.ends.write, None, PIPE_SIZE, flags)
+        }))?;
+        Poll::Ready(Ok(self.filled))
     }
 
     /// Moves bytes from the pipe to `to`; the count is at most what the pipe holds.
@@ -162,7 +160,7 @@ mod tests {
     #[test]
     fn the_pool_is_bounded_and_shrinks_to_one() {
         let pool = PipePool::new(8);
-        let pipes: Vec<Pipe> = std::iter::from_fn(|| pool.take(0)).collect();
+        let pipes: Vec<Box<Pipe>> = std::iter::from_fn(|| pool.take(0)).collect();
         assert!(!pipes.is_empty() && pipes.len() <= 8);
         let most = pool.open();
         assert_eq!(most, pipes.len());
