@@ -24,8 +24,8 @@ const TRIES: usize = 2;
 const QUEUE_FULL: Duration = Duration::from_millis(5);
 
 /// One session's attempts on a pool.
-pub(crate) struct Attempts {
-    pool: Arc<Pool>,
+pub(crate) struct Attempts<'a> {
+    pool: &'a Pool,
     tried: [Option<Arc<Endpoint>>; TRIES],
     /// What is to be said if no other endpoint is left.
     failure: Failure,
@@ -39,11 +39,11 @@ pub(crate) struct Reached {
     pub(crate) took: Duration,
 }
 
-impl Attempts {
+impl<'a> Attempts<'a> {
     /// No attempt yet.
-    pub(crate) fn on(pool: &Arc<Pool>) -> Attempts {
+    pub(crate) fn on(pool: &'a Pool) -> Attempts<'a> {
         let failure = Failure::new(Outcome::NoEndpoint, Side::Policy);
-        Attempts { pool: Arc::clone(pool), tried: Default::default(), failure }
+        Attempts { pool, tried: Default::default(), failure }
     }
 
     /// Connects to the endpoint whose turn it is, or the next.

@@ -7,6 +7,7 @@
 mod story;
 
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -14,13 +15,13 @@ use std::task::Poll;
 use self::story::Story;
 use crate::config::model::Protocol;
 use crate::connect::{Attempts, Reached};
-use crate::detect::{Detected, Detection, Opening};
+use crate::detect::{Begun, Detected, Detection, Opening};
 use crate::forward::{End, Forward, closing};
 use crate::listen::Accepted;
 use crate::live::Route;
 use crate::observe::outcome::{Outcome, Side};
 use crate::stream::Stream;
-use crate::supervise::worker::Worker;
+use crate::supervise::worker::{Worker, spawn};
 use crate::table::{Ask, Entry};
 use crate::wire::alert::Alert;
 
@@ -49,31 +50,28 @@ struct Travelled {
     endpoint: Stream,
 }
 
-/// Serves one accepted connection until its record is written.
-///
-/// Not an async function: that would keep its arguments beside what becomes of them for as long as the session lives.
-pub(crate) fn serve(worker: Rc<Worker>, accepted: Accepted) -> impl Future<Output = ()> {
+/// Serves one accepted connection on this worker until its record is written.
+pub(crate) fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let mut story = Story::begin(&worker, &accepted);
     let Accepted { socket, permit, seat, .. } = accepted;
-    let client = Stream::new(socket);
-    async move {
-        let ended = match client {
-            Ok(client) => match travel(&worker, &mut story, &client).await {
-                Ok(Travelled { end: End::Finished(side), .. }) => Failure::new(Outcome::Ok, side),
-                Ok(travelled) => Box::pin(close(travelled, client, story.protocol())).await,
-                Err(failure) => Box::pin(refuse(failure, client, story.protocol())).await,
-            },
-            Err(_) => Failure::new(Outcome::Internal, Side::Us),
-        };
+    let Ok(client) = Stream::new(socket) else {
+        return story.end(Failure::new(Outcome::Internal, Side::Us));
+    };
+    spawn(async move {
+        let travelled = travel(&worker, &mut story, &client).await;
+        let ended = part(travelled, client, story.protocol()).await;
         drop((permit, seat));
         story.end(ended);
-    }
+    });
 }
 
 /// The line: detect, route, choose, connect, forward.
 async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<Travelled, Failure> {
     story.entry().set_waker(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-    let detected = detect(worker, story, client).await?;
+    let detected = match Detection::of(story.protocol(), client, &worker.tools, worker.memory()).begin() {
+        Begun::Done(detected) => detected?,
+        Begun::Incomplete(detection) => unless_asked(story.entry(), detection.wait(story.deadline())).await?,
+    };
     let (route, mut opening) = route(worker, story, detected)?;
 
     let mut attempts = Attempts::on(&route.pool);
@@ -83,32 +81,40 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
         let Reached { stream: endpoint, lease, took } = reached?;
         story.connected(&route.pool, took);
         match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
-            End::Unanswered(back) if back.replayable && attempts.may_go_on() => {
+            End::Unanswered(Some(back)) if attempts.may_go_on() => {
                 attempts.unanswered(&lease);
-                opening = back;
+                opening = Some(back);
             }
             end => return Ok(Travelled { end, endpoint }),
         }
     }
 }
 
-/// Finds out what the client says.
-async fn detect(worker: &Worker, story: &Story, client: &Stream) -> Result<Detected, Failure> {
-    let mut detection = Detection::of(story.protocol(), client, &worker.tools, worker.memory());
-    match detection.at_once() {
-        Some(detected) => detected,
-        None => unless_asked(story.entry(), detection.wait(story.deadline())).await,
-    }
-}
-
 /// Finds the route for what was detected, and notes both.
-fn route(worker: &Worker, story: &mut Story, detected: Detected) -> Result<(Arc<Route>, Opening), Failure> {
+fn route(
+    worker: &Worker,
+    story: &mut Story,
+    detected: Detected,
+) -> Result<(Arc<Route>, Option<Box<Opening>>), Failure> {
     let Detected { opening, hello } = detected;
     let route = worker.live().route(story.listener(), hello.as_ref(), story.client());
     story.heard(hello);
     let route = route?;
     story.routed(&route);
     Ok((route, opening))
+}
+
+/// Takes leave of both sides. Only what has to be said or waited for takes memory and time; most ends are silent.
+fn part(travelled: Result<Travelled, Failure>, client: Stream, protocol: Protocol) -> impl Future<Output = Failure> {
+    let mut leave: Result<Failure, Pin<Box<dyn Future<Output = Failure>>>> = match travelled {
+        Ok(Travelled { end: End::Finished(side), .. }) => Ok(Failure::new(Outcome::Ok, side)),
+        Ok(travelled) => Err(Box::pin(close(travelled, client, protocol))),
+        Err(failure) => Err(Box::pin(refuse(failure, client, protocol))),
+    };
+    std::future::poll_fn(move |cx| match &mut leave {
+        Ok(ended) => Poll::Ready(*ended),
+        Err(leave) => leave.as_mut().poll(cx),
+    })
 }
 
 /// Closes both sockets so that each side learns the truth: a finish as a finish, a loss as a reset, after everything

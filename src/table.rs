@@ -162,6 +162,11 @@ impl Entry {
         *self.account.borrow_mut() = Some(Account { endpoint: Arc::clone(endpoint), up: 0, down: 0 });
     }
 
+    /// Name of the endpoint that the bytes count for.
+    pub(crate) fn endpoint_name(&self) -> Option<Arc<str>> {
+        self.account.borrow().as_ref().map(|account| Arc::clone(&account.endpoint.name))
+    }
+
     /// Brings the endpoint's byte counters up to date.
     pub(crate) fn publish_bytes(&self) {
         if let Some(account) = self.account.borrow_mut().as_mut() {

@@ -7,8 +7,8 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use super::{SCRATCH, Tools};
 use super::splice::Pipe;
+use super::{SCRATCH, Tools};
 use crate::stream::Stream;
 
 /// A source is bulk from this score on.

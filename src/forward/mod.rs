@@ -20,7 +20,7 @@ use std::time::Duration;
 use self::half::{Half, Moved, Stop};
 use self::splice::PipePool;
 use crate::clock::Clock;
-use crate::detect::Opening;
+use crate::detect::{Opening, Openings};
 use crate::observe::outcome::{Outcome, Side};
 use crate::stream::Stream;
 use crate::sys::{self, Health};
@@ -36,6 +36,8 @@ pub(crate) struct Tools {
     pub(crate) scratch: RefCell<Box<[u8]>>,
     /// Pipes for splice.
     pub(crate) pipes: PipePool,
+    /// Buffers for openings.
+    pub(crate) openings: Openings,
     /// Coarse time.
     pub(crate) clock: Clock,
 }
@@ -46,6 +48,7 @@ impl Tools {
         Tools {
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             pipes: PipePool::new(pipes),
+            openings: Openings::default(),
             clock: Clock::default(),
         }
     }
@@ -65,8 +68,9 @@ pub(crate) enum End {
         /// Whether a plain close tells the truth.
         clean: bool,
     },
-    /// The endpoint ended before it answered the opening with a byte; `replayable` where nothing else was sent to it.
-    Unanswered(Opening),
+    /// The endpoint ended before it answered the opening with a byte. The opening comes back where nothing else was sent
+    /// to it, so that it may be sent to another.
+    Unanswered(Option<Box<Opening>>),
 }
 
 /// Both directions of one session.
@@ -87,7 +91,7 @@ pub(crate) struct Forward<'a> {
 /// The opening on its way to the endpoint, and afterwards until it is clear that it arrived.
 #[derive(Debug)]
 struct Unspent {
-    opening: Opening,
+    opening: Box<Opening>,
     sent: usize,
 }
 
@@ -96,11 +100,11 @@ impl<'a> Forward<'a> {
     pub(crate) fn new(
         client: &'a Stream,
         endpoint: &'a Stream,
-        opening: Opening,
+        opening: Option<Box<Opening>>,
         tools: &'a Tools,
         entry: &'a Entry,
     ) -> Forward<'a> {
-        let opening = (!opening.bytes.is_empty()).then_some(Unspent { opening, sent: 0 });
+        let opening = opening.map(|opening| Unspent { opening, sent: 0 });
         Forward {
             client,
             endpoint,
@@ -164,7 +168,7 @@ impl<'a> Forward<'a> {
         let stop = self.up.poll(cx, self.client, self.endpoint, self.tools, &mut moved);
         self.entry.moved(Side::Client, moved.read, moved.written, self.tools.clock.now());
         if moved.read > 0 {
-            self.opening = None;
+            self.forget_opening();
         }
         ready_or_none(stop)
     }
@@ -178,7 +182,7 @@ impl<'a> Forward<'a> {
             self.entry.moved(Side::Client, 0, sent, self.tools.clock.now());
         }
         if !unspent.opening.replayable {
-            self.opening = None;
+            self.forget_opening();
         }
         Poll::Ready(Ok(()))
     }
@@ -189,15 +193,22 @@ impl<'a> Forward<'a> {
         if let Some(unspent) = &mut self.opening {
             unspent.opening.replayable = false;
             if unspent.sent == unspent.opening.bytes.len() {
-                self.opening = None;
+                self.forget_opening();
             }
+        }
+    }
+
+    fn forget_opening(&mut self) {
+        if let Some(unspent) = self.opening.take() {
+            self.tools.openings.give_back(unspent.opening);
         }
     }
 
     /// Takes in that the half that reads from `source` has stopped; `Some` where that ends the session.
     fn stopped(&mut self, source: Side, stop: Stop) -> Option<End> {
         if self.awaits_answer && source == Side::Endpoint && !matches!(stop, Stop::Sink(_)) {
-            return Some(End::Unanswered(self.opening.take().map(|unspent| unspent.opening).unwrap_or_default()));
+            let opening = self.opening.take().map(|unspent| unspent.opening);
+            return Some(End::Unanswered(opening.filter(|opening| opening.replayable)));
         }
         match stop {
             Stop::Ended => {

@@ -21,7 +21,7 @@ struct Near {
 }
 
 impl Near {
-    fn forward(&self, opening: Opening) -> Forward<'_> {
+    fn forward(&self, opening: Option<Box<Opening>>) -> Forward<'_> {
         Forward::new(&self.client, &self.endpoint, opening, &self.tools, &self.entry)
     }
 }
@@ -92,7 +92,7 @@ fn drain(mut far: TcpStream) -> thread::JoinHandle<(usize, bool)> {
 fn a_look_finds_the_reset_of_a_client_whose_endpoint_is_blocked() {
     run(async {
         let (near, client, _endpoint) = session();
-        let mut forward = near.forward(Opening::default());
+        let mut forward = near.forward(None);
         fill(&client, &mut forward).await;
         reset(client);
         settle(&mut forward).await;
@@ -108,7 +108,7 @@ fn a_look_finds_the_reset_of_a_client_whose_endpoint_is_blocked() {
 fn after_such_a_look_everything_still_arrives_and_the_reset_stays_one() {
     run(async {
         let (near, client, endpoint) = session();
-        let mut forward = near.forward(Opening::default());
+        let mut forward = near.forward(None);
         fill(&client, &mut forward).await;
         reset(client);
         settle(&mut forward).await;
@@ -127,7 +127,7 @@ fn after_such_a_look_everything_still_arrives_and_the_reset_stays_one() {
 fn an_endpoint_that_resets_before_it_has_the_opening_does_not_leave_a_half_running() {
     run(async {
         let (near, client, endpoint) = session();
-        let mut forward = near.forward(Opening::of(vec![1; 32 << 20], true));
+        let mut forward = near.forward(Some(Opening::of(vec![1; 32 << 20], true)));
         let answered = fill(&endpoint, &mut forward).await;
         reset(endpoint);
         settle(&mut forward).await;
@@ -144,11 +144,11 @@ fn an_endpoint_that_resets_before_it_has_the_opening_does_not_leave_a_half_runni
 fn an_endpoint_that_ends_without_an_answer_leaves_the_client_as_it_was() {
     run(async {
         let (near, mut client, mut endpoint) = session();
-        let mut forward = near.forward(Opening::of(b"hello".to_vec(), true));
+        let mut forward = near.forward(Some(Opening::of(b"hello".to_vec(), true)));
         settle(&mut forward).await;
         endpoint.read_exact(&mut [0; 5]).unwrap();
         drop(endpoint);
-        let End::Unanswered(back) = forward.await else { panic!("it may be replayed") };
+        let End::Unanswered(Some(back)) = forward.await else { panic!("it may be replayed") };
         assert_eq!(back.bytes, b"hello");
         rustix::net::send(&near.client, b"still here", rustix::net::SendFlags::NOSIGNAL).unwrap();
         drop(near);
@@ -160,7 +160,7 @@ fn an_endpoint_that_ends_without_an_answer_leaves_the_client_as_it_was() {
 
 #[test]
 fn a_limit_ends_cleanly_only_where_nothing_is_under_way() {
-    let opening = |length| Opening::of(vec![1; length], false);
+    let opening = |length| Some(Opening::of(vec![1; length], false));
     for (name, length, blocked, outcome, expected) in [
         ("idle", 0, false, Outcome::Idle, true),
         ("idle, with bytes that the endpoint does not take", 0, true, Outcome::Idle, false),
@@ -188,7 +188,7 @@ fn a_limit_ends_cleanly_only_where_nothing_is_under_way() {
 fn an_idle_session_holds_no_pipe_and_bulk_returns_what_it_took() {
     run(async {
         let (near, client, endpoint) = session();
-        let mut forward = near.forward(Opening::default());
+        let mut forward = near.forward(None);
         let taken = fill(&client, &mut forward).await;
         assert_eq!(near.tools.pipes.open(), 1, "bulk goes through a pipe");
         let draining = drain(endpoint);

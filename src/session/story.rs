@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Failure;
 use crate::config::model::Protocol;
@@ -21,26 +21,39 @@ use crate::wire::name::Name;
 /// Protocols that are kept for the log, one more than it tells; a client may offer many more.
 const PROTOCOLS_TOLD: usize = MOST_OF_A_LIST + 1;
 
-/// One session's record in the making, and its entry in the table. A story that is dropped without an end, which only
+/// What is known of one session so far, and its entry in the table. A story that is dropped without an end, which only
 /// a panic can bring about, ends as [`Outcome::Internal`].
 pub(super) struct Story {
     worker: Rc<Worker>,
+    id: u64,
     listener: usize,
     at: Instant,
+    start: SystemTime,
+    client: Option<SocketAddr>,
+    hello: Option<Said>,
+    route: Option<Arc<Route>>,
+    connect: Option<Duration>,
     entry: Registered,
-    /// `None` once it was told.
-    record: Option<Record>,
+    told: bool,
 }
 
 impl Story {
-    /// Opens the record and enters the session in the table.
+    /// Enters the session in the table.
     pub(super) fn begin(worker: &Rc<Worker>, accepted: &Accepted) -> Story {
         let door = worker.door(accepted.listener);
-        let id = worker.next_id();
-        let entry = worker.table.add(Entry::new(worker.tools.clock.now(), door.limits));
-        let mut record = Record::unserved(id, &door.name, accepted.client, Outcome::Internal, Side::Us);
-        record.start = accepted.start;
-        Story { worker: Rc::clone(worker), listener: accepted.listener, at: accepted.at, entry, record: Some(record) }
+        Story {
+            id: worker.next_id(),
+            listener: accepted.listener,
+            at: accepted.at,
+            start: accepted.start,
+            client: accepted.client,
+            hello: None,
+            route: None,
+            connect: None,
+            entry: worker.table.add(Entry::new(worker.tools.clock.now(), door.limits)),
+            told: false,
+            worker: Rc::clone(worker),
+        }
     }
 
     pub(super) fn entry(&self) -> &Entry {
@@ -63,16 +76,16 @@ impl Story {
 
     /// Where the client is; `None` behind a unix socket.
     pub(super) fn client(&self) -> Option<SocketAddr> {
-        self.record.as_ref()?.client
+        self.client
     }
 
     /// Takes down what the client said.
     pub(super) fn heard(&mut self, hello: Option<ClientHello>) {
-        if let (Some(record), Some(mut hello)) = (&mut self.record, hello)
+        if let Some(mut hello) = hello
             && self.worker.shared.log.is_on()
         {
             hello.alpn.truncate(PROTOCOLS_TOLD);
-            record.hello = Some(Said {
+            self.hello = Some(Said {
                 sni: hello.server_name.map(Name::into_inner),
                 alpn: hello.alpn,
                 versions: hello.versions,
@@ -82,19 +95,15 @@ impl Story {
     }
 
     /// The route is known.
-    pub(super) fn routed(&mut self, route: &Route) {
+    pub(super) fn routed(&mut self, route: &Arc<Route>) {
         route.metrics.sessions.increment(1);
         self.worker.door(self.listener).metrics.opening.record(self.at.elapsed());
-        if let Some(record) = &mut self.record {
-            record.route = Some(Arc::clone(&route.name));
-            record.pool = Some(Arc::clone(&route.pool.name));
-        }
+        self.route = Some(Arc::clone(route));
     }
 
     /// An endpoint was tried, with or without success.
     pub(super) fn tried(&mut self, endpoint: Option<&Arc<Endpoint>>) {
-        if let (Some(record), Some(endpoint)) = (&mut self.record, endpoint) {
-            record.endpoint = Some(Arc::clone(&endpoint.name));
+        if let Some(endpoint) = endpoint {
             self.entry.set_endpoint(endpoint);
         }
     }
@@ -102,9 +111,7 @@ impl Story {
     /// A connection to an endpoint of `pool` stands, `took` after the first attempt: its limits hold from here.
     pub(super) fn connected(&mut self, pool: &Pool, took: Duration) {
         self.entry.set_limits(pool.limits(), self.worker.tools.clock.now());
-        if let Some(record) = &mut self.record {
-            record.connect = Some(took);
-        }
+        self.connect = Some(took);
     }
 
     /// Tells the story.
@@ -113,11 +120,27 @@ impl Story {
     }
 
     fn tell(&mut self, how: Failure) {
-        let Some(mut record) = self.record.take() else { return };
+        if std::mem::replace(&mut self.told, true) {
+            return;
+        }
         self.entry.publish_bytes();
-        (record.bytes_up, record.bytes_down) = self.entry.bytes();
-        record.total = self.at.elapsed();
-        (record.outcome, record.by) = (how.outcome, how.by);
+        let (bytes_up, bytes_down) = self.entry.bytes();
+        let record = Record {
+            id: self.id,
+            start: self.start,
+            listener: Arc::clone(&self.worker.door(self.listener).name),
+            client: self.client,
+            hello: self.hello.take(),
+            route: self.route.as_ref().map(|route| Arc::clone(&route.name)),
+            pool: self.route.as_ref().map(|route| Arc::clone(&route.pool.name)),
+            endpoint: self.entry.endpoint_name(),
+            outcome: how.outcome,
+            by: how.by,
+            connect: self.connect,
+            total: self.at.elapsed(),
+            bytes_up,
+            bytes_down,
+        };
         self.worker.record(self.listener, record);
     }
 }

@@ -211,7 +211,7 @@ impl Worker {
     }
 
     fn serve(self: &Rc<Self>, accepted: Accepted) {
-        spawn(session::serve(Rc::clone(self), accepted));
+        session::serve(Rc::clone(self), accepted);
     }
 
     fn this(&self) -> &Colleague {
