@@ -97,6 +97,16 @@ pub(crate) fn passed_descriptors() -> io::Result<Vec<OwnedFd>> {
     Ok(sd_notify::listen_fds()?.map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }).collect())
 }
 
+/// Gives free memory of all of the allocator's arenas back to the system, wherever it lies (malloc_trim(3)). Takes
+/// milliseconds for tens of megabytes, during which threads may wait to allocate.
+pub(crate) fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it touches only what the allocator owns and has no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the kernel reads `length` bytes from a live int.

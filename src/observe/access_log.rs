@@ -10,8 +10,8 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use metrics::Counter;
@@ -21,7 +21,8 @@ use super::line::{write_json, write_text};
 use super::record::Record;
 use crate::config::model::{AccessTarget, LogFormat};
 
-/// Records that may wait for the thread; the queue takes less than 4 MiB, what their clients said comes on top.
+/// Records that may wait for the thread. The queue takes memory for those that do, less than 4 MiB for all; what their
+/// clients said comes on top.
 pub const QUEUE: usize = 16_384;
 
 /// Bytes after which a batch is written even if more is queued.
@@ -36,9 +37,28 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// Where workers leave their records. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    /// `None` inside the queue only wakes the thread.
-    queue: Option<SyncSender<Option<Record>>>,
+    queue: Option<Queue>,
     dropped: Counter,
+}
+
+/// A queue that holds [`QUEUE`] records at the most, and no memory for those that it does not hold.
+#[derive(Clone, Debug)]
+struct Queue {
+    /// `None` only wakes the thread.
+    records: Sender<Option<Record>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Queue {
+    /// Queues a record, unless the queue is full or the thread has ended.
+    fn push(&self, record: Record) -> bool {
+        let room = self.waiting.fetch_add(1, Ordering::Relaxed) < QUEUE;
+        let queued = room && self.records.send(Some(record)).is_ok();
+        if !queued {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        queued
+    }
 }
 
 /// The thread's end of the log, for whoever stops the process.
@@ -50,7 +70,7 @@ pub struct Finish {
 
 #[derive(Debug)]
 struct Running {
-    queue: SyncSender<Option<Record>>,
+    queue: Queue,
     stopping: Arc<AtomicBool>,
     /// Nothing is ever sent: it is disconnected when the thread ends.
     ended: Receiver<()>,
@@ -78,11 +98,13 @@ impl AccessLog {
     }
 
     fn start_on(file: File, format: LogFormat, dropped: Counter) -> io::Result<(AccessLog, Finish)> {
-        let (queue, records) = sync_channel(QUEUE);
+        let (sender, records) = channel();
+        let queue = Queue { records: sender, waiting: Arc::default() };
         let (alive, ended) = sync_channel(0);
         let stopping = Arc::new(AtomicBool::new(false));
         let mut writer = Writer {
             records,
+            waiting: queue.waiting.clone(),
             stopping: stopping.clone(),
             format,
             batch: Vec::with_capacity(BATCH),
@@ -106,7 +128,7 @@ impl AccessLog {
     /// Queues a record, or drops and counts it. Never waits.
     pub fn log(&self, record: Record) {
         if let Some(queue) = &self.queue
-            && queue.try_send(Some(record)).is_err()
+            && !queue.push(record)
         {
             self.dropped.increment(1);
         }
@@ -119,8 +141,8 @@ impl Finish {
     pub fn finish(self, deadline: Duration) -> bool {
         let Some(running) = self.running else { return true };
         running.stopping.store(true, Ordering::Release);
-        // A full queue means that the thread is not asleep: it will see the flag.
-        let _ = running.queue.try_send(None);
+        // Where the thread has ended there is nobody to wake.
+        let _ = running.queue.records.send(None);
         let ended = running.ended.recv_timeout(deadline);
         ended == Err(std::sync::mpsc::RecvTimeoutError::Disconnected)
     }
@@ -129,6 +151,7 @@ impl Finish {
 /// The thread's side.
 struct Writer {
     records: Receiver<Option<Record>>,
+    waiting: Arc<AtomicUsize>,
     stopping: Arc<AtomicBool>,
     format: LogFormat,
     batch: Vec<u8>,
@@ -169,10 +192,11 @@ impl Writer {
     }
 
     fn format(&mut self, record: Option<Record>) {
-        match (record, self.format) {
-            (Some(record), LogFormat::Json) => write_json(&record, &mut self.batch),
-            (Some(record), LogFormat::Text) => write_text(&record, &mut self.batch),
-            (None, _) => {}
+        let Some(record) = record else { return };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        match self.format {
+            LogFormat::Json => write_json(&record, &mut self.batch),
+            LogFormat::Text => write_text(&record, &mut self.batch),
         }
     }
 }

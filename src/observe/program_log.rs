@@ -6,17 +6,20 @@
 use std::io;
 
 use tracing::Subscriber;
-use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::model::{Log, LogFormat};
 
+/// Messages that may wait for stderr. Room for them is set aside at the start.
+const QUEUE: usize = 1024;
+
 /// Starts logging for the whole process. The first call holds; later ones (tests) change nothing. Dropping what it
 /// returns waits, for a second at most, until everything is written.
 #[must_use = "messages that are not written yet are lost at the end"]
 pub fn init(log: &Log) -> WorkerGuard {
-    let (writer, guard) = NonBlocking::new(io::stderr());
+    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(QUEUE).finish(io::stderr());
     let _ = subscriber(log, writer).try_init();
     guard
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -13,9 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::shared::Shared;
 use crate::admin;
 use crate::pool::resolve;
+use crate::sys;
 
 /// Between two rounds of bringing gauges up to date.
 const PUBLISH: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether a spike of sessions is over.
+const EBB: Duration = Duration::from_secs(30);
 
 /// The control thread.
 pub(crate) struct Control {
@@ -55,9 +59,9 @@ impl Control {
 
     /// Waits until every pool's names have been looked up once, at most for `patience`.
     pub(crate) fn wait_resolved(&self, pools: usize, patience: Duration) {
-        let until = std::time::Instant::now() + patience;
+        let until = Instant::now() + patience;
         for _ in 0..pools {
-            let left = until.saturating_duration_since(std::time::Instant::now());
+            let left = until.saturating_duration_since(Instant::now());
             if self.resolved.recv_timeout(left).is_err() {
                 return;
             }
@@ -91,11 +95,70 @@ async fn control(
     let pages =
         admin.map(|listener| tokio::spawn(admin::http::serve(listener, Arc::clone(&shared.pages), stop.clone())));
     let mut publish = tokio::time::interval(PUBLISH);
+    let mut looked = Instant::now();
+    let mut spike = Spike::default();
     while stop.run_until_cancelled(publish.tick()).await.is_some() {
         shared.publish();
         shared.metrics.run_upkeep();
+        spike.has(shared.sessions());
+        if looked.elapsed() >= EBB {
+            looked = Instant::now();
+            if spike.is_over() {
+                sys::give_memory_back();
+            }
+        }
     }
     if let Some(pages) = pages {
         let _ = pages.await;
+    }
+}
+
+/// Rise and fall of the number of sessions: after a spike the allocator sits on memory that nobody needs.
+#[derive(Debug, Default)]
+struct Spike {
+    now: usize,
+    peak: usize,
+}
+
+impl Spike {
+    /// A spike of fewer sessions leaves too little behind to be worth a look.
+    const LEAST: usize = 500;
+
+    /// Takes in how many sessions there are.
+    fn has(&mut self, sessions: usize) {
+        self.now = sessions;
+        self.peak = self.peak.max(sessions);
+    }
+
+    /// Whether half of the sessions of the peak have gone; says so once for each peak.
+    fn is_over(&mut self) -> bool {
+        let over = self.peak - self.now >= (self.peak / 2).max(Spike::LEAST);
+        if over {
+            self.peak = self.now;
+        }
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spike_is_over_once_half_has_gone() {
+        let mut spike = Spike::default();
+        for (sessions, over) in [
+            (100, false),
+            (0, false),
+            (2_000, false),
+            (1_001, false),
+            (1_000, true),
+            (400, false),
+            (0, true),
+            (0, false),
+        ] {
+            spike.has(sessions);
+            assert_eq!(spike.is_over(), over, "{sessions}");
+        }
     }
 }

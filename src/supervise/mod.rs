@@ -27,6 +27,7 @@ use crate::listen::sockets::{self, BindError, Group, SocketFile};
 use crate::live::Live;
 use crate::observe::access_log::{AccessLog, Finish};
 use crate::observe::metrics::Metrics;
+use crate::sys;
 
 /// How long the start waits for host names to be resolved.
 const RESOLVE: Duration = Duration::from_secs(2);
@@ -121,6 +122,8 @@ impl Balancer {
             workers.push(thread.spawn(move || worker::run(start))?);
         }
         shared.pages.set_state(State::Serving);
+        // Reading the configuration has left free memory behind, many times what is kept of it.
+        sys::give_memory_back();
         for (listener, address) in &addresses {
             tracing::info!(listener, %address, "listening");
         }
