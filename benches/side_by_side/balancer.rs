@@ -20,13 +20,18 @@ pub enum Kind {
     Haproxy,
     /// HAProxy, splice on, pipes of 1 MiB.
     HaproxyTuned,
-    /// nginx stream, defaults.
+    /// nginx stream, defaults: when a client has finished, both connections are closed.
     Nginx,
+    /// nginx stream, told to let the endpoint go on (`proxy_half_close on`), as all the others do.
+    NginxHalfClose,
 }
 
 impl Kind {
     /// All, ours first.
-    pub const ALL: [Kind; 4] = [Kind::Pointsman, Kind::Haproxy, Kind::HaproxyTuned, Kind::Nginx];
+    pub const ALL: [Kind; 5] = [Kind::Pointsman, Kind::Haproxy, Kind::HaproxyTuned, Kind::Nginx, Kind::NginxHalfClose];
+
+    /// All but ours.
+    pub const PEERS: [Kind; 4] = [Kind::Haproxy, Kind::HaproxyTuned, Kind::Nginx, Kind::NginxHalfClose];
 
     /// Its name in tables.
     pub fn name(self) -> &'static str {
@@ -35,6 +40,7 @@ impl Kind {
             Kind::Haproxy => "haproxy",
             Kind::HaproxyTuned => "haproxy-tuned",
             Kind::Nginx => "nginx",
+            Kind::NginxHalfClose => "nginx-half-close",
         }
     }
 
@@ -43,7 +49,7 @@ impl Kind {
         match self {
             Kind::Pointsman => of("POINTSMAN", env!("CARGO_BIN_EXE_pointsman")),
             Kind::Haproxy | Kind::HaproxyTuned => of("HAPROXY", "haproxy"),
-            Kind::Nginx => of("NGINX", "nginx"),
+            Kind::Nginx | Kind::NginxHalfClose => of("NGINX", "nginx"),
         }
     }
 
@@ -74,14 +80,26 @@ pub struct Used {
 impl Balancer {
     /// Starts one in front of these endpoints and waits until it listens.
     pub fn start(kind: Kind, endpoints: [SocketAddr; 2]) -> anyhow::Result<Balancer> {
-        let folder = std::env::temp_dir().join(format!("side-by-side-{}-{}", std::process::id(), kind.name()));
+        Balancer::start_in(kind.name(), kind, endpoints, "")
+    }
+
+    /// Starts ours with so many routes of one name each, beside the one that is used.
+    pub fn start_with_routes(endpoints: [SocketAddr; 2], count: usize) -> anyhow::Result<Balancer> {
+        let route =
+            |index| format!("[route.r{index}]\nlistener = \"edge\"\nsni = \"n{index}.example\"\npool = \"web\"\n");
+        let routes: String = (1..count).map(route).collect();
+        Balancer::start_in(&format!("routes-{count}"), Kind::Pointsman, endpoints, &routes)
+    }
+
+    fn start_in(name: &str, kind: Kind, endpoints: [SocketAddr; 2], more: &str) -> anyhow::Result<Balancer> {
+        let folder = std::env::temp_dir().join(format!("side-by-side-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let (template, arguments): (_, &[&str]) = match kind {
             Kind::Pointsman => ("pointsman.toml", &["run", "@CONFIG@"]),
             Kind::Haproxy => ("haproxy.cfg", &["-db", "-f", "@CONFIG@"]),
             Kind::HaproxyTuned => ("haproxy-tuned.cfg", &["-db", "-f", "@CONFIG@"]),
-            Kind::Nginx => ("nginx.conf", &["-p", "@FOLDER@", "-c", "@CONFIG@"]),
+            Kind::Nginx | Kind::NginxHalfClose => ("nginx.conf", &["-p", "@FOLDER@", "-c", "@CONFIG@"]),
         };
         let config = folder.join(template);
         let fill = |text: &str| {
@@ -91,9 +109,10 @@ impl Balancer {
                 .replace("@FOLDER@", &folder.to_string_lossy())
                 .replace("@CONFIG@", &config.to_string_lossy())
                 .replace("@MODULE@", nginx_module())
+                .replace("@HALF_CLOSE@", if kind == Kind::NginxHalfClose { "on" } else { "off" })
         };
         let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
-        std::fs::write(&config, fill(&std::fs::read_to_string(peers.join(template))?))?;
+        std::fs::write(&config, fill(&std::fs::read_to_string(peers.join(template))?) + more)?;
         let child = Command::new("taskset")
             .args(["-c", &ITS_CPU.to_string(), &kind.binary()])
             .args(arguments.iter().map(|argument| fill(argument)))

@@ -11,13 +11,14 @@ use crate::hello::{EXCHANGE, Task};
 /// Bytes of one bulk read or write.
 pub const CHUNK: usize = 256 * 1024;
 
-/// Starts a thread that serves on two loopback addresses, and returns them.
-pub fn start() -> io::Result<[SocketAddr; 2]> {
+/// Starts a thread that serves on two loopback addresses, and returns them. `first` prepares the thread.
+pub fn start(first: fn()) -> io::Result<[SocketAddr; 2]> {
     let listeners = ["127.0.0.1:0", "127.0.0.2:0"].map(std::net::TcpListener::bind);
     let [a, b] = listeners;
     let (a, b) = (a?, b?);
     let addresses = [a.local_addr()?, b.local_addr()?];
     std::thread::spawn(move || {
+        first();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
         runtime.expect("a runtime").block_on(async move {
             let serve = |listener: std::net::TcpListener| async move {

@@ -9,6 +9,7 @@
 mod balancer;
 mod endpoint;
 mod hello;
+mod latency;
 mod report;
 mod work;
 
@@ -31,7 +32,7 @@ struct Arguments {
     /// A tenth of the work, to see that everything runs
     #[arg(long)]
     quick: bool,
-    /// Only this work (bulk, echo, connections, idle, latency); may be repeated
+    /// Only this work (bulk, echo, connections, routes, idle, latency); may be repeated
     #[arg(long)]
     work: Vec<String>,
     /// Only these balancers; may be repeated
@@ -45,7 +46,9 @@ struct Arguments {
     bench: bool,
 }
 
-const GIB: u64 = 1 << 30;
+/// Turns that each balancer gets in one round of a work that is measured in CPU time. The shorter a turn, the less the
+/// machine drifts between two balancers.
+const TURNS: u64 = 4;
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
@@ -54,7 +57,8 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     pin_to_the_other_cpu()?;
-    let endpoints = endpoint::start()?;
+    let endpoints = endpoint::start(|| {})?;
+    let preferred = endpoint::start(|| latency::prefer(2))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let kinds: Vec<Kind> = Kind::ALL
         .into_iter()
@@ -65,15 +69,17 @@ fn main() -> anyhow::Result<()> {
         versions.insert(kind.name(), kind.version()?);
     }
     println!("{versions:#?}");
+    let bench = Bench { kinds, endpoints, preferred, scale: if arguments.quick { 10 } else { 1 } };
     let mut report = Report::default();
-    let scale = if arguments.quick { 10 } else { 1 };
-    for round in 1..=arguments.rounds {
-        for &kind in &kinds {
-            let wanted = |work: &str| arguments.work.is_empty() || arguments.work.iter().any(|name| name == work);
+    for work in ["bulk", "echo", "connections", "routes", "idle", "latency"] {
+        if !arguments.work.is_empty() && !arguments.work.iter().any(|name| name == work) {
+            continue;
+        }
+        for round in 1..=arguments.rounds {
             runtime
-                .block_on(round_of(kind, endpoints, scale, &wanted, &mut report))
-                .with_context(|| format!("round {round}, {}: the run is void", kind.name()))?;
-            println!("round {round}: {}", kind.name());
+                .block_on(bench.round(work, round, &mut report))
+                .with_context(|| format!("{work}, round {round}: the run is void"))?;
+            println!("{work}: round {round}");
         }
     }
     println!("\n{}", report.table());
@@ -83,87 +89,146 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every work once, each on a balancer fresh from its start.
-async fn round_of(
-    kind: Kind,
+/// What every round has in common.
+struct Bench {
+    kinds: Vec<Kind>,
     endpoints: [SocketAddr; 2],
+    /// Endpoints that run as soon as they have something to do.
+    preferred: [SocketAddr; 2],
+    /// The work is divided by this.
     scale: u64,
-    wanted: &impl Fn(&str) -> bool,
-    report: &mut Report,
-) -> anyhow::Result<()> {
-    let name = kind.name();
-    if wanted("bulk") {
-        let (sessions, each) = (4, GIB / 2 / scale);
+}
+
+impl Bench {
+    async fn round(&self, work: &str, round: usize, report: &mut Report) -> anyhow::Result<()> {
+        match work {
+            "bulk" => self.bulk(round, report).await,
+            "echo" => self.echo(round, report).await,
+            "connections" => self.connections(round, report).await,
+            "routes" => self.routes(round, report).await,
+            "idle" => self.idle(round, report).await,
+            _ => self.latency(round, report).await,
+        }
+    }
+
+    async fn bulk(&self, round: usize, report: &mut Report) -> anyhow::Result<()> {
+        let (sessions, each) = (4, (128 << 20) / self.scale);
         let gigabytes = (sessions * each) as f64 / 1e9;
-        let balancer = Balancer::start(kind, endpoints)?;
-        let cpu = measure(&balancer, work::bulk_down(balancer.address, sessions as usize, each)).await?;
-        report.add("bulk down", "CPU s/GB", name, cpu.as_secs_f64() / gigabytes);
-        let cpu = measure(&balancer, work::bulk_up(balancer.address, sessions as usize, each)).await?;
-        report.add("bulk up", "CPU s/GB", name, cpu.as_secs_f64() / gigabytes);
+        let down = self.cpu(round, |to| work::bulk_down(to, sessions as usize, each)).await?;
+        report.add_all("bulk down", "CPU s/GB", &down, 1.0 / gigabytes);
+        let up = self.cpu(round, |to| work::bulk_up(to, sessions as usize, each)).await?;
+        report.add_all("bulk up", "CPU s/GB", &up, 1.0 / gigabytes);
+        Ok(())
     }
-    if wanted("echo") {
-        let (sessions, each) = (32, 4000 / scale);
-        let balancer = Balancer::start(kind, endpoints)?;
-        let cpu = measure(&balancer, work::echo(balancer.address, sessions as usize, each)).await?;
-        report.add("echo of 200 bytes", "CPU us", name, cpu.as_secs_f64() * 1e6 / (sessions * each) as f64);
+
+    async fn echo(&self, round: usize, report: &mut Report) -> anyhow::Result<()> {
+        let (sessions, each) = (32, 1000 / self.scale);
+        let cpu = self.cpu(round, |to| work::echo(to, sessions as usize, each)).await?;
+        report.add_all("echo of 200 bytes", "CPU us", &cpu, 1e6 / (sessions * each) as f64);
+        Ok(())
     }
-    if wanted("connections") {
-        let (clients, each) = (16, 1500 / scale);
-        let balancer = Balancer::start(kind, endpoints)?;
-        work::connections(balancer.address, clients as usize, 50).await?;
-        let cpu = measure(&balancer, work::connections(balancer.address, clients as usize, each)).await?;
-        report.add("connection", "CPU us", name, cpu.as_secs_f64() * 1e6 / (clients * each) as f64);
+
+    async fn connections(&self, round: usize, report: &mut Report) -> anyhow::Result<()> {
+        let (clients, each) = (16, 400 / self.scale);
+        let cpu = self.cpu(round, |to| work::connections(to, clients as usize, each)).await?;
+        report.add_all("connection", "CPU us", &cpu, 1e6 / (clients * each) as f64);
+        Ok(())
     }
-    if wanted("idle") {
-        idle(kind, endpoints, scale, report).await?;
+
+    /// Connections again, ours alone: with 10 routes and with 10,000.
+    async fn routes(&self, round: usize, report: &mut Report) -> anyhow::Result<()> {
+        if !self.kinds.contains(&Kind::Pointsman) {
+            return Ok(());
+        }
+        let (clients, each) = (16, 400 / self.scale);
+        let (few, many) =
+            (Balancer::start_with_routes(self.endpoints, 10)?, Balancer::start_with_routes(self.endpoints, 10_000)?);
+        let (mut cpu_few, mut cpu_many) = (Duration::ZERO, Duration::ZERO);
+        for turn in 0..=TURNS {
+            let order = if (round as u64 + turn).is_multiple_of(2) { [&few, &many] } else { [&many, &few] };
+            for balancer in order {
+                let cpu = measure(balancer, work::connections(balancer.address, clients as usize, each)).await?;
+                // The first turn warms up.
+                if turn > 0 {
+                    *(if std::ptr::eq(balancer, &few) { &mut cpu_few } else { &mut cpu_many }) += cpu;
+                }
+            }
+        }
+        report.add(
+            "connection with 10,000 routes / with 10",
+            "ratio",
+            Kind::Pointsman.name(),
+            cpu_many.as_secs_f64() / cpu_few.as_secs_f64(),
+        );
+        Ok(())
     }
-    if wanted("latency") {
-        latency(kind, endpoints, scale, report).await?;
+
+    /// Memory: the slope between two counts of idle sessions, and the whole process with the greater one.
+    async fn idle(&self, _round: usize, report: &mut Report) -> anyhow::Result<()> {
+        let (few, many) = (500, (4000 / self.scale) as usize);
+        for &kind in &self.kinds {
+            let balancer = Balancer::start(kind, self.endpoints)?;
+            let mut sessions = work::idle(balancer.address, few).await?;
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            let before = balancer.memory()?;
+            sessions.extend(work::idle(balancer.address, many).await?);
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            let after = balancer.memory()?;
+            report.add("idle session", "bytes", kind.name(), (after as f64 - before as f64) / many as f64);
+            report.add("process with idle sessions", "MiB", kind.name(), after as f64 / (1 << 20) as f64);
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Latency at half load: half of the messages a second that pass through the slowest balancer when as many are sent
+    /// as will go. What the same client measures without a balancer is deducted.
+    async fn latency(&self, round: usize, report: &mut Report) -> anyhow::Result<()> {
+        let balancers = self.start_all(self.preferred)?;
+        let mut least = f64::INFINITY;
+        for balancer in &balancers {
+            least = least.min(latency::capacity(balancer.address).await?);
+        }
+        let time = Duration::from_secs(4) / u32::try_from(self.scale)?;
+        let direct = latency::at_load(self.preferred, least / 2.0, time)?;
+        for balancer in turned(&balancers, round) {
+            let through = latency::at_load([balancer.address; 2], least / 2.0, time)?;
+            let added = |share: f64| (through.at(share) - direct.at(share)) * 1e6;
+            report.add("added latency, median", "us", balancer.kind.name(), added(0.5));
+            report.add("added latency, 99th percentile", "us", balancer.kind.name(), added(0.99));
+        }
+        Ok(())
+    }
+
+    fn start_all(&self, endpoints: [SocketAddr; 2]) -> anyhow::Result<Vec<Balancer>> {
+        self.kinds.iter().map(|&kind| Balancer::start(kind, endpoints)).collect()
+    }
+
+    /// CPU seconds of each balancer for one turn of `work`, as the mean over [`TURNS`]. All of them run; they take turns.
+    async fn cpu<F>(&self, round: usize, work: impl Fn(SocketAddr) -> F) -> anyhow::Result<Vec<(Kind, f64)>>
+    where
+        F: Future<Output = std::io::Result<()>>,
+    {
+        let balancers = self.start_all(self.endpoints)?;
+        let mut used: Vec<(Kind, f64)> = self.kinds.iter().map(|&kind| (kind, 0.0)).collect();
+        for turn in 0..=TURNS {
+            for balancer in turned(&balancers, round + turn as usize) {
+                let cpu = measure(balancer, work(balancer.address)).await?;
+                // The first turn warms up.
+                if turn > 0
+                    && let Some(used) = used.iter_mut().find(|(kind, _)| *kind == balancer.kind)
+                {
+                    used.1 += cpu.as_secs_f64() / TURNS as f64;
+                }
+            }
+        }
+        Ok(used)
+    }
 }
 
-/// Memory: the slope between two counts of idle sessions, and the whole process with the greater one.
-async fn idle(kind: Kind, endpoints: [SocketAddr; 2], scale: u64, report: &mut Report) -> anyhow::Result<()> {
-    let (few, many) = (500, (4000 / scale) as usize);
-    let balancer = Balancer::start(kind, endpoints)?;
-    let mut sessions = work::idle(balancer.address, few).await?;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    let before = balancer.memory()?;
-    sessions.extend(work::idle(balancer.address, many).await?);
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    let after = balancer.memory()?;
-    report.add("idle session", "bytes", kind.name(), (after as f64 - before as f64) / many as f64);
-    report.add("process with idle sessions", "MiB", kind.name(), after as f64 / (1 << 20) as f64);
-    Ok(())
-}
-
-/// Latency at half load: a load of 30,000 messages a second, and beside it a second client whose messages are due at
-/// fixed times. What the same client measures without a balancer is deducted.
-async fn latency(kind: Kind, endpoints: [SocketAddr; 2], scale: u64, report: &mut Report) -> anyhow::Result<()> {
-    const LOAD: f64 = 25_000.0;
-    const PROBE: f64 = 1_000.0;
-    let time = Duration::from_secs(3) / u32::try_from(scale)?;
-    let balancer = Balancer::start(kind, endpoints)?;
-    let (load, probe) = tokio::join!(
-        work::open_loop(balancer.address, 32, LOAD, time),
-        work::open_loop(balancer.address, 8, PROBE, time)
-    );
-    load?;
-    let through = percentiles(probe?);
-    let (load, probe) =
-        tokio::join!(work::open_loop(endpoints[0], 32, LOAD, time), work::open_loop(endpoints[1], 8, PROBE, time));
-    load?;
-    let direct = percentiles(probe?);
-    report.add("added latency, median", "us", kind.name(), (through.0 - direct.0) * 1e6);
-    report.add("added latency, 99th percentile", "us", kind.name(), (through.1 - direct.1) * 1e6);
-    Ok(())
-}
-
-fn percentiles(mut took: Vec<Duration>) -> (f64, f64) {
-    took.sort();
-    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64();
-    (at(0.5), at(0.99))
+/// The balancers, beginning with another one each time: none always comes after the same one.
+fn turned(balancers: &[Balancer], first: usize) -> impl Iterator<Item = &Balancer> {
+    let (before, from) = balancers.split_at(first % balancers.len());
+    from.iter().chain(before)
 }
 
 /// The balancer's CPU time over some work.

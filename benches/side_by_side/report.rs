@@ -23,6 +23,13 @@ impl Report {
         self.figures.entry((line, kind)).or_default().push(figure);
     }
 
+    /// Adds one round's figures of several balancers, each multiplied by `factor`.
+    pub fn add_all(&mut self, line: &'static str, unit: &'static str, figures: &[(Kind, f64)], factor: f64) {
+        for (kind, figure) in figures {
+            self.add(line, unit, kind.name(), figure * factor);
+        }
+    }
+
     /// The median of one cell.
     pub fn median(&self, line: &'static str, kind: &'static str) -> Option<f64> {
         let mut figures = self.figures.get(&(line, kind))?.clone();
@@ -52,11 +59,13 @@ impl Report {
     /// The table, in Markdown.
     pub fn table(&self) -> String {
         let mut table = String::from("| work | unit |");
-        let peers = [Kind::Haproxy, Kind::HaproxyTuned, Kind::Nginx];
+        let peers = Kind::PEERS;
         for kind in Kind::ALL {
             write!(table, " {} |", kind.name()).expect("memory");
         }
-        table.push_str(" ratio to the best peer |\n|---|---|---|---|---|---|---|\n");
+        table.push_str(" ratio to the best peer |\n|---|---|");
+        table.push_str(&"---|".repeat(Kind::ALL.len() + 1));
+        table.push('\n');
         for &(line, unit) in &self.lines {
             write!(table, "| {line} | {unit} |").expect("memory");
             for kind in Kind::ALL {
@@ -77,7 +86,7 @@ impl Report {
 
     /// Everything, every round.
     pub fn json(&self, versions: &BTreeMap<&'static str, String>, rounds: usize) -> serde_json::Value {
-        let peers = [Kind::Haproxy, Kind::HaproxyTuned, Kind::Nginx];
+        let peers = Kind::PEERS;
         let lines: Vec<_> = self
             .lines
             .iter()

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -96,43 +95,6 @@ pub async fn idle(to: SocketAddr, count: usize) -> io::Result<Vec<TcpStream>> {
         sessions.push(stream);
     }
     Ok(sessions)
-}
-
-/// Sends 200-byte messages over `sessions` at `rate` a second for `time`, at times fixed beforehand, and returns how
-/// long each answer took from the moment it was due to be asked for: a stall counts for all that it delays.
-pub async fn open_loop(to: SocketAddr, sessions: usize, rate: f64, time: Duration) -> io::Result<Vec<Duration>> {
-    let began = Instant::now() + Duration::from_millis(100);
-    let between = Duration::from_secs_f64(sessions as f64 / rate);
-    let each = (time.as_secs_f64() / between.as_secs_f64()) as u32;
-    let mut tasks = JoinSet::new();
-    for session in 0..sessions {
-        let first = began + between.mul_f64(session as f64 / sessions as f64);
-        tasks.spawn(async move {
-            let mut stream = open(to, Task::Echo).await?;
-            let mut buffer = [0x17; EXCHANGE];
-            stream.read_exact(&mut buffer).await?;
-            let mut took = Vec::with_capacity(each as usize);
-            for turn in 0..each {
-                let due = first + between * turn;
-                // Timers are too coarse; what is left of the last millisecond is spent with letting others run.
-                if let Some(early) = due.checked_duration_since(Instant::now() + Duration::from_millis(1)) {
-                    tokio::time::sleep(early).await;
-                }
-                while Instant::now() < due {
-                    tokio::task::yield_now().await;
-                }
-                stream.write_all(&buffer).await?;
-                stream.read_exact(&mut buffer).await?;
-                took.push(due.elapsed());
-            }
-            Ok::<_, io::Error>(took)
-        });
-    }
-    let mut all = Vec::new();
-    while let Some(task) = tasks.join_next().await {
-        all.extend(task.map_err(io::Error::other)??);
-    }
-    Ok(all)
 }
 
 async fn at_once<F, T>(count: usize, task: impl Fn(usize) -> F) -> io::Result<()>
