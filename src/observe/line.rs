@@ -26,6 +26,7 @@
 //!
 //! This module never does I/O and never reads a clock.
 
+use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
@@ -91,12 +92,15 @@ enum Form {
 impl Fields<'_> {
     fn key(&mut self, key: &'static str) {
         let first = std::mem::replace(&mut self.first, false);
-        let _ = match (self.form, first) {
-            (Form::Json, true) => write!(self.out, "\"{key}\":"),
-            (Form::Json, false) => write!(self.out, ",\"{key}\":"),
-            (Form::Text, true) => write!(self.out, "{key}="),
-            (Form::Text, false) => write!(self.out, " {key}="),
+        let (before, after): (&[u8], &[u8]) = match (self.form, first) {
+            (Form::Json, true) => (b"\"", b"\":"),
+            (Form::Json, false) => (b",\"", b"\":"),
+            (Form::Text, true) => (b"", b"="),
+            (Form::Text, false) => (b" ", b"="),
         };
+        for part in [before, key.as_bytes(), after] {
+            self.out.extend_from_slice(part);
+        }
     }
 
     fn absent(&mut self) {
@@ -124,7 +128,7 @@ impl Fields<'_> {
         }
     }
 
-    fn list(&mut self, key: &'static str, members: Option<Vec<String>>) {
+    fn list(&mut self, key: &'static str, members: Option<Vec<Cow<'_, str>>>) {
         self.key(key);
         match (members, self.form) {
             (Some(members), Form::Json) => {
@@ -141,41 +145,50 @@ impl Fields<'_> {
 }
 
 /// The first members of a list, each as `name` writes it.
-fn told<T>(members: impl IntoIterator<Item = T>, name: impl Fn(T) -> String) -> Vec<String> {
+fn told<'a, T>(members: impl IntoIterator<Item = T>, name: impl Fn(T) -> Cow<'a, str>) -> Vec<Cow<'a, str>> {
     let mut members = members.into_iter();
-    let mut told: Vec<String> = members.by_ref().take(MOST_OF_A_LIST).map(name).collect();
+    let mut told: Vec<_> = members.by_ref().take(MOST_OF_A_LIST).map(name).collect();
     if members.next().is_some() {
-        told.push("...".to_owned());
+        told.push("...".into());
     }
     told
 }
 
 /// A protocol's bytes (RFC 7301: any, 1 to 255 of them) in printable ASCII without space, comma and lone backslash.
-fn printable(protocol: &[u8]) -> String {
+fn printable(protocol: &[u8]) -> Cow<'_, str> {
+    let plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'\\' | b',');
+    if let Ok(name) = std::str::from_utf8(protocol)
+        && protocol.iter().all(plain)
+    {
+        return name.into();
+    }
     let mut name = String::with_capacity(protocol.len());
     for &byte in protocol {
         match byte {
-            b'\\' | b',' => drop(write!(name, "\\x{byte:02x}")),
-            byte if byte.is_ascii_graphic() => name.push(char::from(byte)),
+            byte if plain(&byte) => name.push(char::from(byte)),
             byte => drop(write!(name, "\\x{byte:02x}")),
         }
     }
-    name
+    name.into()
 }
 
-fn version_name(version: u16) -> String {
+fn version_name(version: u16) -> Cow<'static, str> {
     match version {
-        0x0304 => "1.3".to_owned(),
-        0x0303 => "1.2".to_owned(),
-        0x0302 => "1.1".to_owned(),
-        0x0301 => "1.0".to_owned(),
-        other => format!("{other:#06x}"),
+        0x0304 => "1.3".into(),
+        0x0303 => "1.2".into(),
+        0x0302 => "1.1".into(),
+        0x0301 => "1.0".into(),
+        other => format!("{other:#06x}").into(),
     }
 }
 
 /// RFC 8259 section 7, with everything outside of printable ASCII as `\uXXXX`.
 fn json_string(value: &str, out: &mut Vec<u8>) {
     out.push(b'"');
+    if value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        out.extend_from_slice(value.as_bytes());
+        return out.push(b'"');
+    }
     for c in value.chars() {
         match c {
             '"' | '\\' => out.extend_from_slice(&[b'\\', c as u8]),

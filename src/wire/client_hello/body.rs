@@ -3,6 +3,8 @@
 //! tls-parser is not used for it: it allocates for lists nobody looks at, drops what it cannot read and forgives
 //! leftovers in a list. It serves the tests as a second opinion.
 
+use arrayvec::ArrayVec;
+
 use super::{ClientHello, HelloError, MAX_PROTOCOLS, Versions};
 use crate::wire::name::{Name, Written};
 use crate::wire::protocols::{Broken, Protocols};
@@ -177,25 +179,65 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Extension types seen so far: a bit each, so that thousands of extensions cost no more than their bytes.
-struct Known([u64; 1024]);
-
-impl Default for Known {
-    fn default() -> Self {
-        Known([0; 1024])
-    }
+/// Extension types seen so far. Real hellos have about twenty, nearly all with small numbers; thousands cost no more
+/// than their bytes either.
+#[derive(Default)]
+struct Known {
+    /// A bit each for the types below 64.
+    small: u64,
+    few: ArrayVec<u16, 16>,
+    /// A bit each for all types, once there were more.
+    many: Option<Box<[u64; 1024]>>,
 }
 
 impl Known {
     /// False if it was there already.
     fn insert(&mut self, kind: u16) -> bool {
-        let bit = 1 << (kind % 64);
-        match self.0.get_mut(usize::from(kind / 64)) {
-            Some(word) if *word & bit == 0 => {
-                *word |= bit;
-                true
-            }
-            _ => false,
+        if kind < 64 {
+            return set(&mut self.small, kind);
         }
+        if self.many.is_none() && !self.few.is_full() {
+            let new = !self.few.contains(&kind);
+            self.few.push(kind);
+            return new;
+        }
+        let few = &self.few;
+        let many = self.many.get_or_insert_with(|| {
+            let mut many = Box::new([0; 1024]);
+            for kind in few {
+                let _ = many.get_mut(usize::from(kind / 64)).is_some_and(|word| set(word, kind % 64));
+            }
+            many
+        });
+        many.get_mut(usize::from(kind / 64)).is_some_and(|word| set(word, kind % 64))
+    }
+}
+
+/// Sets a bit; false if it was set already.
+fn set(word: &mut u64, bit: u16) -> bool {
+    let before = *word;
+    *word |= 1 << bit;
+    *word != before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_is_new_once() {
+        let mut known = Known::default();
+        // Every 7th of all numbers in an order of its own: small ones, few, and then many.
+        let kinds = || (0..=u16::MAX).map(|number| number.wrapping_mul(7));
+        assert!(kinds().all(|kind| known.insert(kind)));
+        assert!(kinds().all(|kind| !known.insert(kind)));
+    }
+
+    #[test]
+    fn a_type_that_comes_again_among_few_is_known() {
+        let mut known = Known::default();
+        let kinds = [0x2a2a, 0, 51, 0xfe0d, 65_281, 63, 64];
+        assert!(kinds.iter().all(|&kind| known.insert(kind)));
+        assert!(kinds.iter().all(|&kind| !known.insert(kind)));
     }
 }
