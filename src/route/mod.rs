@@ -12,6 +12,7 @@
 //! two routes of a listener with the same name, protocol and network.
 
 mod group;
+mod names;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use std::net::IpAddr;
 use crate::config::model::{Config, NamePattern, Route};
 use crate::wire::name::Name;
 use group::{Group, Member};
+use names::Names;
 
 /// The protocol that certificate authorities speak to validate a name (RFC 8737, section 3).
 const ACME: &[u8] = b"acme-tls/1";
@@ -83,7 +85,7 @@ impl Router {
 /// From a name to the group of routes that have it.
 #[derive(Debug)]
 struct Table {
-    names: HashMap<Box<str>, Slot>,
+    names: Names,
     /// Bit n is set if a wildcard has a suffix of n labels: other suffixes are not looked up.
     depths: u128,
     nameless: GroupIndex,
@@ -107,10 +109,10 @@ struct Slot {
 impl Table {
     fn new<'a>(members: impl Iterator<Item = Member<'a>>) -> Table {
         let members: Vec<Member<'_>> = members.collect();
-        let mut table = Table { names: HashMap::new(), depths: 0, nameless: NONE, groups: Vec::new() };
-        let mut known: HashMap<Vec<usize>, GroupIndex> = HashMap::new();
         let listed = by_pattern(&members);
-        table.names.reserve(listed.chunk_by(|a, b| a.0 == b.0).count());
+        let names = Names::with_capacity(listed.chunk_by(|a, b| a.0 == b.0).count());
+        let mut table = Table { names, depths: 0, nameless: NONE, groups: Vec::new() };
+        let mut known: HashMap<Vec<usize>, GroupIndex> = HashMap::new();
         let mut same_name = Vec::new();
         for entries in listed.chunk_by(|a, b| a.0 == b.0) {
             same_name.clear();
@@ -143,10 +145,7 @@ impl Table {
             return;
         };
         let (NamePattern::Exact(name) | NamePattern::OneLabel(name) | NamePattern::AnyDepth(name)) = pattern;
-        let slot = match self.names.get_mut(name.as_str()) {
-            Some(slot) => slot,
-            None => self.names.entry(name.as_str().into()).or_insert(Slot::EMPTY),
-        };
+        let slot = self.names.entry(name.as_str());
         match pattern {
             NamePattern::Exact(_) => slot.exact = group,
             NamePattern::OneLabel(_) => slot.one_label = group,

@@ -7,8 +7,8 @@
 //! Lists may hold a million names: what is the same for many names (the set of routes that share them) is looked at
 //! once.
 
-use std::collections::{HashMap, HashSet};
-
+// What is hashed here stands in the configuration, by the million: nobody has to be kept from choosing it badly.
+use hashbrown::{HashMap, HashSet};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::listeners::{self, Families};
