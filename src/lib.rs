@@ -35,6 +35,8 @@ pub mod cli;
 mod clock;
 pub mod config;
 mod connect;
+#[doc(hidden)]
+pub mod counted;
 mod detect;
 mod forward;
 pub mod listen;

@@ -12,6 +12,9 @@ use crate::harness::client::{get, hello};
 use crate::harness::process::free_address;
 use crate::harness::{Balancer, Client, Endpoint, Manner, Process, eventually};
 
+/// How long memory of ended sessions may stay with the process.
+const GIVEN_BACK: Duration = Duration::from_secs(90);
+
 /// A session that stands: its hello has come back.
 fn session(at: SocketAddr) -> Client {
     let hello = hello("www.example.com");
@@ -240,6 +243,10 @@ fn twenty_thousand_descriptors_carry_nine_thousand_nine_hundred_sessions() {
     assert!((9_850..10_000).contains(&room), "room for {room} sessions with {DESCRIPTORS} descriptors");
 
     let hello = hello("www.example.com");
+    let warm = 200;
+    drop((0..warm).map(|_| session(at)).collect::<Vec<_>>());
+    process.records(warm);
+    let idle = process.memory();
     let mut sessions: Vec<Client> = Vec::with_capacity(room);
     while sessions.len() < room {
         let wave = (room - sessions.len()).min(250);
@@ -248,11 +255,13 @@ fn twenty_thousand_descriptors_carry_nine_thousand_nine_hundred_sessions() {
         sessions[first..].iter_mut().for_each(|client| client.expect(&hello));
     }
     assert!(process.descriptors() as u64 <= DESCRIPTORS);
+    let full = process.memory();
+    assert!(full > 2 * idle, "{full} bytes at the peak, {idle} before: nothing is shown by what is given back");
     for _ in 0..50 {
         closed_without_a_word(Client::sending(at, &hello), "one too many");
     }
-    let records = process.records(50);
-    assert!(records.iter().all(|record| record["outcome"] == "full"), "{records:#?}");
+    let records = process.records(warm + 50);
+    assert!(records[warm..].iter().all(|record| record["outcome"] == "full"), "{records:#?}");
     does_not_spin(&process, "with every place taken");
     let active = |page: &str| -> f64 {
         let workers = page.lines().filter_map(|line| line.strip_prefix("pointsman_worker_active_sessions{"));
@@ -263,15 +272,21 @@ fn twenty_thousand_descriptors_carry_nine_thousand_nine_hundred_sessions() {
     });
 
     sessions.truncate(room - 100);
-    process.records(150);
+    process.records(warm + 150);
     sessions.extend((0..100).map(|_| session(at)));
     for client in sessions.iter_mut().step_by(97) {
         client.send(b"still there");
         client.expect(b"still there");
     }
-    assert_eq!(process.records(150).len(), 150, "nobody else was sent away");
+    assert_eq!(process.records(warm + 150).len(), warm + 150, "nobody else was sent away");
     drop(sessions);
-    process.records(150 + room);
+    process.records(warm + 150 + room);
     drop(recovers(at, "a session stands after all have ended"));
+    let began = Instant::now();
+    while process.memory() > 2 * idle {
+        let now = process.memory();
+        assert!(began.elapsed() < GIVEN_BACK, "{now} bytes long after the peak of {full}, {idle} before it");
+        std::thread::sleep(Duration::from_secs(1));
+    }
     assert!(!process.messages().contains("ERROR"), "{}", process.messages());
 }

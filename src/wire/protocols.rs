@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use smallvec::SmallVec;
+
 /// Protocol names in a client's order, each 1 to 255 bytes of any value.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Protocols {
-    /// Each name behind its length, as on the wire.
-    list: Box<[u8]>,
+    /// Each name behind its length, as on the wire. What browsers offer (`h2` and `http/1.1`) takes no memory of its own.
+    list: SmallVec<[u8; 16]>,
 }
 
 impl Protocols {
@@ -22,7 +24,7 @@ impl Protocols {
             }
             rest = names.get(usize::from(length)..).ok_or(Broken::Short)?;
         }
-        Ok(Protocols { list: list.into() })
+        Ok(Protocols { list: SmallVec::from_slice(list) })
     }
 
     /// Whether no protocol was named.
@@ -39,7 +41,8 @@ impl Protocols {
     pub fn truncate(&mut self, count: usize) {
         let kept: usize = self.iter().take(count).map(|name| 1 + name.len()).sum();
         if kept < self.list.len() {
-            self.list = self.list.get(..kept).unwrap_or_default().into();
+            self.list.truncate(kept);
+            self.list.shrink_to_fit();
         }
     }
 }
@@ -82,7 +85,7 @@ impl<'a> IntoIterator for &'a Protocols {
 /// For those who write lists down: names of more than 255 bytes are cut, empty ones left out.
 impl<'a> FromIterator<&'a [u8]> for Protocols {
     fn from_iter<I: IntoIterator<Item = &'a [u8]>>(names: I) -> Protocols {
-        let mut list = Vec::new();
+        let mut list = SmallVec::new();
         for name in names {
             let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
             if length > 0 {
@@ -90,7 +93,7 @@ impl<'a> FromIterator<&'a [u8]> for Protocols {
                 list.extend_from_slice(name.get(..usize::from(length)).unwrap_or(name));
             }
         }
-        Protocols { list: list.into() }
+        Protocols { list }
     }
 }
 

@@ -64,6 +64,13 @@ impl Process {
         self.log().records(count)
     }
 
+    /// Bytes of memory that are its own: heap, stacks, and what it has changed of its data.
+    pub fn memory(&self) -> u64 {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.id())).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).expect("the kernel tells");
+        1024 * line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    }
+
     /// Seconds of CPU that it has used.
     pub fn cpu(&self) -> f64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
