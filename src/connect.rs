@@ -26,6 +26,8 @@ const QUEUE_FULL: Duration = Duration::from_millis(5);
 /// One session's attempts on a pool.
 pub(crate) struct Attempts<'a> {
     pool: &'a Pool,
+    /// What the pool knows the client by.
+    key: u64,
     tried: [Option<Arc<Endpoint>>; TRIES],
     /// What is to be said if no other endpoint is left.
     failure: Failure,
@@ -41,9 +43,9 @@ pub(crate) struct Reached {
 
 impl<'a> Attempts<'a> {
     /// No attempt yet.
-    pub(crate) fn on(pool: &'a Pool) -> Attempts<'a> {
+    pub(crate) fn on(pool: &'a Pool, key: u64) -> Attempts<'a> {
         let failure = Failure::new(Outcome::NoEndpoint, Side::Policy);
-        Attempts { pool, tried: Default::default(), failure }
+        Attempts { pool, key, tried: Default::default(), failure }
     }
 
     /// Connects to the endpoint whose turn it is, or the next.
@@ -53,7 +55,7 @@ impl<'a> Attempts<'a> {
     pub(crate) async fn next(&mut self) -> Result<Reached, Failure> {
         let began = Instant::now();
         while self.may_go_on() {
-            let Some(lease) = self.pool.lease(&self.tried) else { break };
+            let Some(lease) = self.pool.lease(self.key, &self.tried) else { break };
             if let Some(free) = self.tried.iter_mut().find(|tried| tried.is_none()) {
                 *free = Some(Arc::clone(lease.endpoint()));
             }
@@ -97,7 +99,11 @@ impl<'a> Attempts<'a> {
     }
 }
 
-async fn dial(target: &Target, source: Option<IpAddr>) -> io::Result<Stream> {
+/// One attempt to connect, without a limit of time.
+///
+/// # Errors
+/// Those of socket(2), bind(2) and connect(2).
+pub(crate) async fn dial(target: &Target, source: Option<IpAddr>) -> io::Result<Stream> {
     let address = match target {
         Target::Ip(address) => SockAddr::from(*address),
         Target::Unix(path) => SockAddr::unix(path)?,

@@ -14,7 +14,7 @@ use crate::table::{Entry, Limits};
 
 /// Picks by least connections among `endpoints`, each pick being a session that stays. Returns the last index.
 pub fn least_connections(endpoints: usize, picks: usize) -> Option<usize> {
-    let mut loads = vec![Load { weight: 1, active: 0 }; endpoints];
+    let mut loads = vec![Load { weight: 1, active: 0, recent: 0 }; endpoints];
     let mut last = None;
     for position in 0..picks {
         let (index, _) = least_connections::pick(loads.iter().copied(), position, |_| true)?;

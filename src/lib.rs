@@ -39,6 +39,7 @@ mod connect;
 pub mod counted;
 mod detect;
 mod forward;
+mod health;
 pub mod listen;
 mod live;
 pub mod observe;

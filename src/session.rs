@@ -24,6 +24,7 @@ use crate::stream::Stream;
 use crate::supervise::worker::{Worker, spawn};
 use crate::table::{Ask, Entry};
 use crate::wire::alert::Alert;
+use crate::wire::name::Name;
 
 /// Why a stage ends a connection before anything is forwarded, and who is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,14 @@ impl Failure {
     fn asked(outcome: Outcome) -> Failure {
         Failure::new(outcome, if outcome == Outcome::Shutdown { Side::Us } else { Side::Policy })
     }
+}
+
+/// A session that knows where to go.
+struct Routed {
+    route: Arc<Route>,
+    /// What the route's pool knows the client by.
+    key: u64,
+    opening: Option<Box<Opening>>,
 }
 
 /// A session that was forwarded, and how that ended.
@@ -72,9 +81,9 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
         Begun::Done(detected) => detected?,
         Begun::Incomplete(detection) => unless_asked(story.entry(), detection.wait(story.deadline())).await?,
     };
-    let (route, mut opening) = route(worker, story, detected)?;
+    let Routed { route, key, mut opening } = route(worker, story, detected)?;
 
-    let mut attempts = Attempts::on(&route.pool);
+    let mut attempts = Attempts::on(&route.pool, key);
     loop {
         let reached = unless_asked(story.entry(), attempts.next()).await;
         story.tried(attempts.last());
@@ -91,17 +100,17 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
 }
 
 /// Finds the route for what was detected, and notes both.
-fn route(
-    worker: &Worker,
-    story: &mut Story,
-    detected: Detected,
-) -> Result<(Arc<Route>, Option<Box<Opening>>), Failure> {
+fn route(worker: &Worker, story: &mut Story, detected: Detected) -> Result<Routed, Failure> {
     let Detected { opening, hello } = detected;
-    let route = worker.live().route(story.listener(), hello.as_ref(), story.client());
+    let found = worker.live().route(story.listener(), hello.as_ref(), story.client());
+    let key = found.as_ref().map_or(0, |route| {
+        let name = hello.as_ref().and_then(|hello| hello.server_name.as_ref());
+        route.pool.key(story.client().map(|client| client.ip()), name.map(Name::as_str))
+    });
     story.heard(hello);
-    let route = route?;
+    let route = found?;
     story.routed(&route);
-    Ok((route, opening))
+    Ok(Routed { route, key, opening })
 }
 
 /// Takes leave of both sides. Only what has to be said or waited for takes memory and time; most ends are silent.

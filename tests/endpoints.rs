@@ -148,3 +148,60 @@ fn least_connections_fills_up_where_sessions_have_ended() {
     let after = endpoints.each_ref().map(Endpoint::connections);
     assert_eq!([after[0] - before[0], after[1] - before[1]], [5, 0]);
 }
+
+#[test]
+fn maglev_leads_a_name_to_the_same_endpoint_on_every_balancer() {
+    let endpoints: Vec<Endpoint> = (0..3).map(|_| Endpoint::start(Manner::Echoes)).collect();
+    let list: Vec<String> = endpoints.iter().map(|endpoint| format!("'{}'", endpoint.address())).collect();
+    let mut turned = list.clone();
+    turned.rotate_left(1);
+    let pool = |list: &[String]| format!("balance = 'maglev'\nhash_key = 'sni'\nendpoints = [{}]", list.join(", "));
+    let balancers = [start(&pool(&list)), start(&pool(&turned))];
+    let names: Vec<String> = (0..30).map(|index| format!("n{index}.example.com")).collect();
+    let chosen = balancers.each_ref().map(|balancer| {
+        for name in names.iter().chain(&names) {
+            let hello = hello(name);
+            let mut client = Client::sending(balancer.address("edge"), &hello);
+            client.expect(&hello);
+        }
+        let mut records = balancer.records(2 * names.len());
+        records.sort_by_key(|record| record["id"].as_u64());
+        let told = |record: &serde_json::Value| (record["sni"].to_string(), record["endpoint"].to_string());
+        let mut told: Vec<_> = records.iter().map(told).collect();
+        told.sort();
+        told.dedup();
+        told
+    });
+    assert_eq!(chosen[0].len(), names.len(), "every name has one endpoint: {:#?}", chosen[0]);
+    assert_eq!(chosen[0], chosen[1]);
+    assert!(endpoints.iter().all(|endpoint| endpoint.connections() > 0), "every endpoint has some of the names");
+}
+
+#[test]
+fn maglev_leads_a_network_to_the_same_endpoint_and_keeps_to_the_bound() {
+    let endpoints: Vec<Endpoint> = (0..4).map(|_| Endpoint::start(Manner::Echoes)).collect();
+    let list: Vec<String> = endpoints.iter().map(|endpoint| format!("'{}'", endpoint.address())).collect();
+    let pool = |more: &str| format!("balance = 'maglev'\n{more}\nendpoints = [{}]", list.join(", "));
+    let free = start(&pool(""));
+    let sessions: Vec<Client> = (0..40).map(|_| session(&free)).collect();
+    let counts: Vec<usize> = endpoints.iter().map(Endpoint::connections).collect();
+    assert_eq!(counts.iter().filter(|&&count| count == 40).count(), 1, "one client, one endpoint: {counts:?}");
+    drop((sessions, free));
+
+    let bound = start(&pool("hash_balance_factor = 150"));
+    let sessions: Vec<Client> = (0..40).map(|_| session(&bound)).collect();
+    let counts: Vec<usize> =
+        endpoints.iter().zip(counts).map(|(endpoint, before)| endpoint.connections() - before).collect();
+    assert!(counts.iter().all(|&count| count <= 15), "at most 1.5 times 10 of 40: {counts:?}");
+    assert_eq!(counts.iter().sum::<usize>(), sessions.len());
+}
+
+#[test]
+fn random_two_spreads_sessions_evenly() {
+    let endpoints: Vec<Endpoint> = (0..5).map(|_| Endpoint::start(Manner::Echoes)).collect();
+    let list: Vec<String> = endpoints.iter().map(|endpoint| format!("'{}'", endpoint.address())).collect();
+    let balancer = start(&format!("balance = 'random-two'\nendpoints = [{}]", list.join(", ")));
+    let _sessions: Vec<Client> = (0..100).map(|_| session(&balancer)).collect();
+    let counts: Vec<usize> = endpoints.iter().map(Endpoint::connections).collect();
+    assert!(counts.iter().all(|count| (15..=25).contains(count)), "{counts:?}");
+}

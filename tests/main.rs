@@ -15,6 +15,7 @@ mod costs;
 mod demo;
 mod endpoints;
 mod half_close;
+mod health;
 mod hellos;
 mod limits;
 mod listeners;

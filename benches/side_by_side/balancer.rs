@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal};
 
 /// The CPU that balancers run on; the load and the endpoints run on the other.
 pub const ITS_CPU: usize = 1;
@@ -180,16 +181,12 @@ impl Balancer {
 
 impl Drop for Balancer {
     fn drop(&mut self) {
-        // nginx's workers end with their master only if it may tell them.
-        if let Ok(id) = i32::try_from(self.child.id())
-            && let Some(id) = rustix::process::Pid::from_raw(id)
-        {
-            let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
-            let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
-        }
+        // nginx's workers end with their master only if it may tell them. The first signal may mean a drain, the next
+        // one means now.
         let until = Instant::now() + Duration::from_secs(3);
         while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
-            std::thread::sleep(Duration::from_millis(10));
+            let _ = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);
+            std::thread::sleep(Duration::from_millis(30));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

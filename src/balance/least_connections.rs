@@ -1,6 +1,6 @@
 //! Least connections: the endpoint with the fewest sessions for its weight, ties in turn.
 
-use super::Load;
+use super::{Load, less_loaded};
 
 /// The endpoint to choose among `loads`, of those that `may` allows: its index, and the load it was chosen by.
 ///
@@ -16,12 +16,7 @@ pub(crate) fn pick(
     let turned = loads.clone().enumerate().skip(first).chain(loads.enumerate().take(first));
     let candidates = turned.filter(|(index, load)| load.weight > 0 && may(*index));
     // min_by keeps the first of equals.
-    candidates.min_by(|(_, a), (_, b)| share(a, b).cmp(&share(b, a)))
-}
-
-/// What `a` would carry with one session more, scaled so that it compares with `share(b, a)`.
-fn share(a: &Load, b: &Load) -> u64 {
-    (u64::from(a.active) + 1) * u64::from(b.weight)
+    candidates.min_by(|(_, a), (_, b)| less_loaded(a, b))
 }
 
 #[cfg(test)]
@@ -32,7 +27,7 @@ mod tests {
         let mut active = vec![0_u32; weights.len()];
         for start in 0..picks {
             let loads: Vec<Load> =
-                weights.iter().zip(&active).map(|(&weight, &active)| Load { weight, active }).collect();
+                weights.iter().zip(&active).map(|(&weight, &active)| Load { weight, active, recent: 0 }).collect();
             let (index, _) = pick(loads.iter().copied(), start, |_| true).expect("there is an endpoint");
             active[index] += 1;
         }
@@ -49,7 +44,7 @@ mod tests {
 
     #[test]
     fn ties_go_round() {
-        let idle = [Load { weight: 1, active: 0 }; 3];
+        let idle = [Load { weight: 1, active: 0, recent: 0 }; 3];
         let picks: Vec<_> = (0..6)
             .map(|start| pick(idle.iter().copied(), start, |_| true))
             .map(|pick| pick.map(|(index, _)| index))
@@ -59,7 +54,7 @@ mod tests {
 
     #[test]
     fn what_may_not_is_left_out() {
-        let loads = [Load { weight: 1, active: 0 }, Load { weight: 1, active: 9 }];
+        let loads = [Load { weight: 1, active: 0, recent: 0 }, Load { weight: 1, active: 9, recent: 0 }];
         assert_eq!(pick(loads.iter().copied(), 0, |index| index != 0), Some((1, loads[1])));
         assert_eq!(pick(loads.iter().copied(), 0, |_| false), None);
         assert_eq!(pick([].iter().copied(), 7, |_| true), None);
@@ -70,7 +65,7 @@ mod tests {
         fn the_choice_is_the_least_loaded(
             loads in proptest::collection::vec((0_u16..=256, 0_u32..1000), 0..40), start: usize,
         ) {
-            let loads: Vec<Load> = loads.iter().map(|&(weight, active)| Load { weight, active }).collect();
+            let loads: Vec<Load> = loads.iter().map(|&(weight, active)| Load { weight, active, recent: 0 }).collect();
             let ratio = |load: &Load| f64::from(load.active + 1) / f64::from(load.weight);
             let least = loads.iter().filter(|load| load.weight > 0).map(ratio).fold(f64::INFINITY, f64::min);
             match pick(loads.iter().copied(), start, |_| true) {

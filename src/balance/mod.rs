@@ -1,6 +1,10 @@
 //! Algorithms that choose an endpoint: pure, one a file, over indices and numbers.
 
+use std::cmp::Ordering;
+
 pub(crate) mod least_connections;
+pub(crate) mod maglev;
+pub(crate) mod random_two;
 pub(crate) mod round_robin;
 
 /// What an algorithm may know of one endpoint.
@@ -10,4 +14,19 @@ pub(crate) struct Load {
     pub(crate) weight: u16,
     /// Sessions that it has now.
     pub(crate) active: u32,
+    /// How often it was chosen lately, where that counts; else 0.
+    pub(crate) recent: u32,
+}
+
+impl Load {
+    /// Of an endpoint that is not there: it is never chosen.
+    pub(crate) const NONE: Load = Load { weight: 0, active: 0, recent: 0 };
+}
+
+/// Compares what two endpoints would carry with one session more for their weight, then how often they were chosen
+/// lately.
+pub(crate) fn less_loaded(a: &Load, b: &Load) -> Ordering {
+    let share = |of: u32, other: &Load| u64::from(of) * u64::from(other.weight);
+    let active = share(a.active.saturating_add(1), b).cmp(&share(b.active.saturating_add(1), a));
+    active.then_with(|| share(a.recent, b).cmp(&share(b.recent, a)))
 }

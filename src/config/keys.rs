@@ -17,7 +17,20 @@ pub(super) const LISTENER_TIMEOUTS: &[&str] = &["open"];
 /// `[route.NAME]`
 pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "pool"];
 /// `[pool.NAME]`
-pub(super) const POOL: &[&str] = &["balance", "endpoints", "source", "refresh", "timeouts"];
+pub(super) const POOL: &[&str] = &[
+    "balance",
+    "hash_key",
+    "hash_prefix_ipv4",
+    "hash_prefix_ipv6",
+    "hash_balance_factor",
+    "endpoints",
+    "source",
+    "refresh",
+    "timeouts",
+    "health",
+];
+/// `[pool.NAME.health]`
+pub(super) const HEALTH: &[&str] = &["probe", "interval", "fast_interval", "timeout", "rise", "fall"];
 /// `[pool.NAME.timeouts]`
 pub(super) const POOL_TIMEOUTS: &[&str] = &["connect", "idle", "half_close", "drain"];
 /// An endpoint that is written as a table.

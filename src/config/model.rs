@@ -187,6 +187,35 @@ pub struct Pool {
     pub refresh: Duration,
     /// `[pool.NAME.timeouts]`, or the defaults.
     pub timeouts: PoolTimeouts,
+    /// `[pool.NAME.health]`; `None`: endpoints are not probed and count as up.
+    pub health: Option<Health>,
+}
+
+/// `[pool.NAME.health]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// What endpoints are asked.
+    pub probe: Probe,
+    /// From one probe to the next.
+    pub interval: Duration,
+    /// The same while the last answers speak against the standing; at most `interval`.
+    pub fast_interval: Duration,
+    /// For one probe.
+    pub timeout: Duration,
+    /// Passes in a row that bring an endpoint up, 1 to [`MOST_PROBES`].
+    pub rise: u32,
+    /// Failures in a row that take an endpoint down, 1 to [`MOST_PROBES`].
+    pub fall: u32,
+}
+
+/// The greatest `rise` and `fall`.
+pub const MOST_PROBES: u32 = 100;
+
+/// What an endpoint is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Probe {
+    /// To take a connection.
+    Tcp,
 }
 
 /// How a pool chooses an endpoint.
@@ -196,6 +225,43 @@ pub enum Balance {
     LeastConnections,
     /// Each in turn, by weight.
     RoundRobin,
+    /// Of two drawn by lot, the one with fewer sessions for its weight.
+    RandomTwo,
+    /// By a hash of what a client is known by, consistently.
+    Maglev(Hash),
+}
+
+impl Balance {
+    /// Whether an endpoint's share of all sessions of the pool is bounded.
+    pub fn is_bounded(self) -> bool {
+        matches!(self, Balance::Maglev(Hash { balance_factor: Some(_), .. }))
+    }
+}
+
+/// What `maglev` goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hash {
+    /// What is hashed.
+    pub key: HashKey,
+    /// The most sessions of an endpoint, in percent of its share: 101 to [`MAX_BALANCE_FACTOR`]; `None`: no limit.
+    pub balance_factor: Option<u32>,
+}
+
+/// The greatest `hash_balance_factor`.
+pub const MAX_BALANCE_FACTOR: u32 = 10_000;
+
+/// What a hash is taken of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// The network that the client is in.
+    Source {
+        /// Length of an IPv4 network, 0 to 32.
+        ipv4: u8,
+        /// Length of an IPv6 network, 0 to 128.
+        ipv6: u8,
+    },
+    /// The name in the ClientHello; where there is none, the client's address.
+    Sni,
 }
 
 /// One entry of `pool.endpoints`.

@@ -17,6 +17,8 @@
 //! | `pointsman_endpoint_sessions_total` | counter | pool, endpoint | Sessions that were connected to this endpoint. |
 //! | `pointsman_endpoint_active_sessions` | gauge | pool, endpoint | Sessions that hold a lease on this endpoint. |
 //! | `pointsman_endpoint_connect_failures_total` | counter | pool, endpoint | Attempts to connect that failed. |
+//! | `pointsman_endpoint_up` | gauge | pool, endpoint | 1: probes find it well, 0: they do not, or have not yet. Only where there are probes. |
+//! | `pointsman_endpoint_transitions_total` | counter | pool, endpoint, to | Changes of what probes find: to up, to down. |
 //! | `pointsman_endpoint_bytes_total` | counter | pool, endpoint, direction | Bytes delivered: up to the endpoint, down to its clients. |
 //! | `pointsman_worker_active_sessions` | gauge | worker | Sessions in the worker's table. |
 //! | `pointsman_worker_pipes` | gauge | worker | Pipes that the worker has open, in use and idle. |
@@ -86,6 +88,25 @@ pub struct EndpointMetrics {
     pub bytes_up: Counter,
     /// Bytes delivered from it to clients.
     pub bytes_down: Counter,
+}
+
+/// What probes find of one endpoint.
+#[derive(Clone, Debug)]
+pub struct HealthMetrics {
+    /// 1: up, 0: down or not known.
+    pub up: Gauge,
+    /// Changes to up.
+    pub to_up: Counter,
+    /// Changes to down.
+    pub to_down: Counter,
+}
+
+impl HealthMetrics {
+    /// Takes in that the endpoint has come up or gone down.
+    pub fn changed(&self, up: bool) {
+        self.up.set(f64::from(up));
+        if up { &self.to_up } else { &self.to_down }.increment(1);
+    }
 }
 
 /// What one worker counts.
@@ -180,6 +201,16 @@ impl Metrics {
             connect_failures: of.counter(&CONNECT_FAILURES),
             bytes_up: of.and("direction", "up").counter(&BYTES),
             bytes_down: of.and("direction", "down").counter(&BYTES),
+        }
+    }
+
+    /// The handles of what probes find of the endpoint `name` of the pool `pool`.
+    pub fn health(&self, pool: &str, name: &str) -> HealthMetrics {
+        let of = self.with("pool", pool).and("endpoint", name);
+        HealthMetrics {
+            up: of.gauge(&ENDPOINT_UP),
+            to_up: of.and("to", "up").counter(&TRANSITIONS),
+            to_down: of.and("to", "down").counter(&TRANSITIONS),
         }
     }
 
@@ -284,6 +315,9 @@ families! {
     ENDPOINT_SESSIONS Counter "pointsman_endpoint_sessions_total" "Sessions that were connected to this endpoint.";
     ENDPOINT_ACTIVE Gauge "pointsman_endpoint_active_sessions" "Sessions that hold a lease on this endpoint.";
     CONNECT_FAILURES Counter "pointsman_endpoint_connect_failures_total" "Attempts to connect that failed.";
+    ENDPOINT_UP Gauge "pointsman_endpoint_up"
+        "1: probes find it well, 0: they do not, or have not yet. Only where there are probes.";
+    TRANSITIONS Counter "pointsman_endpoint_transitions_total" "Changes of what probes find: to up, to down.";
     BYTES Counter "pointsman_endpoint_bytes_total" "Bytes delivered: up to the endpoint, down to its clients.";
     WORKER_ACTIVE Gauge "pointsman_worker_active_sessions" "Sessions in the worker's table.";
     WORKER_PIPES Gauge "pointsman_worker_pipes" "Pipes that the worker has open, in use and idle.";
@@ -309,6 +343,7 @@ mod tests {
         metrics.route("pg").sessions.increment(1);
         metrics.pool("pg").connect.record(0.0002);
         metrics.endpoint("pg", "10.0.0.11:5432").bytes_up.increment(9);
+        metrics.health("pg", "10.0.0.11:5432").changed(true);
         metrics.worker(3).handed_over.increment(2);
         metrics
     }

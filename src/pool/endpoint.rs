@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::balance::Load;
+use crate::health::{Health, Standing};
 use crate::observe::metrics::EndpointMetrics;
 
 /// Where an endpoint is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
     /// TCP.
     Ip(SocketAddr),
@@ -24,10 +25,18 @@ pub(crate) enum Target {
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) name: Arc<str>,
+    /// Name of its pool.
+    pub(crate) pool: Arc<str>,
     pub(crate) target: Target,
     pub(crate) weight: u16,
     pub(crate) metrics: EndpointMetrics,
+    /// `None` where it is not probed.
+    pub(crate) health: Option<Health>,
     active: AtomicU32,
+    /// Times it was chosen, halved every second, where the algorithm wants to know.
+    recent: AtomicU32,
+    /// Sessions of all endpoints of the pool, where the algorithm wants to know.
+    pool_active: Option<Arc<AtomicU32>>,
     trouble: Trouble,
 }
 
@@ -42,14 +51,44 @@ struct Trouble {
 }
 
 impl Endpoint {
-    /// An endpoint without sessions.
-    pub(crate) fn new(name: &str, target: Target, weight: u16, metrics: EndpointMetrics) -> Endpoint {
-        Endpoint { name: name.into(), target, weight, metrics, active: AtomicU32::new(0), trouble: Trouble::default() }
+    /// An endpoint of the pool called `pool`, without sessions.
+    pub(crate) fn new(pool: &Arc<str>, name: &str, target: Target, weight: u16, metrics: EndpointMetrics) -> Endpoint {
+        Endpoint {
+            name: name.into(),
+            pool: Arc::clone(pool),
+            target,
+            weight,
+            metrics,
+            health: None,
+            active: AtomicU32::new(0),
+            recent: AtomicU32::new(0),
+            pool_active: None,
+            trouble: Trouble::default(),
+        }
+    }
+
+    /// The same with probes.
+    pub(crate) fn probed(self, health: Option<Health>) -> Endpoint {
+        Endpoint { health, ..self }
+    }
+
+    /// The same, its sessions counted for the whole pool as well.
+    pub(crate) fn counted(self, pool_active: Option<&Arc<AtomicU32>>) -> Endpoint {
+        Endpoint { pool_active: pool_active.map(Arc::clone), ..self }
+    }
+
+    /// Whether it may be chosen, as far as its health goes. Without probes it always may.
+    pub(crate) fn standing(&self) -> Standing {
+        self.health.as_ref().map_or(Standing::Up, Health::standing)
     }
 
     /// What balancing goes by.
     pub(crate) fn load(&self) -> Load {
-        Load { weight: self.weight, active: self.active.load(Ordering::Relaxed) }
+        Load {
+            weight: self.weight,
+            active: self.active.load(Ordering::Relaxed),
+            recent: self.recent.load(Ordering::Relaxed),
+        }
     }
 
     /// Counts an attempt that failed with the system's error `code`, or [`NO_ANSWER`]. Never logs: sessions call it.
@@ -59,9 +98,15 @@ impl Endpoint {
         self.trouble.failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Brings the gauge of active sessions up to date, and tells of failures since the last time, though not more often
+    /// Counts that it was chosen, for [`Load::recent`].
+    pub(crate) fn chosen(&self) {
+        self.recent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Lets a second pass for [`Load::recent`], brings the gauge of active sessions up to date, and tells of failures since the last time, though not more often
     /// than every [`TELL_EVERY`].
-    pub(crate) fn publish(&self, pool: &str) {
+    pub(crate) fn publish(&self) {
+        self.recent.fetch_sub(self.recent.load(Ordering::Relaxed).div_ceil(2), Ordering::Relaxed);
         self.metrics.active.set(f64::from(self.active.load(Ordering::Relaxed)));
         let failures = self.trouble.failures.load(Ordering::Relaxed);
         let mut told = self.trouble.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,7 +117,7 @@ impl Endpoint {
                 NO_ANSWER => "it ended the connection without an answer".to_owned(),
                 code => io::Error::from_raw_os_error(code).to_string(),
             };
-            tracing::warn!(pool, endpoint = &*self.name, failures = new, "cannot be used: {reason}");
+            tracing::warn!(pool = &*self.pool, endpoint = &*self.name, failures = new, "cannot be used: {reason}");
         }
     }
 }
@@ -106,6 +151,9 @@ impl Lease {
 
     fn counted(endpoint: &Arc<Endpoint>) -> Lease {
         endpoint.metrics.sessions.increment(1);
+        if let Some(all) = &endpoint.pool_active {
+            all.fetch_add(1, Ordering::Relaxed);
+        }
         Lease(Arc::clone(endpoint))
     }
 }
@@ -113,6 +161,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::Relaxed);
+        if let Some(all) = &self.0.pool_active {
+            all.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -53,6 +53,18 @@ impl Names {
         &mut entry.or_insert_with(|| Known { name, slot: Slot::EMPTY }).into_mut().slot
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// How many there is memory for.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.table.capacity()
+    }
+
     fn fingerprint(&self, name: &str) -> Fingerprint {
         let mut hasher = self.keyed;
         hasher.write(name.as_bytes());

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::shared::Shared;
 use crate::admin;
+use crate::health::watch::Watch;
 use crate::pool::resolve;
 use crate::sys;
 
@@ -97,7 +98,14 @@ async fn control(
     let mut publish = tokio::time::interval(PUBLISH);
     let mut looked = Instant::now();
     let mut spike = Spike::default();
+    let (mut watch, mut followed) = (Watch::default(), 0);
     while stop.run_until_cancelled(publish.tick()).await.is_some() {
+        // The pools change when names are resolved; the first tick is at once.
+        let live = shared.live.load_full();
+        let changes: usize = live.pools.iter().map(|pool| pool.changes()).sum();
+        if changes != std::mem::replace(&mut followed, changes) {
+            watch.follow(&live.pools);
+        }
         shared.publish();
         shared.metrics.run_upkeep();
         spike.has(shared.sessions());
@@ -153,8 +161,8 @@ mod tests {
             (2_000, false),
             (1_001, false),
             (1_000, true),
-            (400, false),
-            (0, true),
+            (600, false),
+            (400, true),
             (0, false),
         ] {
             spike.has(sessions);

@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -29,8 +29,8 @@ use crate::observe::access_log::{AccessLog, Finish};
 use crate::observe::metrics::Metrics;
 use crate::sys;
 
-/// How long the start waits for host names to be resolved.
-const RESOLVE: Duration = Duration::from_secs(2);
+/// How long the start waits for host names to be resolved and for the first answers of probes.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the end waits for a slow reader of the access log.
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// Connections at once of which an operator should know that there are no more.
@@ -108,7 +108,9 @@ impl Balancer {
         let (shared, inboxes, log) = share(config, count, capacity)?;
         let refresh: Vec<Duration> = config.pools.iter().map(|pool| pool.refresh).collect();
         let control = Control::start(Arc::clone(&shared), admin, refresh)?;
-        control.wait_resolved(config.pools.len(), RESOLVE);
+        let began = Instant::now();
+        control.wait_resolved(config.pools.len(), PATIENCE);
+        wait_for_verdicts(&shared, began + PATIENCE);
 
         // From here on there may be clients, so nothing but a lack of threads may fail.
         groups.iter().try_for_each(Group::listen)?;
@@ -202,6 +204,15 @@ impl Balancer {
 type Inbox = UnboundedReceiver<Order>;
 
 /// What all threads share, where each worker is told things, and the end of the access log.
+/// Waits until every endpoint that is probed has a verdict, so that the first clients are not sent to those that are
+/// down; not beyond `until`.
+#[expect(clippy::disallowed_methods, reason = "nothing is served yet")]
+fn wait_for_verdicts(shared: &Shared, until: Instant) {
+    while shared.live.load().pools.iter().any(|pool| pool.awaits_verdicts()) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 fn share(config: &Config, workers: usize, capacity: usize) -> Result<(Arc<Shared>, Vec<Inbox>, Finish), StartError> {
     let metrics = Arc::new(Metrics::new());
     let dropped = metrics.process().access_log_dropped.clone();

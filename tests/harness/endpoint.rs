@@ -41,6 +41,11 @@ impl Endpoint {
         Endpoint::start_on(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 0))), manner)
     }
 
+    /// Listens on this address, where another endpoint may have listened before.
+    pub fn start_at(address: SocketAddr, manner: Manner) -> Endpoint {
+        Endpoint::start_on(&SockAddr::from(address), manner)
+    }
+
     /// Listens on a unix socket.
     pub fn start_on_path(path: &Path, manner: Manner) -> Endpoint {
         Endpoint::start_on(&SockAddr::unix(path).unwrap(), manner)
@@ -48,6 +53,7 @@ impl Endpoint {
 
     fn start_on(address: &SockAddr, manner: Manner) -> Endpoint {
         let listener = Arc::new(Socket::new(address.domain(), Type::STREAM, None).unwrap());
+        listener.set_reuse_address(true).unwrap();
         listener.bind(address).unwrap_or_else(|error| panic!("{address:?}: {error}"));
         listener.listen(4096).unwrap();
         let heard = Arc::new(Mutex::new(Vec::new()));

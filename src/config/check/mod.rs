@@ -3,6 +3,8 @@
 //! Not serde: a derived reader stops at the first mistake. Here each reader reports what it finds and goes on with a
 //! stand-in, and the stand-ins are thrown away with the whole result if anything was reported.
 
+mod balance;
+mod health;
 mod listeners;
 mod node;
 mod pools;

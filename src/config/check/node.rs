@@ -125,11 +125,22 @@ impl<'t> Node<'t> {
 
     /// The value as a number from 1 to `most`, or as `word`, which gives `Some(None)`.
     pub(super) fn count(&self, word: &str, most: u32, report: &mut Report) -> Option<Option<NonZeroUsize>> {
+        let number = self.number_unless(word, 1..=most, report)?;
+        Some(number.and_then(|number| NonZeroUsize::new(number as usize)))
+    }
+
+    /// The value as a whole number within `range`, or as `word`, which gives `Some(None)`.
+    pub(super) fn number_unless(
+        &self,
+        word: &str,
+        range: RangeInclusive<u32>,
+        report: &mut Report,
+    ) -> Option<Option<u32>> {
         if self.value.as_str() == Some(word) {
             return Some(None);
         }
-        let expected = format!("a number from 1 to {most}, or {word:?}");
-        self.number_or(1..=most, &expected, report).map(|number| NonZeroUsize::new(number as usize))
+        let expected = format!("a number from {} to {}, or {word:?}", range.start(), range.end());
+        self.number_or(range, &expected, report).map(Some)
     }
 
     fn number_or(&self, range: RangeInclusive<u32>, expected: &str, report: &mut Report) -> Option<u32> {
@@ -185,6 +196,21 @@ impl<'t> Node<'t> {
             return None;
         }
         Some(Some(duration))
+    }
+
+    /// The value as a duration within `range`, which is called `called`.
+    pub(super) fn duration_within(
+        &self,
+        range: RangeInclusive<Duration>,
+        called: &str,
+        report: &mut Report,
+    ) -> Option<Duration> {
+        let duration = self.duration(Allow::Zero, report).flatten()?;
+        if !range.contains(&duration) {
+            report.add(self.at, self.path(), format!("{duration:?} is out of range")).expected(called);
+            return None;
+        }
+        Some(duration)
     }
 
     /// The elements of a list; a plain text is a list of one. Reports anything else, and an empty list as `empty`.

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::node::{Allow, Node, Table};
-use super::{Check, keys, named, settings};
+use super::node::{Node, Table};
+use super::{Check, balance, health, keys, named, settings};
 use crate::config::address;
-use crate::config::model::{Address, Balance, Endpoint, MAX_WEIGHT, Pool, Timeouts};
+use crate::config::model::{Address, Endpoint, MAX_WEIGHT, Pool, Timeouts};
 use crate::config::report::{At, quote};
 use crate::config::value::Refused;
 
@@ -41,38 +41,28 @@ pub(super) fn by_name(pools: &[Read]) -> HashMap<&str, usize> {
 
 fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>) -> Read {
     let table = node.table(keys::POOL, check.report);
-    let balances = [("least-connections", Balance::LeastConnections), ("round-robin", Balance::RoundRobin)];
-    let balance = table.get("balance").and_then(|node| node.choice(&balances, check.report));
+    let balance = balance::read(&table, check);
     let before = check.report.count();
     let node = table.require("endpoints", &format!("a list, each {ENDPOINTS}"), check.complete, check.report);
     let endpoints = node.map(|node| endpoints(&node, check));
     let known = endpoints.is_some() && check.report.count() == before;
     let endpoints = endpoints.unwrap_or_default();
     let source = table.get("source").map(|node| source(&node, known.then_some(&endpoints), check));
-    let refresh = table.get("refresh").and_then(|node| refresh(&node, check));
+    let refresh = table.get("refresh").and_then(|node| node.duration_within(REFRESH, "\"1s\" to \"1d\"", check.report));
     let own = table.get("timeouts").map(|node| node.table(keys::POOL_TIMEOUTS, check.report));
     Read {
         model: Pool {
             name: name.to_owned(),
-            balance: balance.unwrap_or(Balance::LeastConnections),
+            balance,
             endpoints,
             source: source.unwrap_or_default(),
             refresh: refresh.unwrap_or(DEFAULT_REFRESH),
             timeouts: settings::pool_timeouts(own.as_ref(), &timeouts.pool, check),
+            health: table.get("health").map(|node| health::read(&node, check)),
         },
         at: table.at,
         path: table.path().to_owned(),
     }
-}
-
-fn refresh(node: &Node<'_>, check: &mut Check<'_>) -> Option<Duration> {
-    let duration = node.duration(Allow::Zero, check.report).flatten()?;
-    if !REFRESH.contains(&duration) {
-        let message = format!("{duration:?} is out of range");
-        check.report.add(node.at, node.path(), message).expected("\"1s\" to \"1d\"");
-        return None;
-    }
-    Some(duration)
 }
 
 fn endpoints(node: &Node<'_>, check: &mut Check<'_>) -> Vec<Endpoint> {

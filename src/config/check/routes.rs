@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::node::{Node, Table};
 use super::{Check, keys, listeners, named, path_of, pools};
 use crate::config::address;
-use crate::config::model::{NamePattern, Protocol, Route};
+use crate::config::model::{Balance, Hash, HashKey, NamePattern, Protocol, Route};
 use crate::config::report::{At, quote};
 use crate::config::value::Refused;
 
@@ -79,6 +79,9 @@ pub(super) fn read(
         let from = list(table.get("from"), address::NETWORK, check, address::network);
         if let Some(listener) = listener {
             unreceived(&table, &listeners[listener], &from, check);
+            if let Some(pool) = pool {
+                nameless(&table, &listeners[listener], &pools[pool], check);
+            }
         }
         routes.push(Read {
             name: (*name).to_owned(),
@@ -206,6 +209,17 @@ fn unreceived(route: &Table<'_>, listener: &listeners::Read, from: &List<IpNet>,
             let message = format!("the listener {name} has no {family} address, so nobody comes from {network}");
             check.report.add(at, node.path(), message).also(listener.at);
         }
+    }
+}
+
+/// Reports a pool that goes by names behind a listener that reads none.
+fn nameless(route: &Table<'_>, listener: &listeners::Read, pool: &pools::Read, check: &mut Check<'_>) {
+    let by_name = matches!(pool.model.balance, Balance::Maglev(Hash { key: HashKey::Sni, .. }));
+    if by_name && listener.protocol_known && listener.model.protocol == Protocol::Tcp {
+        let (listener, pool_name) = (quote(&listener.model.name), quote(&pool.model.name));
+        let message =
+            format!("the pool {pool_name} goes by names (hash_key), but the listener {listener} is tcp and reads none");
+        check.report.add(route.at, route.path(), message).also(pool.at);
     }
 }
 

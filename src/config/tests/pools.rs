@@ -25,12 +25,27 @@ fn endpoints() {
         ("all weights zero", "endpoints = [{ address = '10.0.0.1:1', weight = 0 }]"),
         ("bad endpoint name", "endpoints = [{ address = '10.0.0.1:1', name = 'a b' }]"),
         ("name twice", "endpoints = ['10.0.0.1:1', { address = '10.0.0.2:1', name = '10.0.0.1:1' }, '10.0.0.1:1']"),
-        ("planned table", "endpoints = '10.0.0.1:1'\nhealth.probe = 'tcp'"),
+        ("planned table", "endpoints = '10.0.0.1:1'\nsessions.on_down = 'close'"),
         ("refresh off", "endpoints = '10.0.0.1:1'\nrefresh = 'off'"),
         ("refresh too short", "endpoints = '10.0.0.1:1'\nrefresh = '100ms'"),
         ("connect off", "endpoints = '10.0.0.1:1'\ntimeouts.connect = 'off'"),
         ("open", "endpoints = '10.0.0.1:1'\ntimeouts.open = '1s'"),
-        ("balance unknown", "endpoints = '10.0.0.1:1'\nbalance = 'maglev'"),
+        ("balance unknown", "endpoints = '10.0.0.1:1'\nbalance = 'source'"),
+        ("hash without maglev", "endpoints = '10.0.0.1:1'\nhash_key = 'sni'\nhash_balance_factor = 125"),
+        ("hash of the unknown", "endpoints = '10.0.0.1:1'\nbalance = 'maglev'\nhash_key = 'cookie'"),
+        ("network of a name", "endpoints = '10.0.0.1:1'\nbalance = 'maglev'\nhash_key = 'sni'\nhash_prefix_ipv4 = 24"),
+        ("network too long", "endpoints = '10.0.0.1:1'\nbalance = 'maglev'\nhash_prefix_ipv4 = 33"),
+        ("factor too low", "endpoints = '10.0.0.1:1'\nbalance = 'maglev'\nhash_balance_factor = 100"),
+        ("health without a probe", "endpoints = '10.0.0.1:1'\nhealth.rise = 2"),
+        ("health of another kind", "endpoints = '10.0.0.1:1'\nhealth.probe = 'ping'"),
+        (
+            "health out of range",
+            "endpoints = '10.0.0.1:1'\nhealth = { probe = 'tcp', interval = '50ms', fall = 0, timeout = '2m' }",
+        ),
+        (
+            "health, fast and slow",
+            "endpoints = '10.0.0.1:1'\nhealth = { probe = 'tcp', interval = '1s', fast_interval = '2s' }",
+        ),
         ("balance with a slip", "endpoints = '10.0.0.1:1'\nbalance = 'roundrobin'"),
     ];
     assert_snapshot!(replaced("endpoints = \"10.0.0.1:443\"", &cases), @r#"
@@ -73,7 +88,7 @@ fn endpoints() {
       main.toml:9:61: pool.web.endpoints[1]: two endpoints of the pool are called "10.0.0.1:1" (see main.toml:9:14)
       main.toml:9:77: pool.web.endpoints[2]: two endpoints of the pool are called "10.0.0.1:1" (see main.toml:9:14)
     planned table
-      main.toml:10:1: pool.web.health: unknown key
+      main.toml:10:1: pool.web.sessions: unknown key
     refresh off
       main.toml:10:11: pool.web.refresh: cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
     refresh too short
@@ -83,9 +98,30 @@ fn endpoints() {
     open
       main.toml:10:10: pool.web.timeouts.open: unknown key
     balance unknown
-      main.toml:10:11: pool.web.balance: "maglev" is not known; expected one of "least-connections", "round-robin"
+      main.toml:10:11: pool.web.balance: "source" is not known; expected one of "least-connections", "round-robin", "random-two", "maglev"
+    hash without maglev
+      main.toml:10:1: pool.web.hash_key: only balance = "maglev" goes by a hash
+      main.toml:11:1: pool.web.hash_balance_factor: only balance = "maglev" goes by a hash
+    hash of the unknown
+      main.toml:11:12: pool.web.hash_key: "cookie" is not known; expected one of "source", "sni"
+    network of a name
+      main.toml:12:1: pool.web.hash_prefix_ipv4: only hash_key = "source" goes by an address
+    network too long
+      main.toml:11:20: pool.web.hash_prefix_ipv4: 33 is out of range; expected a number from 0 to 32
+    factor too low
+      main.toml:11:23: pool.web.hash_balance_factor: 100 is out of range; expected a number from 101 to 10000, or "off"
+    health without a probe
+      main.toml:10:1: pool.web.health.probe: the key is missing; expected the name of a probe, "tcp"
+    health of another kind
+      main.toml:10:16: pool.web.health.probe: "ping" is not known; expected one of "tcp"
+    health out of range
+      main.toml:10:38: pool.web.health.interval: 50ms is out of range; expected "100ms" to "1h"
+      main.toml:10:53: pool.web.health.fall: 0 is out of range; expected a number from 1 to 100
+      main.toml:10:66: pool.web.health.timeout: 120s is out of range; expected "10ms" to "1m"
+    health, fast and slow
+      main.toml:10:60: pool.web.health.fast_interval: 2s is more than the interval of 1s
     balance with a slip
-      main.toml:10:11: pool.web.balance: "roundrobin" is not known; expected one of "least-connections", "round-robin"; did you mean "round-robin"?
+      main.toml:10:11: pool.web.balance: "roundrobin" is not known; expected one of "least-connections", "round-robin", "random-two", "maglev"; did you mean "round-robin"?
     "#);
 }
 

@@ -93,6 +93,7 @@ fn every_key_is_in_the_reference() {
         ("route", keys::ROUTE),
         ("pool", keys::POOL),
         ("pool.timeouts", keys::POOL_TIMEOUTS),
+        ("pool.health", keys::HEALTH),
         ("pool.endpoints", keys::ENDPOINT),
     ] {
         known.extend(keys.iter().map(|key| (section.to_owned(), (*key).to_owned())));

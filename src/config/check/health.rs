@@ -1,0 +1,50 @@
+//! `[pool.NAME.health]`
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::node::Node;
+use super::{Check, keys};
+use crate::config::model::{Health, MOST_PROBES, Probe};
+
+const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(2);
+const DEFAULT_FAST: Duration = Duration::from_millis(500);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
+const DEFAULT_RISE: u32 = 2;
+const DEFAULT_FALL: u32 = 3;
+
+/// Reads how the endpoints of a pool are probed.
+pub(super) fn read(node: &Node<'_>, check: &mut Check<'_>) -> Health {
+    let table = node.table(keys::HEALTH, check.report);
+    let probes = [("tcp", Probe::Tcp)];
+    let probe = table.require("probe", "the name of a probe, \"tcp\"", check.complete, check.report);
+    let probe = probe.and_then(|node| node.choice(&probes, check.report));
+    let mut interval = |key| {
+        let node = table.get(key)?;
+        Some((node.duration_within(INTERVAL, "\"100ms\" to \"1h\"", check.report)?, node))
+    };
+    let (normal, fast) = (interval("interval"), interval("fast_interval"));
+    let normal = normal.map_or(DEFAULT_INTERVAL, |(normal, _)| normal);
+    if let Some((fast, node)) = &fast
+        && *fast > normal
+    {
+        let message = format!("{fast:?} is more than the interval of {normal:?}");
+        check.report.add(node.at, node.path(), message);
+    }
+    let timeout = table.get("timeout");
+    let timeout = timeout.and_then(|node| node.duration_within(TIMEOUT, "\"10ms\" to \"1m\"", check.report));
+    let mut count = |key, default| {
+        let number = table.get(key).and_then(|node| node.number(1..=MOST_PROBES, check.report));
+        number.unwrap_or(default)
+    };
+    Health {
+        probe: probe.unwrap_or(Probe::Tcp),
+        interval: normal,
+        fast_interval: fast.map_or(DEFAULT_FAST.min(normal), |(fast, _)| fast),
+        timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
+        rise: count("rise", DEFAULT_RISE),
+        fall: count("fall", DEFAULT_FALL),
+    }
+}

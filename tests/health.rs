@@ -1,0 +1,125 @@
+//! Probes: endpoints that fail are found, left alone, and taken back.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::harness::client::hello;
+use crate::harness::process::free_address;
+use crate::harness::{Balancer, Client, Endpoint, Manner, eventually};
+
+/// Quick enough for a test.
+const HEALTH: &str = "health = { probe = 'tcp', interval = '200ms', fast_interval = '100ms', rise = 2, fall = 2 }";
+
+fn start(endpoints: &[SocketAddr], more: &str) -> Balancer {
+    let list: Vec<String> = endpoints.iter().map(|endpoint| format!("'{endpoint}'")).collect();
+    Balancer::start(&format!(
+        r#"
+        listener.edge.bind = "127.0.0.1:0"
+        route.all = {{ listener = "edge", pool = "all" }}
+        [pool.all]
+        endpoints = [{}]
+        {HEALTH}
+        {more}
+        "#,
+        list.join(", ")
+    ))
+}
+
+/// One session from its beginning to its end.
+fn exchange(balancer: &Balancer) {
+    let hello = hello("www.example.com");
+    let mut client = Client::sending(balancer.address("edge"), &hello);
+    client.expect(&hello);
+    client.finish();
+    assert_eq!(client.rest().unwrap(), b"");
+}
+
+fn of(balancer: &Balancer, family: &str, endpoint: SocketAddr, more: &str) -> f64 {
+    balancer.metric(&format!("{family}{{pool=\"all\",endpoint=\"{endpoint}\"{more}}}"))
+}
+
+fn stands(balancer: &Balancer, endpoint: SocketAddr, up: bool) {
+    let wanted = f64::from(up);
+    eventually("the verdict has changed", || {
+        (of(balancer, "pointsman_endpoint_up", endpoint, "") == wanted).then_some(())
+    });
+}
+
+#[test]
+fn an_endpoint_that_dies_is_left_alone_and_taken_back() {
+    let (staying, dying) = (Endpoint::start(Manner::Echoes), Endpoint::start(Manner::Echoes));
+    let (stays, dies) = (staying.address(), dying.address());
+    let balancer = start(&[stays, dies], "");
+    for endpoint in [stays, dies] {
+        assert_eq!(of(&balancer, "pointsman_endpoint_up", endpoint, ""), 1.0, "the start waits for the first verdict");
+    }
+    drop(dying);
+    let began = Instant::now();
+    stands(&balancer, dies, false);
+    // Two misses, at most 220 ms and 110 ms after one another, and a gauge that is looked at now and then.
+    assert!(began.elapsed() < Duration::from_secs(2), "found after {:?}", began.elapsed());
+    let failures = of(&balancer, "pointsman_endpoint_connect_failures_total", dies, "");
+    for _ in 0..50 {
+        exchange(&balancer);
+    }
+    let now = of(&balancer, "pointsman_endpoint_connect_failures_total", dies, "");
+    assert_eq!(now, failures, "no client is sent to it");
+
+    let back = Endpoint::start_at(dies, Manner::Echoes);
+    stands(&balancer, dies, true);
+    let before = of(&balancer, "pointsman_endpoint_sessions_total", dies, "");
+    for _ in 0..20 {
+        exchange(&balancer);
+    }
+    assert_eq!(of(&balancer, "pointsman_endpoint_sessions_total", dies, "") - before, 10.0, "it has its share again");
+    assert_eq!(of(&balancer, "pointsman_endpoint_transitions_total", dies, ",to=\"down\""), 1.0);
+    assert_eq!(of(&balancer, "pointsman_endpoint_transitions_total", dies, ",to=\"up\""), 2.0);
+    drop(back);
+}
+
+#[test]
+fn who_is_down_at_the_start_never_sees_a_client() {
+    let (good, bad) = (Endpoint::start(Manner::Echoes), free_address());
+    let balancer = start(&[bad, good.address()], "");
+    for _ in 0..20 {
+        exchange(&balancer);
+    }
+    assert_eq!(of(&balancer, "pointsman_endpoint_connect_failures_total", bad, ""), 0.0);
+    assert_eq!(of(&balancer, "pointsman_endpoint_up", bad, ""), 0.0);
+}
+
+#[test]
+fn with_every_endpoint_down_the_outcome_says_so() {
+    let nobody = free_address();
+    let balancer = start(&[nobody], "");
+    let mut client = Client::sending(balancer.address("edge"), &hello("www.example.com"));
+    let alert = client.rest().unwrap();
+    assert_eq!(alert, [21, 3, 3, 0, 2, 2, 80], "internal_error");
+    let record = balancer.record();
+    assert_eq!(
+        (&record["outcome"], &record["endpoint"]),
+        (&"no_endpoint".into(), &serde_json::Value::Null),
+        "{record}"
+    );
+
+    let _endpoint = Endpoint::start_at(nobody, Manner::Echoes);
+    stands(&balancer, nobody, true);
+    exchange(&balancer);
+}
+
+#[test]
+fn pools_that_ask_the_same_share_the_probes() {
+    let endpoint = Endpoint::start(Manner::Echoes);
+    let address = endpoint.address();
+    let more = format!(
+        "[pool.other]\nendpoints = ['{address}']\n{}\n[route.other]\nlistener = 'edge'\nsni = 'other.example.com'\npool = 'other'",
+        HEALTH.replace("200ms", "20s")
+    );
+    let balancer = start(&[address], &more);
+    assert_eq!(balancer.metric(&format!("pointsman_endpoint_up{{pool=\"other\",endpoint=\"{address}\"}}")), 1.0);
+    let (before, time) = (endpoint.connections(), Duration::from_secs(3));
+    std::thread::sleep(time);
+    let probes = endpoint.connections() - before;
+    // One every 180 to 220 ms: of two pools, the shorter interval counts, once.
+    assert!((8..=17).contains(&probes), "{probes} probes in {time:?}");
+}
