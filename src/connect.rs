@@ -15,7 +15,7 @@ use crate::observe::outcome::{Outcome, Side};
 use crate::pool::endpoint::NO_ANSWER;
 use crate::pool::{Endpoint, Lease, Pool, Target};
 use crate::session::Failure;
-use crate::stream::Stream;
+use crate::stream::{Family, Stream};
 use crate::sys;
 
 /// Different endpoints that one session tries.
@@ -104,16 +104,16 @@ impl<'a> Attempts<'a> {
 /// # Errors
 /// Those of socket(2), bind(2) and connect(2).
 pub(crate) async fn dial(target: &Target, source: Option<IpAddr>) -> io::Result<Stream> {
-    let address = match target {
-        Target::Ip(address) => SockAddr::from(*address),
-        Target::Unix(path) => SockAddr::unix(path)?,
+    let (address, family) = match target {
+        Target::Ip(address) => (SockAddr::from(*address), Family::Tcp),
+        Target::Unix(path) => (SockAddr::unix(path)?, Family::Unix),
     };
     let socket = socket(&address, source)?;
     loop {
         match socket.connect(&address) {
-            Ok(()) => return Stream::new(OwnedFd::from(socket)),
+            Ok(()) => return Stream::new(OwnedFd::from(socket), family),
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
-                let stream = Stream::new(OwnedFd::from(socket))?;
+                let stream = Stream::new(OwnedFd::from(socket), family)?;
                 stream.connected().await?;
                 return Ok(stream);
             }
@@ -138,7 +138,7 @@ fn socket(address: &SockAddr, source: Option<IpAddr>) -> io::Result<Socket> {
 }
 
 /// What a failed attempt is called, and whose fault it is.
-fn blame(error: &io::Error) -> Failure {
+pub(crate) fn blame(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::TimedOut => Failure::new(Outcome::ConnectTimeout, Side::Endpoint),
         io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => {

@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use crate::balance::{Load, least_connections, round_robin};
 use crate::forward::{Forward, Tools};
-use crate::stream::Stream;
+use crate::stream::{Family, Stream};
 use crate::table::{Entry, Limits};
 
 /// Picks by least connections among `endpoints`, each pick being a session that stays. Returns the last index.
@@ -27,7 +27,7 @@ pub fn least_connections(endpoints: usize, picks: usize) -> Option<usize> {
 /// Picks in turn among `endpoints`. Returns the last index.
 pub fn round_robin(endpoints: usize, picks: usize) -> Option<usize> {
     let turns = round_robin::turns(&vec![1; endpoints]);
-    (0..picks).filter_map(|position| black_box(round_robin::pick(&turns, position, |_| true))).last()
+    (0..picks).fold(None, |_, position| black_box(round_robin::pick(&turns, || position, |_| true)))
 }
 
 /// One session of the forwarder over socket pairs: so many messages of 200 bytes go to the endpoint and come back.
@@ -63,5 +63,5 @@ fn pair() -> io::Result<(UnixStream, Stream)> {
     let (far, near) = UnixStream::pair()?;
     far.set_nonblocking(true)?;
     near.set_nonblocking(true)?;
-    Ok((far, Stream::new(OwnedFd::from(near))?))
+    Ok((far, Stream::new(OwnedFd::from(near), Family::Unix)?))
 }

@@ -5,6 +5,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use crate::config::model::Config;
 use crate::observe::metrics::{Metrics, RouteMetrics};
 use crate::observe::outcome::{Outcome, Side};
@@ -30,9 +32,9 @@ pub(crate) struct Route {
 }
 
 impl Live {
-    /// Builds a generation.
-    pub(crate) fn new(config: &Config, metrics: &Metrics) -> Live {
-        let pools: Vec<_> = config.pools.iter().map(|pool| Arc::new(Pool::new(pool, metrics))).collect();
+    /// Builds a generation. `sets_changed` is told whenever a pool has other endpoints.
+    pub(crate) fn new(config: &Config, metrics: &Metrics, sets_changed: &Arc<Notify>) -> Live {
+        let pools: Vec<_> = config.pools.iter().map(|pool| Arc::new(Pool::new(pool, metrics, sets_changed))).collect();
         let routes = config.routes.iter().filter_map(|route| {
             let pool = Arc::clone(pools.get(route.pool)?);
             Some(Arc::new(Route { name: route.name.as_str().into(), pool, metrics: metrics.route(&route.name) }))

@@ -20,7 +20,7 @@ use crate::forward::{End, Forward, closing};
 use crate::listen::Accepted;
 use crate::live::Route;
 use crate::observe::outcome::{Outcome, Side};
-use crate::stream::Stream;
+use crate::stream::{Family, Stream};
 use crate::supervise::worker::{Worker, spawn};
 use crate::table::{Ask, Entry};
 use crate::wire::alert::Alert;
@@ -62,8 +62,9 @@ struct Travelled {
 /// Serves one accepted connection on this worker until its record is written.
 pub(crate) fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let mut story = Story::begin(&worker, &accepted);
-    let Accepted { socket, permit, seat, .. } = accepted;
-    let Ok(client) = Stream::new(socket) else {
+    let Accepted { socket, client, permit, seat, .. } = accepted;
+    let family = if client.is_some() { Family::Tcp } else { Family::Unix };
+    let Ok(client) = Stream::new(socket, family) else {
         return story.end(Failure::new(Outcome::Internal, Side::Us));
     };
     spawn(async move {

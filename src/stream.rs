@@ -20,6 +20,14 @@ use crate::sys;
 #[derive(Debug)]
 pub(crate) struct Stream {
     io: AsyncFd<OwnedFd>,
+    family: Family,
+}
+
+/// What kind of socket a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    Tcp,
+    Unix,
 }
 
 impl Stream {
@@ -27,8 +35,8 @@ impl Stream {
     ///
     /// # Errors
     /// Those of epoll_ctl(2).
-    pub(crate) fn new(socket: OwnedFd) -> io::Result<Stream> {
-        Ok(Stream { io: sys::register(socket)? })
+    pub(crate) fn new(socket: OwnedFd, family: Family) -> io::Result<Stream> {
+        Ok(Stream { io: sys::register(socket)?, family })
     }
 
     /// Receives what is there, at most `buffer.len()` bytes; 0 is the end of the stream.
@@ -38,9 +46,10 @@ impl Stream {
             match rustix::net::recv(&self.io, &mut *buffer, RecvFlags::empty()) {
                 // A read that did not fill the buffer has emptied the socket: what comes next raises a new edge. An
                 // end of stream that the reactor already knows of survives the clearing. Where urgent data was seen,
-                // a read may also have stopped at its mark (tcp(7)), and only EAGAIN tells.
+                // a read may also have stopped at its mark (tcp(7)), and that of a unix socket behind a message with
+                // descriptors (unix(7)): there only EAGAIN tells.
                 Ok((_, received)) => {
-                    if received > 0 && received < buffer.len() && !self.has_seen_urgent_data() {
+                    if received > 0 && received < buffer.len() && self.short_reads_tell() {
                         ready.clear_ready();
                     }
                     return Poll::Ready(Ok(received));
@@ -108,6 +117,11 @@ impl Stream {
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
+    }
+
+    /// Whether a read that does not fill its buffer has emptied the socket.
+    fn short_reads_tell(&self) -> bool {
+        self.family == Family::Tcp && !self.has_seen_urgent_data()
     }
 
     /// Urgent data has come at some time, or the peer has ended: the reactor forgets neither.

@@ -17,11 +17,15 @@ pub(crate) fn turns(weights: &[u16]) -> Vec<u32> {
     due.into_iter().map(|(_, _, index)| index).collect()
 }
 
-/// The endpoint whose turn it is at `position` (any number), or the next that `may` allows.
-pub(crate) fn pick(turns: &[u32], position: usize, may: impl Fn(usize) -> bool) -> Option<usize> {
-    let first = position.checked_rem(turns.len())?;
-    let (before, from) = turns.split_at(first);
-    from.iter().chain(before).map(|&index| index as usize).find(|&index| may(index))
+/// The endpoint whose turn it is, of those that `may` allows. `position` gives one number more each time it is asked: the
+/// turn of an endpoint that may not be chosen is skipped by all, so that its neighbour does not get it on top of its own.
+pub(crate) fn pick(turns: &[u32], mut position: impl FnMut() -> usize, may: impl Fn(usize) -> bool) -> Option<usize> {
+    let mut own = turns.iter().filter_map(|_| {
+        let turn = position().checked_rem(turns.len())?;
+        turns.get(turn).map(|&index| index as usize)
+    });
+    // Others may draw meanwhile, so that a round of draws need not meet everybody.
+    own.find(|&index| may(index)).or_else(|| turns.iter().map(|&index| index as usize).find(|&index| may(index)))
 }
 
 fn greatest_common_divisor(a: u16, b: u16) -> u16 {
@@ -50,11 +54,29 @@ mod tests {
     #[test]
     fn the_next_allowed_takes_the_turn() {
         let turns = turns(&[1, 1, 1]);
-        assert_eq!(pick(&turns, 4, |_| true), Some(1));
-        assert_eq!(pick(&turns, 1, |index| index != 1), Some(2));
-        assert_eq!(pick(&turns, 2, |index| index == 1), Some(1));
-        assert_eq!(pick(&turns, 0, |_| false), None);
-        assert_eq!(pick(&[], 3, |_| true), None);
+        assert_eq!(pick(&turns, from(4), |_| true), Some(1));
+        assert_eq!(pick(&turns, from(1), |index| index != 1), Some(2));
+        assert_eq!(pick(&turns, from(2), |index| index == 1), Some(1));
+        assert_eq!(pick(&turns, || 0, |index| index == 1), Some(1), "whatever others draw");
+        assert_eq!(pick(&turns, from(0), |_| false), None);
+        assert_eq!(pick(&[], from(3), |_| true), None);
+    }
+
+    #[test]
+    fn who_may_not_leaves_its_turns_to_all_others() {
+        let turns = turns(&[1, 1, 1, 2]);
+        let (mut position, mut seen) = (from(0), [0; 4]);
+        (0..400).for_each(|_| seen[pick(&turns, &mut position, |index| index != 1).unwrap()] += 1);
+        assert_eq!(seen, [100, 0, 100, 200]);
+    }
+
+    /// Counts from `first`.
+    fn from(first: usize) -> impl FnMut() -> usize {
+        let mut next = first;
+        move || {
+            next += 1;
+            next - 1
+        }
     }
 
     proptest::proptest! {
@@ -65,7 +87,7 @@ mod tests {
             let length = 1 + usize::from(from) % turns.len();
             let mut seen = vec![0.0; weights.len()];
             for position in 0..length {
-                seen[pick(&turns, position, |_| true).unwrap()] += 1.0;
+                seen[pick(&turns, || position, |_| true).unwrap()] += 1.0;
             }
             for (index, &weight) in weights.iter().enumerate() {
                 let expected = f64::from(weight) * length as f64 / total;

@@ -41,7 +41,7 @@ pub struct Runtime {
     pub workers: Option<NonZeroUsize>,
     /// Connections served at once; `None` is `"auto"`, worked out from RLIMIT_NOFILE.
     pub max_connections: Option<NonZeroUsize>,
-    /// Bytes of unrouted connections (their openings) held at once by the whole process.
+    /// Bytes of openings that no endpoint has answered yet, held at once by the whole process.
     pub opening_memory: u64,
 }
 

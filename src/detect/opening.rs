@@ -71,7 +71,7 @@ impl Openings {
     }
 }
 
-/// Memory that unrouted connections hold together.
+/// Memory that openings hold together.
 #[derive(Debug)]
 pub(crate) struct Memory {
     limit: u64,

@@ -10,6 +10,7 @@ use socket2::SockRef;
 use tokio::time::timeout;
 
 use super::*;
+use crate::stream::Family;
 use crate::table::Limits;
 
 /// The balancer's ends of a session and what it works with.
@@ -39,7 +40,7 @@ fn connection() -> (TcpStream, Stream) {
     let (near, _) = listener.accept().unwrap();
     near.set_nonblocking(true).unwrap();
     far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    (far, Stream::new(OwnedFd::from(near)).unwrap())
+    (far, Stream::new(OwnedFd::from(near), Family::Tcp).unwrap())
 }
 
 fn run(test: impl Future<Output = ()>) {

@@ -9,19 +9,27 @@ use tokio::time::timeout;
 use super::verdict::{Missing, Observation};
 use crate::config::model::Probe;
 use crate::connect;
+use crate::observe::outcome::Side;
 use crate::pool::Target;
 
-/// Talks to `target` once, for `patience` at the most.
-pub(crate) async fn run(what: Probe, target: &Target, source: Option<IpAddr>, patience: Duration) -> Observation {
+/// Talks to `target` once, for `patience` at the most. An error says nothing of the endpoint: something of our own (a
+/// descriptor, a port, an address) was missing.
+pub(crate) async fn run(
+    what: Probe,
+    target: &Target,
+    source: Option<IpAddr>,
+    patience: Duration,
+) -> io::Result<Observation> {
     let talk = async {
         match what {
             Probe::Tcp => connect::dial(target, source).await.map(drop),
         }
     };
     match timeout(patience, talk).await {
-        Ok(Ok(())) => Observation::Pass,
-        Ok(Err(error)) => Observation::Missing(missing(&error)),
-        Err(_) => Observation::Missing(Missing::Timeout),
+        Ok(Ok(())) => Ok(Observation::Pass),
+        Ok(Err(error)) if connect::blame(&error).by == Side::Us => Err(error),
+        Ok(Err(error)) => Ok(Observation::Missing(missing(&error))),
+        Err(_) => Ok(Observation::Missing(Missing::Timeout)),
     }
 }
 

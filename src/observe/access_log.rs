@@ -172,6 +172,10 @@ impl Writer {
             if stopping {
                 return;
             }
+            if self.stopping.load(Ordering::Acquire) {
+                // What was to wake this thread may have been taken already.
+                continue;
+            }
             match self.records.recv() {
                 Ok(record) => self.format(record),
                 Err(_) => return,

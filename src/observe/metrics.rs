@@ -25,7 +25,7 @@
 //! | `pointsman_worker_handed_over_total` | counter | worker | Connections accepted by this worker and given to another. |
 //! | `pointsman_worker_accept_errors_total` | counter | worker | Calls of accept that failed. |
 //! | `pointsman_access_log_dropped_total` | counter | | Access log lines lost: the queue was full or they could not be written. |
-//! | `pointsman_opening_memory_bytes` | gauge | | Bytes of unrouted connections that are held. |
+//! | `pointsman_opening_memory_bytes` | gauge | | Bytes of openings that no endpoint has answered yet. |
 //! | `pointsman_draining` | gauge | | 1 once the process was asked to stop, else 0. |
 //! | `pointsman_build_info` | gauge | version | 1. |
 
@@ -127,7 +127,7 @@ pub struct WorkerMetrics {
 pub struct ProcessMetrics {
     /// Access log lines lost.
     pub access_log_dropped: Counter,
-    /// Bytes of unrouted connections that are held.
+    /// Bytes of openings that no endpoint has answered yet.
     pub opening_memory: Gauge,
     /// 1 once the process was asked to stop, else 0.
     pub draining: Gauge,
@@ -326,7 +326,7 @@ families! {
     ACCEPT_ERRORS Counter "pointsman_worker_accept_errors_total" "Calls of accept that failed.";
     ACCESS_LOG_DROPPED Counter "pointsman_access_log_dropped_total"
         "Access log lines lost: the queue was full or they could not be written.";
-    OPENING_MEMORY Gauge "pointsman_opening_memory_bytes" "Bytes of unrouted connections that are held.";
+    OPENING_MEMORY Gauge "pointsman_opening_memory_bytes" "Bytes of openings that no endpoint has answered yet.";
     DRAINING Gauge "pointsman_draining" "1 once the process was asked to stop, else 0.";
     BUILD_INFO Gauge "pointsman_build_info" "1.";
 }

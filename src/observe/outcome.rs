@@ -23,7 +23,7 @@ pub enum Outcome {
     HelloMalformed,
     /// The opening is not TLS.
     NotTls,
-    /// All unrouted connections together hold `runtime.opening_memory` bytes.
+    /// All openings together hold `runtime.opening_memory` bytes.
     OpeningMemory,
     /// No route has this name.
     NoRoute,

@@ -9,11 +9,12 @@ pub(crate) mod resolve;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use metrics::Gauge;
+use tokio::sync::Notify;
 
 pub(crate) use self::endpoint::{Endpoint, Lease, Target};
 use crate::balance::random_two::Urn;
@@ -36,12 +37,14 @@ pub(crate) struct Pool {
     /// Every endpoint that is in the set or still has sessions, by name: who comes back finds them again. Only the
     /// control side takes this lock.
     known: Mutex<HashMap<Arc<str>, Known>>,
-    /// Counts the times that the set was replaced.
-    changes: AtomicUsize,
+    /// Told whenever the set was replaced.
+    changed: Arc<Notify>,
     /// Counts choices: the turn of round-robin, and who wins a tie of least-connections.
     position: AtomicUsize,
     /// Sessions of all endpoints, those included that have left; only where their number is bounded by it.
     active: Option<Arc<AtomicU32>>,
+    /// The weights of the endpoints that are not down, as of the last second.
+    weights_up: AtomicU64,
 }
 
 /// An endpoint, and the gauges that must not outlive it.
@@ -67,14 +70,14 @@ enum Order {
     Urn(Urn),
     Maglev {
         table: maglev::Table,
-        /// The sum of all weights, and the most sessions of an endpoint in percent of its share.
-        bound: Option<(u64, u32)>,
+        /// The most sessions of an endpoint in percent of its share.
+        bound: Option<u32>,
     },
 }
 
 impl Pool {
-    /// The pool as configured; endpoints with host names join once they are resolved.
-    pub(crate) fn new(pool: &model::Pool, metrics: &Metrics) -> Pool {
+    /// The pool as configured; endpoints with host names join once they are resolved. `changed` is told of every new set.
+    pub(crate) fn new(pool: &model::Pool, metrics: &Metrics, changed: &Arc<Notify>) -> Pool {
         let new = Pool {
             name: pool.name.as_str().into(),
             timeouts: pool.timeouts.clone(),
@@ -85,8 +88,9 @@ impl Pool {
             source: pool.source.clone(),
             set: ArcSwap::default(),
             known: Mutex::default(),
-            changes: AtomicUsize::new(0),
+            changed: Arc::clone(changed),
             position: AtomicUsize::new(0),
+            weights_up: AtomicU64::new(0),
             active: pool.balance.is_bounded().then(Arc::default),
         };
         new.resolved(&HashMap::new(), metrics);
@@ -109,12 +113,14 @@ impl Pool {
     /// Endpoints of which nothing is known yet come after those that are up; those that are down are left alone.
     pub(crate) fn lease(&self, key: u64, tried: &[Option<Arc<Endpoint>>]) -> Option<Lease> {
         let set = self.set.load();
-        let with = |standing: Standing| {
-            self.lease_of(&set, key, |endpoint| {
-                endpoint.standing() == standing && !tried.iter().flatten().any(|tried| tried.name == endpoint.name)
-            })
-        };
-        with(Standing::Up).or_else(|| self.health.and_then(|_| with(Standing::Unknown)))
+        let new = |endpoint: &Endpoint| !tried.iter().flatten().any(|tried| tried.name == endpoint.name);
+        if self.health.is_none() {
+            return self.lease_of(&set, key, new);
+        }
+        let is_up = |endpoint: &Endpoint| endpoint.standing() == Standing::Up && new(endpoint);
+        let up =
+            set.endpoints.iter().any(|endpoint| is_up(endpoint)).then(|| self.lease_of(&set, key, is_up)).flatten();
+        up.or_else(|| self.lease_of(&set, key, |endpoint| endpoint.standing() != Standing::Down && new(endpoint)))
     }
 
     fn lease_of(&self, set: &Set, key: u64, may: impl Fn(&Endpoint) -> bool) -> Option<Lease> {
@@ -124,7 +130,7 @@ impl Pool {
         loop {
             let (index, active) = match &set.order {
                 Order::LeastConnections => self.least(set, may)?,
-                Order::Turns(turns) => (round_robin::pick(turns, self.next_position(), may)?, None),
+                Order::Turns(turns) => (round_robin::pick(turns, || self.next_position(), may)?, None),
                 Order::Urn(urn) => {
                     let load = |index: usize| set.endpoints.get(index).map_or(Load::NONE, |endpoint| endpoint.load());
                     let (index, load) = urn.pick(|below| fastrand::u32(..below), load, may)?;
@@ -158,14 +164,16 @@ impl Pool {
         &self,
         set: &Set,
         table: &maglev::Table,
-        bound: Option<(u64, u32)>,
+        bound: Option<u32>,
         key: u64,
         may: impl Fn(usize) -> bool,
     ) -> Option<(usize, Option<u32>)> {
-        let Some((weights, percent)) = bound else {
-            // Nobody near can be chosen: those who can are so few that looking at all of them is what is left.
-            return table.pick(key, &may).map(|index| (index, None)).ok().or_else(|| self.least(set, may));
+        let anyone = || {
+            // Where nobody near can be chosen, those who can are so few that looking at all of them is what is left.
+            table.pick(key, &may).map(|index| (index, None)).ok().or_else(|| self.least(set, &may))
         };
+        let Some(percent) = bound else { return anyone() };
+        let weights = self.weights_up.load(Ordering::Relaxed);
         let sessions = self.active.as_ref().map_or(0, |active| active.load(Ordering::Relaxed)).into();
         let seen = Cell::new(None);
         let has_room = |index: usize| {
@@ -181,7 +189,7 @@ impl Pool {
         });
         match found {
             Ok(index) => Some((index, seen.get())),
-            Err(maglev::NoneNear) => self.least(set, may),
+            Err(maglev::NoneNear) => anyone(),
         }
     }
 
@@ -215,7 +223,8 @@ impl Pool {
         }
         let order = self.order(&endpoints);
         self.set.store(Arc::new(Set { endpoints, order }));
-        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.weigh();
+        self.changed.notify_one();
     }
 
     /// Works out what the algorithm needs to know of these endpoints.
@@ -227,7 +236,7 @@ impl Pool {
             model::Balance::RandomTwo => Order::Urn(Urn::new(weights())),
             model::Balance::Maglev(hash) => Order::Maglev {
                 table: maglev::Table::new(endpoints.iter().map(|endpoint| (&*endpoint.name, endpoint.weight))),
-                bound: hash.balance_factor.map(|percent| (weights().map(u64::from).sum(), percent)),
+                bound: hash.balance_factor,
             },
         }
     }
@@ -243,9 +252,11 @@ impl Pool {
             && self.set.load().endpoints.iter().any(|endpoint| endpoint.standing() == Standing::Unknown)
     }
 
-    /// How often the set of endpoints was replaced.
-    pub(crate) fn changes(&self) -> usize {
-        self.changes.load(Ordering::Relaxed)
+    /// Adds up the weights of the endpoints that are not down.
+    fn weigh(&self) {
+        let set = self.set.load();
+        let standing = set.endpoints.iter().filter(|endpoint| endpoint.standing() != Standing::Down);
+        self.weights_up.store(standing.map(|endpoint| u64::from(endpoint.weight)).sum(), Ordering::Relaxed);
     }
 
     /// Host names and ports to resolve.
@@ -274,6 +285,7 @@ impl Pool {
 
     /// Brings the gauges of the endpoints up to date, and tells of those that could not be used lately.
     pub(crate) fn publish(&self) {
+        self.weigh();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, known| match known.endpoint.upgrade() {
             Some(endpoint) => {
@@ -338,7 +350,7 @@ mod tests {
             },
             health: None,
         };
-        Pool::new(&pool, &Metrics::new())
+        Pool::new(&pool, &Metrics::new(), &Arc::default())
     }
 
     fn entry(written: &str, weight: u16) -> model::Endpoint {

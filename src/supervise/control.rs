@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::shared::Shared;
 use crate::admin;
@@ -25,12 +25,14 @@ const EBB: Duration = Duration::from_secs(30);
 /// The control thread.
 pub(crate) struct Control {
     thread: JoinHandle<()>,
-    stop: CancellationToken,
+    /// Ends the thread when it is dropped.
+    stop: DropGuard,
     resolved: Receiver<()>,
 }
 
 impl Control {
-    /// Starts the control thread; `refresh` is how often each pool's names are resolved.
+    /// Starts the control thread; `refresh` is how often each pool's names are resolved, `probes` how many may be under
+    /// way at once.
     ///
     /// # Errors
     /// The runtime or the thread cannot be made.
@@ -38,6 +40,7 @@ impl Control {
         shared: Arc<Shared>,
         admin: Option<std::net::TcpListener>,
         refresh: Vec<Duration>,
+        probes: usize,
     ) -> io::Result<Control> {
         // A look-up blocks a thread for as long as no server answers; each name has one, and the pages have their own.
         let names: usize = shared.live.load().pools.iter().map(|pool| pool.hosts().len()).sum();
@@ -51,11 +54,11 @@ impl Control {
         let stopped = stop.clone();
         let (first, resolved) = sync_channel(refresh.len());
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
-            runtime.block_on(control(shared, admin, refresh, first, stopped));
+            runtime.block_on(control(shared, admin, refresh, probes, first, stopped));
             // A look-up that hangs must not hold up the end of the process.
             runtime.shutdown_background();
         })?;
-        Ok(Control { thread, stop, resolved })
+        Ok(Control { thread, stop: stop.drop_guard(), resolved })
     }
 
     /// Waits until every pool's names have been looked up once, at most for `patience`.
@@ -71,7 +74,7 @@ impl Control {
 
     /// Ends the thread.
     pub(crate) fn stop(self) {
-        self.stop.cancel();
+        drop(self.stop);
         // A panic there was reported when it happened.
         let _ = self.thread.join();
     }
@@ -82,6 +85,7 @@ async fn control(
     shared: Arc<Shared>,
     admin: Option<TcpListener>,
     refresh: Vec<Duration>,
+    probes: usize,
     first: SyncSender<()>,
     stop: CancellationToken,
 ) {
@@ -98,14 +102,17 @@ async fn control(
     let mut publish = tokio::time::interval(PUBLISH);
     let mut looked = Instant::now();
     let mut spike = Spike::default();
-    let (mut watch, mut followed) = (Watch::default(), 0);
-    while stop.run_until_cancelled(publish.tick()).await.is_some() {
-        // The pools change when names are resolved; the first tick is at once.
-        let live = shared.live.load_full();
-        let changes: usize = live.pools.iter().map(|pool| pool.changes()).sum();
-        if changes != std::mem::replace(&mut followed, changes) {
-            watch.follow(&live.pools);
+    let mut watch = Watch::new(probes);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = shared.sets_changed.notified() => {
+                watch.follow(&shared.live.load().pools);
+                continue;
+            }
+            _ = publish.tick() => {}
         }
+        watch.mend();
         shared.publish();
         shared.metrics.run_upkeep();
         spike.has(shared.sessions());

@@ -19,7 +19,7 @@ use self::control::Control;
 use self::descriptors::Budget;
 use self::shared::{Colleague, Door, Order, Shared};
 use crate::admin::pages::{Pages, State};
-use crate::config::model::{AccessTarget, Bind, Config};
+use crate::config::model::{AccessTarget, Address, Bind, Config, Endpoint};
 use crate::detect::Memory;
 use crate::listen::admission::Capacity;
 use crate::listen::inherited::Inherited;
@@ -104,10 +104,10 @@ impl Balancer {
         let admin = config.admin.http.map(open_admin).transpose()?;
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
         let listening = groups.iter().map(|group| group.sockets.len()).sum();
-        let (capacity, pipes) = budget(config, count, listening)?;
+        let (capacity, pipes, probes) = budget(config, count, listening)?;
         let (shared, inboxes, log) = share(config, count, capacity)?;
         let refresh: Vec<Duration> = config.pools.iter().map(|pool| pool.refresh).collect();
-        let control = Control::start(Arc::clone(&shared), admin, refresh)?;
+        let control = Control::start(Arc::clone(&shared), admin, refresh, probes)?;
         let began = Instant::now();
         control.wait_resolved(config.pools.len(), PATIENCE);
         wait_for_verdicts(&shared, began + PATIENCE);
@@ -203,7 +203,6 @@ impl Balancer {
 /// Where a worker is told things.
 type Inbox = UnboundedReceiver<Order>;
 
-/// What all threads share, where each worker is told things, and the end of the access log.
 /// Waits until every endpoint that is probed has a verdict, so that the first clients are not sent to those that are
 /// down; not beyond `until`.
 #[expect(clippy::disallowed_methods, reason = "nothing is served yet")]
@@ -213,14 +212,17 @@ fn wait_for_verdicts(shared: &Shared, until: Instant) {
     }
 }
 
+/// What all threads share, where each worker is told things, and the end of the access log.
 fn share(config: &Config, workers: usize, capacity: usize) -> Result<(Arc<Shared>, Vec<Inbox>, Finish), StartError> {
     let metrics = Arc::new(Metrics::new());
     let dropped = metrics.process().access_log_dropped.clone();
     let (access_log, log) = AccessLog::start(&config.log.access, config.log.format, dropped)
         .map_err(|error| StartError::AccessLog(config.log.access.clone(), error))?;
     let (senders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
+    let sets_changed = Arc::default();
     let shared = Arc::new(Shared {
-        live: Arc::new(Live::new(config, &metrics)).into(),
+        live: Arc::new(Live::new(config, &metrics, &sets_changed)).into(),
+        sets_changed,
         doors: config.listeners.iter().map(|listener| Door::new(config, listener, &metrics)).collect(),
         workers: senders.into_iter().map(Colleague::new).collect(),
         capacity: Capacity::new(capacity),
@@ -259,11 +261,16 @@ fn workers(config: &Config) -> usize {
     config.runtime.workers.map_or_else(auto, NonZeroUsize::get)
 }
 
-/// Connections to serve at once, as many as were asked for if the descriptors last, and pipes for each worker.
-fn budget(config: &Config, workers: usize, listening: usize) -> Result<(usize, usize), StartError> {
+/// Connections to serve at once, as many as were asked for if the descriptors last, pipes for each worker, and probes at
+/// once.
+fn budget(config: &Config, workers: usize, listening: usize) -> Result<(usize, usize, usize), StartError> {
     let limit = descriptors::raise();
-    let Budget { connections, pipes, fixed } =
-        descriptors::budget(limit, workers, listening, config.admin.http.is_some());
+    // A host name may stand for several endpoints.
+    let probes = |endpoint: &Endpoint| if matches!(endpoint.address, Address::Host { .. }) { 4 } else { 1 };
+    let probed = config.pools.iter().filter(|pool| pool.health.is_some());
+    let probed = probed.flat_map(|pool| &pool.endpoints).map(probes).sum();
+    let Budget { connections, pipes, probes, fixed } =
+        descriptors::budget(limit, workers, listening, config.admin.http.is_some(), probed);
     let limit = limit.unwrap_or(u64::MAX);
     if connections == 0 {
         return Err(StartError::Descriptors { limit, fixed });
@@ -272,7 +279,7 @@ fn budget(config: &Config, workers: usize, listening: usize) -> Result<(usize, u
     if asked.is_some_and(|asked| asked > connections) || connections < FEW {
         tracing::warn!("the limit of {limit} file descriptors (ulimit -n) allows {connections} connections at once");
     }
-    Ok((asked.unwrap_or(connections).min(connections), pipes))
+    Ok((asked.unwrap_or(connections).min(connections), pipes, probes))
 }
 
 fn warn_of_short_queues(config: &Config) {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admin::pages::Pages;
@@ -22,6 +23,8 @@ use crate::table::Limits;
 pub(crate) struct Shared {
     /// The generation in use.
     pub(crate) live: ArcSwap<Live>,
+    /// Told whenever a pool has other endpoints.
+    pub(crate) sets_changed: Arc<Notify>,
     pub(crate) doors: Vec<Door>,
     pub(crate) workers: Vec<Colleague>,
     /// `runtime.max_connections`.

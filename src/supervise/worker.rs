@@ -163,7 +163,7 @@ impl Worker {
         self.shared.live.load()
     }
 
-    /// The memory that unrouted connections share.
+    /// The memory that openings share.
     pub(crate) fn memory(&self) -> &Arc<Memory> {
         &self.shared.opening_memory
     }

@@ -26,8 +26,10 @@ pub(super) fn read(node: &Node<'_>, check: &mut Check<'_>) -> Health {
         Some((node.duration_within(INTERVAL, "\"100ms\" to \"1h\"", check.report)?, node))
     };
     let (normal, fast) = (interval("interval"), interval("fast_interval"));
+    let interval_read = normal.is_some();
     let normal = normal.map_or(DEFAULT_INTERVAL, |(normal, _)| normal);
     if let Some((fast, node)) = &fast
+        && (interval_read || table.get("interval").is_none())
         && *fast > normal
     {
         let message = format!("{fast:?} is more than the interval of {normal:?}");
