@@ -68,6 +68,9 @@ impl<'a> Attempts<'a> {
                 Err(error) => {
                     self.failure = blame(&error);
                     lease.endpoint().failed(error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
+                    if self.failure.by == Side::Endpoint {
+                        self.pool.failed(lease.endpoint());
+                    }
                 }
             }
         }
@@ -87,6 +90,7 @@ impl<'a> Attempts<'a> {
     /// The endpoint took the connection but ended it without an answer.
     pub(crate) fn unanswered(&mut self, lease: &Lease) {
         lease.endpoint().failed(NO_ANSWER);
+        self.pool.failed(lease.endpoint());
         self.failure = Failure::new(Outcome::EndpointSilent, Side::Endpoint);
     }
 

@@ -89,11 +89,14 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
         let reached = unless_asked(story.entry(), attempts.next()).await;
         story.tried(attempts.last());
         let Reached { stream: endpoint, lease, took } = reached?;
-        story.connected(&route.pool, took);
+        story.connected(&route.pool, took, opening.is_some());
         match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
-            End::Unanswered(Some(back)) if attempts.may_go_on() => {
+            End::Unanswered(back) => {
                 attempts.unanswered(&lease);
-                opening = Some(back);
+                opening = back;
+                if opening.is_none() || !attempts.may_go_on() {
+                    return Ok(Travelled { end: End::Unanswered(opening), endpoint });
+                }
             }
             end => return Ok(Travelled { end, endpoint }),
         }

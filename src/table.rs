@@ -162,6 +162,13 @@ impl Entry {
         *self.account.borrow_mut() = Some(Account { endpoint: Arc::clone(endpoint), up: 0, down: 0 });
     }
 
+    /// The endpoint has answered the session with a first byte, or is not expected to.
+    pub(crate) fn answered(&self) {
+        if let Some(account) = self.account.borrow().as_ref() {
+            account.endpoint.answered();
+        }
+    }
+
     /// Name of the endpoint that the bytes count for.
     pub(crate) fn endpoint_name(&self) -> Option<Arc<str>> {
         self.account.borrow().as_ref().map(|account| Arc::clone(&account.endpoint.name))

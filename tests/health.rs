@@ -123,3 +123,82 @@ fn pools_that_ask_the_same_share_the_probes() {
     // One every 180 to 220 ms: of two pools, the shorter interval counts, once.
     assert!((8..=17).contains(&probes), "{probes} probes in {time:?}");
 }
+
+#[test]
+fn an_endpoint_at_which_sessions_fail_is_left_out_without_any_probe() {
+    let (good, bad) = (Endpoint::start(Manner::Echoes), free_address());
+    let balancer = Balancer::start(&format!(
+        r#"
+        listener.edge.bind = "127.0.0.1:0"
+        route.all = {{ listener = "edge", pool = "all" }}
+        [pool.all]
+        balance = "round-robin"
+        endpoints = ["{}", "{bad}"]
+        outliers = {{ failures = 3, ejection = "2s" }}
+        "#,
+        good.address()
+    ));
+    let failures = || of(&balancer, "pointsman_endpoint_connect_failures_total", bad, "");
+    let began = Instant::now();
+    // The second attempt of each session reaches the other endpoint: no client notices.
+    (0..40).for_each(|_| exchange(&balancer));
+    assert!(began.elapsed() < Duration::from_secs(2), "too slow for this test: {:?}", began.elapsed());
+    assert_eq!(failures(), 3.0);
+    assert_eq!(of(&balancer, "pointsman_endpoint_ejections_total", bad, ""), 1.0);
+    eventually("it is told", || (of(&balancer, "pointsman_endpoint_ejected", bad, "") == 1.0).then_some(()));
+    eventually("it is let back in", || (of(&balancer, "pointsman_endpoint_ejected", bad, "") == 0.0).then_some(()));
+    (0..40).for_each(|_| exchange(&balancer));
+    assert_eq!(failures(), 4.0, "one more failure is enough");
+}
+
+#[test]
+fn the_last_endpoint_is_never_left_out() {
+    let nobody = free_address();
+    let balancer = Balancer::start(&format!(
+        r#"
+        listener.edge.bind = "127.0.0.1:0"
+        route.all = {{ listener = "edge", pool = "all" }}
+        [pool.all]
+        endpoints = ["{nobody}"]
+        outliers = {{ failures = 1, most_percent = 100 }}
+        "#
+    ));
+    for _ in 0..3 {
+        let mut client = Client::sending(balancer.address("edge"), &hello("www.example.com"));
+        assert!(client.rest().is_ok());
+    }
+    assert!(balancer.records(3).iter().all(|record| record["outcome"] == "connect_failed"));
+    let _endpoint = Endpoint::start_at(nobody, Manner::Echoes);
+    exchange(&balancer);
+}
+
+#[test]
+fn backups_serve_while_nobody_else_can() {
+    let (serving, backup) = (Endpoint::start(Manner::Echoes), Endpoint::start(Manner::Echoes));
+    let (serves, stands_in) = (serving.address(), backup.address());
+    let balancer = Balancer::start(&format!(
+        r#"
+        listener.edge.bind = "127.0.0.1:0"
+        route.all = {{ listener = "edge", pool = "all" }}
+        [pool.all]
+        endpoints = ["{serves}", {{ address = "{stands_in}", backup = true }}]
+        {HEALTH}
+        "#
+    ));
+    let sessions = |endpoint| of(&balancer, "pointsman_endpoint_sessions_total", endpoint, "");
+    (0..10).for_each(|_| exchange(&balancer));
+    assert_eq!((sessions(serves), sessions(stands_in)), (10.0, 0.0));
+
+    // Before it is found to be down, and afterwards.
+    drop(serving);
+    (0..10).for_each(|_| exchange(&balancer));
+    stands(&balancer, serves, false);
+    (0..10).for_each(|_| exchange(&balancer));
+    assert_eq!(sessions(stands_in), 20.0, "no client was sent away");
+
+    let _back = Endpoint::start_at(serves, Manner::Echoes);
+    stands(&balancer, serves, true);
+    let before = sessions(serves);
+    (0..10).for_each(|_| exchange(&balancer));
+    assert_eq!((sessions(serves) - before, sessions(stands_in)), (10.0, 20.0));
+}

@@ -47,9 +47,9 @@ struct Arguments {
 }
 
 /// Turns that each balancer gets in one round of a work that is measured in CPU time. The shorter a turn, the less the
-/// machine drifts between two balancers. The least of a balancer's turns is its figure for the round: what disturbs a turn
-/// only ever adds to it.
-const TURNS: u64 = 6;
+/// machine drifts between two balancers. The median of a balancer's turns is its figure for the round. The order is drawn
+/// anew for every turn, so that none always comes after the same one.
+const TURNS: usize = 7;
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
@@ -78,7 +78,7 @@ fn main() -> anyhow::Result<()> {
         }
         for round in 1..=arguments.rounds {
             runtime
-                .block_on(bench.round(work, round, &mut report))
+                .block_on(bench.round(work, &mut report))
                 .with_context(|| format!("{work}, round {round}: the run is void"))?;
             println!("{work}: round {round}");
         }
@@ -101,72 +101,68 @@ struct Bench {
 }
 
 impl Bench {
-    async fn round(&self, work: &str, round: usize, report: &mut Report) -> anyhow::Result<()> {
+    async fn round(&self, work: &str, report: &mut Report) -> anyhow::Result<()> {
         match work {
-            "bulk" => self.bulk(round, report).await,
-            "echo" => self.echo(round, report).await,
-            "connections" => self.connections(round, report).await,
-            "routes" => self.routes(round, report).await,
-            "idle" => self.idle(round, report).await,
-            _ => self.latency(round, report).await,
+            "bulk" => self.bulk(report).await,
+            "echo" => self.echo(report).await,
+            "connections" => self.connections(report).await,
+            "routes" => self.routes(report).await,
+            "idle" => self.idle(report).await,
+            _ => self.latency(report).await,
         }
     }
 
-    async fn bulk(&self, round: usize, report: &mut Report) -> anyhow::Result<()> {
-        let (sessions, each) = (4, (96 << 20) / self.scale);
+    async fn bulk(&self, report: &mut Report) -> anyhow::Result<()> {
+        let (sessions, each) = (4, (80 << 20) / self.scale);
         let gigabytes = (sessions * each) as f64 / 1e9;
-        let down = self.cpu(round, |to| work::bulk_down(to, sessions as usize, each)).await?;
+        let down = self.cpu(|to| work::bulk_down(to, sessions as usize, each)).await?;
         report.add_all("bulk down", "CPU s/GB", &down, 1.0 / gigabytes);
-        let up = self.cpu(round, |to| work::bulk_up(to, sessions as usize, each)).await?;
+        let up = self.cpu(|to| work::bulk_up(to, sessions as usize, each)).await?;
         report.add_all("bulk up", "CPU s/GB", &up, 1.0 / gigabytes);
         Ok(())
     }
 
-    async fn echo(&self, round: usize, report: &mut Report) -> anyhow::Result<()> {
+    async fn echo(&self, report: &mut Report) -> anyhow::Result<()> {
         let (sessions, each) = (32, 800 / self.scale);
-        let cpu = self.cpu(round, |to| work::echo(to, sessions as usize, each)).await?;
+        let cpu = self.cpu(|to| work::echo(to, sessions as usize, each)).await?;
         report.add_all("echo of 200 bytes", "CPU us", &cpu, 1e6 / (sessions * each) as f64);
         Ok(())
     }
 
-    async fn connections(&self, round: usize, report: &mut Report) -> anyhow::Result<()> {
+    async fn connections(&self, report: &mut Report) -> anyhow::Result<()> {
         let (clients, each) = (16, 300 / self.scale);
-        let cpu = self.cpu(round, |to| work::connections(to, clients as usize, each)).await?;
+        let cpu = self.cpu(|to| work::connections(to, clients as usize, each)).await?;
         report.add_all("connection", "CPU us", &cpu, 1e6 / (clients * each) as f64);
         Ok(())
     }
 
     /// Connections again, ours alone: with 10 routes and with 10,000.
-    async fn routes(&self, round: usize, report: &mut Report) -> anyhow::Result<()> {
+    async fn routes(&self, report: &mut Report) -> anyhow::Result<()> {
         if !self.kinds.contains(&Kind::Pointsman) {
             return Ok(());
         }
         let (clients, each) = (16, 300 / self.scale);
         let (few, many) =
             (Balancer::start_with_routes(self.endpoints, 10)?, Balancer::start_with_routes(self.endpoints, 10_000)?);
-        let (mut cpu_few, mut cpu_many) = (Duration::MAX, Duration::MAX);
+        let balancers = [few, many];
+        let mut used = [Vec::new(), Vec::new()];
         for turn in 0..=TURNS {
-            let order = if (round as u64 + turn).is_multiple_of(2) { [&few, &many] } else { [&many, &few] };
-            for balancer in order {
+            for index in drawn(2) {
+                let balancer = &balancers[index];
                 let cpu = measure(balancer, work::connections(balancer.address, clients as usize, each)).await?;
                 // The first turn warms up.
                 if turn > 0 {
-                    let least = if std::ptr::eq(balancer, &few) { &mut cpu_few } else { &mut cpu_many };
-                    *least = cpu.min(*least);
+                    used[index].push(cpu.as_secs_f64());
                 }
             }
         }
-        report.add(
-            "connection with 10,000 routes / with 10",
-            "ratio",
-            Kind::Pointsman.name(),
-            cpu_many.as_secs_f64() / cpu_few.as_secs_f64(),
-        );
+        let [few, many] = used.map(median);
+        report.add("connection with 10,000 routes / with 10", "ratio", Kind::Pointsman.name(), many / few);
         Ok(())
     }
 
     /// Memory: the slope between two counts of idle sessions, and the whole process with the greater one.
-    async fn idle(&self, _round: usize, report: &mut Report) -> anyhow::Result<()> {
+    async fn idle(&self, report: &mut Report) -> anyhow::Result<()> {
         let (few, many) = (500, (4000 / self.scale) as usize);
         for &kind in &self.kinds {
             let balancer = Balancer::start(kind, self.endpoints)?;
@@ -184,7 +180,7 @@ impl Bench {
 
     /// Latency at half load: half of the messages a second that pass through the slowest balancer when as many are sent
     /// as will go. What the same client measures without a balancer is deducted.
-    async fn latency(&self, round: usize, report: &mut Report) -> anyhow::Result<()> {
+    async fn latency(&self, report: &mut Report) -> anyhow::Result<()> {
         let balancers = self.start_all(self.preferred)?;
         let mut least = f64::INFINITY;
         for balancer in &balancers {
@@ -192,7 +188,7 @@ impl Bench {
         }
         let time = Duration::from_secs(4) / u32::try_from(self.scale)?;
         let direct = latency::at_load(self.preferred, least / 2.0, time)?;
-        for balancer in turned(&balancers, round) {
+        for balancer in drawn(balancers.len()).map(|index| &balancers[index]) {
             let through = latency::at_load([balancer.address; 2], least / 2.0, time)?;
             let added = |share: f64| (through.at(share) - direct.at(share)) * 1e6;
             report.add("added latency, median", "us", balancer.kind.name(), added(0.5));
@@ -205,32 +201,36 @@ impl Bench {
         self.kinds.iter().map(|&kind| Balancer::start(kind, endpoints)).collect()
     }
 
-    /// CPU seconds of each balancer for one turn of `work`, the least of [`TURNS`]. All of them run; they take turns.
-    async fn cpu<F>(&self, round: usize, work: impl Fn(SocketAddr) -> F) -> anyhow::Result<Vec<(Kind, f64)>>
+    /// CPU seconds of each balancer for one turn of `work`, the median of [`TURNS`]. All of them run; they take turns.
+    async fn cpu<F>(&self, work: impl Fn(SocketAddr) -> F) -> anyhow::Result<Vec<(Kind, f64)>>
     where
         F: Future<Output = std::io::Result<()>>,
     {
         let balancers = self.start_all(self.endpoints)?;
-        let mut used: Vec<(Kind, f64)> = self.kinds.iter().map(|&kind| (kind, f64::INFINITY)).collect();
+        let mut used = vec![Vec::new(); balancers.len()];
         for turn in 0..=TURNS {
-            for balancer in turned(&balancers, round + turn as usize) {
-                let cpu = measure(balancer, work(balancer.address)).await?;
+            for index in drawn(balancers.len()) {
+                let cpu = measure(&balancers[index], work(balancers[index].address)).await?;
                 // The first turn warms up.
-                if turn > 0
-                    && let Some(used) = used.iter_mut().find(|(kind, _)| *kind == balancer.kind)
-                {
-                    used.1 = used.1.min(cpu.as_secs_f64());
+                if turn > 0 {
+                    used[index].push(cpu.as_secs_f64());
                 }
             }
         }
-        Ok(used)
+        Ok(self.kinds.iter().copied().zip(used.into_iter().map(median)).collect())
     }
 }
 
-/// The balancers, beginning with another one each time: none always comes after the same one.
-fn turned(balancers: &[Balancer], first: usize) -> impl Iterator<Item = &Balancer> {
-    let (before, from) = balancers.split_at(first % balancers.len());
-    from.iter().chain(before)
+/// The numbers below `count` in an order drawn by lot.
+fn drawn(count: usize) -> impl Iterator<Item = usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    fastrand::shuffle(&mut order);
+    order.into_iter()
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }
 
 /// The balancer's CPU time over some work.

@@ -28,10 +28,13 @@ pub(super) const POOL: &[&str] = &[
     "refresh",
     "timeouts",
     "health",
+    "outliers",
 ];
+/// `[pool.NAME.outliers]`
+pub(super) const OUTLIERS: &[&str] = &["failures", "ejection", "longest", "most_percent"];
 /// `[pool.NAME.health]`
 pub(super) const HEALTH: &[&str] = &["probe", "interval", "fast_interval", "timeout", "rise", "fall"];
 /// `[pool.NAME.timeouts]`
 pub(super) const POOL_TIMEOUTS: &[&str] = &["connect", "idle", "half_close", "drain"];
 /// An endpoint that is written as a table.
-pub(super) const ENDPOINT: &[&str] = &["address", "name", "weight"];
+pub(super) const ENDPOINT: &[&str] = &["address", "name", "weight", "backup"];

@@ -189,6 +189,21 @@ pub struct Pool {
     pub timeouts: PoolTimeouts,
     /// `[pool.NAME.health]`; `None`: endpoints are not probed and count as up.
     pub health: Option<Health>,
+    /// `[pool.NAME.outliers]`, or the defaults; `None`: off.
+    pub outliers: Option<Outliers>,
+}
+
+/// `[pool.NAME.outliers]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outliers {
+    /// Failures in a row, without an answer in between, after which an endpoint is left out, at least 1.
+    pub failures: u32,
+    /// For how long the first time; twice as long each further time.
+    pub ejection: Duration,
+    /// The longest time, at least `ejection`.
+    pub longest: Duration,
+    /// The most endpoints of a pool that are left out at once, in percent, 1 to 100.
+    pub most_percent: u32,
 }
 
 /// `[pool.NAME.health]`
@@ -273,6 +288,8 @@ pub struct Endpoint {
     pub address: Address,
     /// Its share, 0 to [`MAX_WEIGHT`]; 0 gets nothing.
     pub weight: u16,
+    /// It serves only while no other can.
+    pub backup: bool,
 }
 
 /// The greatest weight of an endpoint.

@@ -189,7 +189,9 @@ impl<'a> Forward<'a> {
 
     /// The endpoint has answered: drops the opening, unless part of it is still to be sent.
     fn answered(&mut self) {
-        self.awaits_answer = false;
+        if std::mem::take(&mut self.awaits_answer) {
+            self.entry.answered();
+        }
         if let Some(unspent) = &mut self.opening {
             unspent.opening.replayable = false;
             if unspent.sent == unspent.opening.bytes.len() {

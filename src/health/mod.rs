@@ -1,9 +1,10 @@
 //! Health: what probes find out about endpoints, and what a pool makes of it.
 //!
 //! [`verdict`] is pure: observations in, a standing out. [`probe`] talks to one endpoint once. [`watch`] keeps probes
-//! going on the control runtime; the same endpoint that several pools probe in the same way is probed once. Workers only
-//! ever read a standing.
+//! going on the control runtime; the same endpoint that several pools probe in the same way is probed once. [`outlier`] is
+//! what clients find out by themselves. Workers only ever read a standing.
 
+pub(crate) mod outlier;
 mod probe;
 mod verdict;
 pub(crate) mod watch;
@@ -12,8 +13,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-pub(crate) use self::verdict::Standing;
-use self::verdict::{Observation, Rules, Verdict};
+pub(crate) use self::verdict::{Observation, Standing};
+use self::verdict::{Rules, Verdict};
 use crate::config::model;
 use crate::observe::metrics::HealthMetrics;
 
@@ -43,11 +44,12 @@ impl Health {
         }
     }
 
-    /// Takes in what a probe has found of the endpoint `endpoint` of `pool`, and says how long to wait for the next.
-    fn observe(&self, pool: &str, endpoint: &str, observation: &Observation) -> Duration {
+    /// Takes in what a probe has found of the endpoint `endpoint` of `pool`; gives the new standing, if it is another one.
+    pub(crate) fn observe(&self, pool: &str, endpoint: &str, observation: &Observation) -> Option<Standing> {
         let mut verdict = self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
         let rules = Rules { rise: self.settings.rise, fall: self.settings.fall };
-        if let Some(standing) = verdict.observe(rules, observation) {
+        let changed = verdict.observe(rules, observation);
+        if let Some(standing) = changed {
             self.standing.store(standing as u8, Ordering::Relaxed);
             self.metrics.changed(standing == Standing::Up);
             match observation {
@@ -55,6 +57,12 @@ impl Health {
                 Observation::Missing(why) => tracing::warn!(pool, endpoint, "is down: {why}"),
             }
         }
+        changed
+    }
+
+    /// How long to wait for the next probe.
+    fn pause(&self) -> Duration {
+        let verdict = self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
         if verdict.is_changing() { self.settings.fast_interval } else { self.settings.interval }
     }
 }

@@ -143,7 +143,10 @@ async fn watch(key: Key, listeners: Arc<Listeners>, room: Arc<Semaphore>) {
         for endpoint in listeners.get() {
             if let Some(health) = &endpoint.health {
                 pause = pause.min(match &observation {
-                    Ok(observation) => health.observe(&endpoint.pool, &endpoint.name, observation),
+                    Ok(observation) => {
+                        endpoint.observe(observation);
+                        health.pause()
+                    }
                     Err(_) => health.settings.fast_interval,
                 });
             }

@@ -19,6 +19,8 @@
 //! | `pointsman_endpoint_connect_failures_total` | counter | pool, endpoint | Attempts to connect that failed. |
 //! | `pointsman_endpoint_up` | gauge | pool, endpoint | 1: probes find it well, 0: they do not, or have not yet. Only where there are probes. |
 //! | `pointsman_endpoint_transitions_total` | counter | pool, endpoint, to | Changes of what probes find: to up, to down. |
+//! | `pointsman_endpoint_ejected` | gauge | pool, endpoint | 1: left out for a while because sessions failed, else 0. |
+//! | `pointsman_endpoint_ejections_total` | counter | pool, endpoint | Times that it was left out because sessions failed. |
 //! | `pointsman_endpoint_bytes_total` | counter | pool, endpoint, direction | Bytes delivered: up to the endpoint, down to its clients. |
 //! | `pointsman_worker_active_sessions` | gauge | worker | Sessions in the worker's table. |
 //! | `pointsman_worker_pipes` | gauge | worker | Pipes that the worker has open, in use and idle. |
@@ -84,6 +86,10 @@ pub struct EndpointMetrics {
     pub active: Gauge,
     /// Attempts to connect that failed.
     pub connect_failures: Counter,
+    /// 1 while it is left out because sessions failed.
+    pub ejected: Gauge,
+    /// Times that it was.
+    pub ejections: Counter,
     /// Bytes delivered to it.
     pub bytes_up: Counter,
     /// Bytes delivered from it to clients.
@@ -199,6 +205,8 @@ impl Metrics {
             sessions: of.counter(&ENDPOINT_SESSIONS),
             active: of.gauge(&ENDPOINT_ACTIVE),
             connect_failures: of.counter(&CONNECT_FAILURES),
+            ejected: of.gauge(&EJECTED),
+            ejections: of.counter(&EJECTIONS),
             bytes_up: of.and("direction", "up").counter(&BYTES),
             bytes_down: of.and("direction", "down").counter(&BYTES),
         }
@@ -318,6 +326,8 @@ families! {
     ENDPOINT_UP Gauge "pointsman_endpoint_up"
         "1: probes find it well, 0: they do not, or have not yet. Only where there are probes.";
     TRANSITIONS Counter "pointsman_endpoint_transitions_total" "Changes of what probes find: to up, to down.";
+    EJECTED Gauge "pointsman_endpoint_ejected" "1: left out for a while because sessions failed, else 0.";
+    EJECTIONS Counter "pointsman_endpoint_ejections_total" "Times that it was left out because sessions failed.";
     BYTES Counter "pointsman_endpoint_bytes_total" "Bytes delivered: up to the endpoint, down to its clients.";
     WORKER_ACTIVE Gauge "pointsman_worker_active_sessions" "Sessions in the worker's table.";
     WORKER_PIPES Gauge "pointsman_worker_pipes" "Pipes that the worker has open, in use and idle.";

@@ -4,12 +4,14 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::balance::Load;
-use crate::health::{Health, Standing};
+use crate::config::model::Outliers;
+use crate::health::outlier::Outlier;
+use crate::health::{Health, Observation, Standing};
 use crate::observe::metrics::EndpointMetrics;
 
 /// Where an endpoint is reached.
@@ -32,6 +34,10 @@ pub(crate) struct Endpoint {
     pub(crate) metrics: EndpointMetrics,
     /// `None` where it is not probed.
     pub(crate) health: Option<Health>,
+    /// `None` where that is off.
+    pub(crate) outlier: Option<Outlier>,
+    /// Whether it was told of that it is left out.
+    told_out: AtomicBool,
     active: AtomicU32,
     /// Times it was chosen, halved every second, where the algorithm wants to know.
     recent: AtomicU32,
@@ -60,6 +66,8 @@ impl Endpoint {
             weight,
             metrics,
             health: None,
+            outlier: None,
+            told_out: AtomicBool::new(false),
             active: AtomicU32::new(0),
             recent: AtomicU32::new(0),
             pool_active: None,
@@ -72,6 +80,11 @@ impl Endpoint {
         Endpoint { health, ..self }
     }
 
+    /// The same, left out when sessions fail.
+    pub(crate) fn judged(self, rules: Option<Outliers>) -> Endpoint {
+        Endpoint { outlier: rules.map(Outlier::new), ..self }
+    }
+
     /// The same, its sessions counted for the whole pool as well.
     pub(crate) fn counted(self, pool_active: Option<&Arc<AtomicU32>>) -> Endpoint {
         Endpoint { pool_active: pool_active.map(Arc::clone), ..self }
@@ -80,6 +93,24 @@ impl Endpoint {
     /// Whether it may be chosen, as far as its health goes. Without probes it always may.
     pub(crate) fn standing(&self) -> Standing {
         self.health.as_ref().map_or(Standing::Up, Health::standing)
+    }
+
+    /// Takes in what a probe has found. Who comes up starts anew: what sessions found before is over.
+    pub(crate) fn observe(&self, observation: &Observation) {
+        let changed = self.health.as_ref().and_then(|health| health.observe(&self.pool, &self.name, observation));
+        if changed == Some(Standing::Up) {
+            self.outlier.iter().for_each(Outlier::start_anew);
+        }
+    }
+
+    /// Whether it is left out because sessions failed.
+    pub(crate) fn is_out(&self) -> bool {
+        self.outlier.as_ref().is_some_and(Outlier::is_out)
+    }
+
+    /// It has answered a session.
+    pub(crate) fn answered(&self) {
+        self.outlier.iter().for_each(Outlier::answered);
     }
 
     /// What balancing goes by.
@@ -108,6 +139,16 @@ impl Endpoint {
     pub(crate) fn publish(&self) {
         self.recent.fetch_sub(self.recent.load(Ordering::Relaxed).div_ceil(2), Ordering::Relaxed);
         self.metrics.active.set(f64::from(self.active.load(Ordering::Relaxed)));
+        self.outlier.iter().for_each(|outlier| outlier.look(Instant::now()));
+        let out = self.is_out();
+        if self.told_out.swap(out, Ordering::Relaxed) != out {
+            self.metrics.ejected.set(f64::from(out));
+            if out {
+                tracing::warn!(pool = &*self.pool, endpoint = &*self.name, "is left out for a while: sessions failed");
+            } else {
+                tracing::info!(pool = &*self.pool, endpoint = &*self.name, "is no longer left out");
+            }
+        }
         let failures = self.trouble.failures.load(Ordering::Relaxed);
         let mut told = self.trouble.told.lock().unwrap_or_else(PoisonError::into_inner);
         let new = failures.wrapping_sub(told.0);

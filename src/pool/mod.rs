@@ -5,21 +5,22 @@
 
 pub(crate) mod endpoint;
 pub(crate) mod resolve;
+mod tier;
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use metrics::Gauge;
 use tokio::sync::Notify;
 
 pub(crate) use self::endpoint::{Endpoint, Lease, Target};
-use crate::balance::random_two::Urn;
-use crate::balance::{Load, least_connections, maglev, round_robin};
+use self::tier::{Counts, Tier};
+use crate::balance::maglev;
 use crate::config::model;
+use crate::health::outlier::Crowd;
 use crate::health::{Health, Standing};
 use crate::observe::metrics::{Metrics, PoolMetrics};
 use crate::table::{Limits, seconds};
@@ -31,49 +32,26 @@ pub(crate) struct Pool {
     pub(crate) metrics: PoolMetrics,
     balance: model::Balance,
     health: Option<model::Health>,
+    outliers: Option<model::Outliers>,
     written: Vec<model::Endpoint>,
     source: Vec<IpAddr>,
-    set: ArcSwap<Set>,
+    tiers: ArcSwap<Tiers>,
     /// Every endpoint that is in the set or still has sessions, by name: who comes back finds them again. Only the
     /// control side takes this lock.
     known: Mutex<HashMap<Arc<str>, Known>>,
     /// Told whenever the set was replaced.
     changed: Arc<Notify>,
-    /// Counts choices: the turn of round-robin, and who wins a tie of least-connections.
-    position: AtomicUsize,
-    /// Sessions of all endpoints, those included that have left; only where their number is bounded by it.
-    active: Option<Arc<AtomicU32>>,
-    /// The weights of the endpoints that are not down, as of the last second.
-    weights_up: AtomicU64,
+    counts: Counts,
 }
 
 /// An endpoint, and the gauges that must not outlive it.
 struct Known {
     endpoint: Weak<Endpoint>,
-    active: Gauge,
-    up: Option<Gauge>,
+    gauges: Vec<Gauge>,
 }
 
-/// The endpoints of one moment.
-#[derive(Default)]
-struct Set {
-    endpoints: Vec<Arc<Endpoint>>,
-    order: Order,
-}
-
-/// What an algorithm has worked out beforehand for a set of endpoints.
-#[derive(Default)]
-enum Order {
-    #[default]
-    LeastConnections,
-    Turns(Vec<u32>),
-    Urn(Urn),
-    Maglev {
-        table: maglev::Table,
-        /// The most sessions of an endpoint in percent of its share.
-        bound: Option<u32>,
-    },
-}
+/// The endpoints of one moment: those that serve, and those that stand in for them.
+type Tiers = [Tier; 2];
 
 impl Pool {
     /// The pool as configured; endpoints with host names join once they are resolved. `changed` is told of every new set.
@@ -84,14 +62,13 @@ impl Pool {
             metrics: metrics.pool(&pool.name),
             balance: pool.balance,
             health: pool.health,
+            outliers: pool.outliers,
             written: pool.endpoints.clone(),
             source: pool.source.clone(),
-            set: ArcSwap::default(),
+            tiers: ArcSwap::from_pointee([Vec::new(), Vec::new()].map(|none| Tier::new(none, pool.balance))),
             known: Mutex::default(),
             changed: Arc::clone(changed),
-            position: AtomicUsize::new(0),
-            weights_up: AtomicU64::new(0),
-            active: pool.balance.is_bounded().then(Arc::default),
+            counts: Counts::new(pool.balance.is_bounded()),
         };
         new.resolved(&HashMap::new(), metrics);
         new
@@ -110,99 +87,41 @@ impl Pool {
     /// Takes a claim on the endpoint whose turn it is, of those that are not in `tried`; `key` is what [`Pool::key`]
     /// gave for the client.
     ///
-    /// Endpoints of which nothing is known yet come after those that are up; those that are down are left alone.
+    /// Backups come after all others; after those come endpoints that are left out, or of which nothing is known yet.
+    /// Those that are down are left alone.
     pub(crate) fn lease(&self, key: u64, tried: &[Option<Arc<Endpoint>>]) -> Option<Lease> {
-        let set = self.set.load();
+        let tiers = self.tiers.load();
         let new = |endpoint: &Endpoint| !tried.iter().flatten().any(|tried| tried.name == endpoint.name);
-        if self.health.is_none() {
-            return self.lease_of(&set, key, new);
+        let fit = |endpoint: &Endpoint| endpoint.standing() == Standing::Up && !endpoint.is_out() && new(endpoint);
+        let left = |endpoint: &Endpoint| endpoint.standing() != Standing::Down && new(endpoint);
+        let lease = tiers.iter().find_map(|tier| tier.lease(&self.counts, key, fit));
+        lease.or_else(|| tiers.iter().find_map(|tier| tier.lease(&self.counts, key, left)))
+    }
+
+    /// A session could not be served by `endpoint`, and that was its own fault: leaves it out if it happens too often.
+    pub(crate) fn failed(&self, endpoint: &Endpoint) {
+        let (Some(rules), Some(outlier)) = (self.outliers, &endpoint.outlier) else { return };
+        if !outlier.failed() {
+            return;
         }
-        let is_up = |endpoint: &Endpoint| endpoint.standing() == Standing::Up && new(endpoint);
-        let up =
-            set.endpoints.iter().any(|endpoint| is_up(endpoint)).then(|| self.lease_of(&set, key, is_up)).flatten();
-        up.or_else(|| self.lease_of(&set, key, |endpoint| endpoint.standing() != Standing::Down && new(endpoint)))
-    }
-
-    fn lease_of(&self, set: &Set, key: u64, may: impl Fn(&Endpoint) -> bool) -> Option<Lease> {
-        let may = |index: usize| set.endpoints.get(index).is_some_and(|endpoint| may(endpoint));
-        // Of what the choice was made by, the number of sessions may be another one by the time it is acted on: then
-        // the choice is made again.
-        loop {
-            let (index, active) = match &set.order {
-                Order::LeastConnections => self.least(set, may)?,
-                Order::Turns(turns) => (round_robin::pick(turns, || self.next_position(), may)?, None),
-                Order::Urn(urn) => {
-                    let load = |index: usize| set.endpoints.get(index).map_or(Load::NONE, |endpoint| endpoint.load());
-                    let (index, load) = urn.pick(|below| fastrand::u32(..below), load, may)?;
-                    (index, Some(load.active))
-                }
-                Order::Maglev { table, bound } => self.hashed(set, table, *bound, key, may)?,
-            };
-            let endpoint = set.endpoints.get(index)?;
-            let lease = match active {
-                None => Some(Lease::take(endpoint)),
-                Some(active) => Lease::take_if(endpoint, active),
-            };
-            if lease.is_some() {
-                if matches!(set.order, Order::Urn(_)) {
-                    endpoint.chosen();
-                }
-                return lease;
-            }
+        let mut crowd = Crowd::default();
+        for endpoint in self.tiers.load().iter().flat_map(|tier| &tier.endpoints) {
+            crowd.all += 1;
+            crowd.out += usize::from(endpoint.is_out());
+            crowd.usable += usize::from(endpoint.standing() != Standing::Down && !endpoint.is_out());
         }
-    }
-
-    /// The least loaded endpoint, and the sessions it was chosen by.
-    fn least(&self, set: &Set, may: impl Fn(usize) -> bool) -> Option<(usize, Option<u32>)> {
-        let loads = set.endpoints.iter().map(|endpoint| endpoint.load());
-        let (index, load) = least_connections::pick(loads, self.next_position(), may)?;
-        Some((index, Some(load.active)))
-    }
-
-    /// The endpoint that `key` leads to, with the sessions it was chosen by where they are bounded.
-    fn hashed(
-        &self,
-        set: &Set,
-        table: &maglev::Table,
-        bound: Option<u32>,
-        key: u64,
-        may: impl Fn(usize) -> bool,
-    ) -> Option<(usize, Option<u32>)> {
-        let anyone = || {
-            // Where nobody near can be chosen, those who can are so few that looking at all of them is what is left.
-            table.pick(key, &may).map(|index| (index, None)).ok().or_else(|| self.least(set, &may))
-        };
-        let Some(percent) = bound else { return anyone() };
-        let weights = self.weights_up.load(Ordering::Relaxed);
-        let sessions = self.active.as_ref().map_or(0, |active| active.load(Ordering::Relaxed)).into();
-        let seen = Cell::new(None);
-        let has_room = |index: usize| {
-            let load = set.endpoints.get(index).map(|endpoint| endpoint.load());
-            load.filter(|load| maglev::has_room(load, sessions, weights, percent))
-        };
-        let found = table.pick(key, |index| {
-            may(index)
-                && has_room(index).is_some_and(|load| {
-                    seen.set(Some(load.active));
-                    true
-                })
-        });
-        match found {
-            Ok(index) => Some((index, seen.get())),
-            Err(maglev::NoneNear) => anyone(),
+        if crowd.can_spare_one(rules.most_percent) && outlier.put_out(Instant::now()) {
+            endpoint.metrics.ejections.increment(1);
         }
-    }
-
-    fn next_position(&self) -> usize {
-        self.position.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Puts the endpoints of this moment in place: those written with an address, and for each host name the
     /// addresses it has in `resolved`.
     pub(crate) fn resolved(&self, resolved: &HashMap<(String, u16), Vec<std::net::SocketAddr>>, metrics: &Metrics) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut endpoints = Vec::new();
+        let (mut serving, mut backups) = (Vec::new(), Vec::new());
         for written in &self.written {
+            let endpoints = if written.backup { &mut backups } else { &mut serving };
             for (name, target) in written_targets(written, resolved) {
                 let before = known.get(name.as_str()).and_then(|known| known.endpoint.upgrade());
                 let same = before.filter(|known| known.target == target && known.weight == written.weight);
@@ -210,53 +129,31 @@ impl Pool {
                     let health = self.health.map(|settings| (settings, metrics.health(&self.name, &name)));
                     let up = health.as_ref().map(|(_, metrics)| metrics.up.clone());
                     let metrics = metrics.endpoint(&self.name, &name);
-                    let active = metrics.active.clone();
+                    let gauges = [metrics.active.clone(), metrics.ejected.clone()].into_iter().chain(up).collect();
                     let endpoint = Endpoint::new(&self.name, &name, target, written.weight, metrics)
                         .probed(health.map(|(settings, metrics)| Health::new(settings, metrics)))
-                        .counted(self.active.as_ref());
+                        .judged(self.outliers)
+                        .counted(self.counts.active.as_ref());
                     let endpoint = Arc::new(endpoint);
-                    let entry = Known { endpoint: Arc::downgrade(&endpoint), active, up };
+                    let entry = Known { endpoint: Arc::downgrade(&endpoint), gauges };
                     known.insert(Arc::clone(&endpoint.name), entry);
                     endpoint
                 }));
             }
         }
-        let order = self.order(&endpoints);
-        self.set.store(Arc::new(Set { endpoints, order }));
-        self.weigh();
+        self.tiers.store(Arc::new([serving, backups].map(|endpoints| Tier::new(endpoints, self.balance))));
         self.changed.notify_one();
-    }
-
-    /// Works out what the algorithm needs to know of these endpoints.
-    fn order(&self, endpoints: &[Arc<Endpoint>]) -> Order {
-        let weights = || endpoints.iter().map(|endpoint| endpoint.weight);
-        match self.balance {
-            model::Balance::LeastConnections => Order::LeastConnections,
-            model::Balance::RoundRobin => Order::Turns(round_robin::turns(&weights().collect::<Vec<_>>())),
-            model::Balance::RandomTwo => Order::Urn(Urn::new(weights())),
-            model::Balance::Maglev(hash) => Order::Maglev {
-                table: maglev::Table::new(endpoints.iter().map(|endpoint| (&*endpoint.name, endpoint.weight))),
-                bound: hash.balance_factor,
-            },
-        }
     }
 
     /// The endpoints of this moment.
     pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.set.load().endpoints.clone()
+        self.tiers.load().iter().flat_map(|tier| &tier.endpoints).cloned().collect()
     }
 
     /// Whether probes of it have still to give their first answer.
     pub(crate) fn awaits_verdicts(&self) -> bool {
-        self.health.is_some()
-            && self.set.load().endpoints.iter().any(|endpoint| endpoint.standing() == Standing::Unknown)
-    }
-
-    /// Adds up the weights of the endpoints that are not down.
-    fn weigh(&self) {
-        let set = self.set.load();
-        let standing = set.endpoints.iter().filter(|endpoint| endpoint.standing() != Standing::Down);
-        self.weights_up.store(standing.map(|endpoint| u64::from(endpoint.weight)).sum(), Ordering::Relaxed);
+        let unknown = |endpoint: &Arc<Endpoint>| endpoint.standing() == Standing::Unknown;
+        self.health.is_some() && self.tiers.load().iter().flat_map(|tier| &tier.endpoints).any(unknown)
     }
 
     /// Host names and ports to resolve.
@@ -285,7 +182,7 @@ impl Pool {
 
     /// Brings the gauges of the endpoints up to date, and tells of those that could not be used lately.
     pub(crate) fn publish(&self) {
-        self.weigh();
+        self.tiers.load().iter().for_each(Tier::weigh);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, known| match known.endpoint.upgrade() {
             Some(endpoint) => {
@@ -293,8 +190,7 @@ impl Pool {
                 true
             }
             None => {
-                known.active.set(0.0);
-                known.up.iter().for_each(|up| up.set(0.0));
+                known.gauges.iter().for_each(|gauge| gauge.set(0.0));
                 false
             }
         });
@@ -349,6 +245,7 @@ mod tests {
                 drain: std::time::Duration::ZERO,
             },
             health: None,
+            outliers: None,
         };
         Pool::new(&pool, &Metrics::new(), &Arc::default())
     }
@@ -358,7 +255,7 @@ mod tests {
             Ok(address) => model::Address::Ip(address),
             Err(_) => model::Address::Host { host: written.into(), port: 5432 },
         };
-        model::Endpoint { name: written.into(), address, weight }
+        model::Endpoint { name: written.into(), address, weight, backup: false }
     }
 
     fn names(leases: &[Lease]) -> Vec<&str> {

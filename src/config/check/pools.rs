@@ -12,7 +12,7 @@ use crate::config::model::{Address, Endpoint, MAX_WEIGHT, Pool, Timeouts};
 use crate::config::report::{At, quote};
 use crate::config::value::Refused;
 
-const ENDPOINTS: &str = "an address such as \"10.0.0.11:5432\", or a table with address, name and weight";
+const ENDPOINTS: &str = "an address such as \"10.0.0.11:5432\", or a table with address, name, weight and backup";
 /// The longest name of an endpoint, in bytes.
 const LONGEST_NAME: usize = 255;
 const DEFAULT_REFRESH: Duration = Duration::from_secs(30);
@@ -59,6 +59,7 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
             refresh: refresh.unwrap_or(DEFAULT_REFRESH),
             timeouts: settings::pool_timeouts(own.as_ref(), &timeouts.pool, check),
             health: table.get("health").map(|node| health::read(&node, check)),
+            outliers: health::outliers(table.get("outliers").as_ref(), check),
         },
         at: table.at,
         path: table.path().to_owned(),
@@ -87,6 +88,9 @@ fn endpoints(node: &Node<'_>, check: &mut Check<'_>) -> Vec<Endpoint> {
     if all_read && endpoints.iter().all(|endpoint| endpoint.weight == 0) {
         check.report.add(node.at, node.path(), "every endpoint has the weight 0, so none is ever chosen");
     }
+    if all_read && endpoints.iter().all(|endpoint| endpoint.backup) {
+        check.report.add(node.at, node.path(), "every endpoint is a backup, so there is none that they stand in for");
+    }
     endpoints
 }
 
@@ -94,13 +98,14 @@ fn endpoints(node: &Node<'_>, check: &mut Check<'_>) -> Vec<Endpoint> {
 fn endpoint(node: &Node<'_>, check: &mut Check<'_>) -> Option<(Endpoint, At)> {
     if !node.is_table() {
         let (text, address) = address(node, ENDPOINTS, check)?;
-        return Some((Endpoint { name: text.to_owned(), address, weight: 1 }, node.at));
+        return Some((Endpoint { name: text.to_owned(), address, weight: 1, backup: false }, node.at));
     }
     let table = node.table(keys::ENDPOINT, check.report);
     let name = table.get("name");
     let name_at = name.as_ref().map_or(node.at, |name| name.at);
     let weight = table.get("weight").map(|node| node.number(0..=u32::from(MAX_WEIGHT), check.report));
     let weight = weight.map_or(Some(1), |weight| weight.and_then(|weight| u16::try_from(weight).ok()));
+    let backup = table.get("backup").map_or(Some(false), |node| node.truth(check.report));
     let name = name.map(|node| endpoint_name(&node, check));
     let address_node = table.require("address", address::ENDPOINT, check.complete, check.report);
     let (text, address) = address(&address_node?, address::ENDPOINT, check)?;
@@ -108,7 +113,7 @@ fn endpoint(node: &Node<'_>, check: &mut Check<'_>) -> Option<(Endpoint, At)> {
         Some(name) => name?,
         None => text,
     };
-    Some((Endpoint { name: name.to_owned(), address, weight: weight? }, name_at))
+    Some((Endpoint { name: name.to_owned(), address, weight: weight?, backup: backup? }, name_at))
 }
 
 fn address<'t>(node: &Node<'t>, expected: &str, check: &mut Check<'_>) -> Option<(&'t str, Address)> {

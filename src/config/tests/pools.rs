@@ -23,6 +23,7 @@ fn endpoints() {
         ("table with a slip", "endpoints = [{ address = '10.0.0.1:1', wieght = 2 }]"),
         ("weight too large", "endpoints = [{ address = '10.0.0.1:1', weight = 257 }]"),
         ("all weights zero", "endpoints = [{ address = '10.0.0.1:1', weight = 0 }]"),
+        ("all backups", "endpoints = [{ address = '10.0.0.1:1', backup = true }]"),
         ("bad endpoint name", "endpoints = [{ address = '10.0.0.1:1', name = 'a b' }]"),
         ("name twice", "endpoints = ['10.0.0.1:1', { address = '10.0.0.2:1', name = '10.0.0.1:1' }, '10.0.0.1:1']"),
         ("planned table", "endpoints = '10.0.0.1:1'\nsessions.on_down = 'close'"),
@@ -46,32 +47,37 @@ fn endpoints() {
             "health, fast and slow",
             "endpoints = '10.0.0.1:1'\nhealth = { probe = 'tcp', interval = '1s', fast_interval = '2s' }",
         ),
+        (
+            "outliers out of range",
+            "endpoints = '10.0.0.1:1'\noutliers = { failures = 0, ejection = '0s', most_percent = 101 }",
+        ),
+        ("outliers, long and short", "endpoints = '10.0.0.1:1'\noutliers = { ejection = '10m', longest = '1m' }"),
         ("balance with a slip", "endpoints = '10.0.0.1:1'\nbalance = 'roundrobin'"),
     ];
     assert_snapshot!(replaced("endpoints = \"10.0.0.1:443\"", &cases), @r#"
     missing
-      main.toml:8:7: pool.web.endpoints: the key is missing; expected a list, each an address such as "10.0.0.11:5432", or a table with address, name and weight
+      main.toml:8:7: pool.web.endpoints: the key is missing; expected a list, each an address such as "10.0.0.11:5432", or a table with address, name, weight and backup
     empty
       main.toml:9:13: pool.web.endpoints: a pool without endpoints serves nothing
     a table
-      main.toml:9:13: pool.web.endpoints: found a table; expected a list, each an address such as "10.0.0.11:5432", or a table with address, name and weight
+      main.toml:9:13: pool.web.endpoints: found a table; expected a list, each an address such as "10.0.0.11:5432", or a table with address, name, weight and backup
     a number in the list
-      main.toml:9:28: pool.web.endpoints[1]: found 5; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+      main.toml:9:28: pool.web.endpoints[1]: found 5; expected an address such as "10.0.0.11:5432", or a table with address, name, weight and backup
     no port
-      main.toml:9:13: pool.web.endpoints: "10.0.0.1" has no port; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+      main.toml:9:13: pool.web.endpoints: "10.0.0.1" has no port; expected an address such as "10.0.0.11:5432", or a table with address, name, weight and backup
     no port of a name
-      main.toml:9:13: pool.web.endpoints: "db.example.com" has no port; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+      main.toml:9:13: pool.web.endpoints: "db.example.com" has no port; expected an address such as "10.0.0.11:5432", or a table with address, name, weight and backup
     port 0
       main.toml:9:14: pool.web.endpoints[0]: "10.0.0.1:0" has port 0, to which nothing can connect
       main.toml:9:28: pool.web.endpoints[1]: "db.example.com:0" has port 0, to which nothing can connect
     port too large
-      main.toml:9:13: pool.web.endpoints: "65536" is not a port; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+      main.toml:9:13: pool.web.endpoints: "65536" is not a port; expected an address such as "10.0.0.11:5432", or a table with address, name, weight and backup
     bad address
-      main.toml:9:13: pool.web.endpoints: "10.0.0.300" is neither an address nor a host name; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+      main.toml:9:13: pool.web.endpoints: "10.0.0.300" is neither an address nor a host name; expected an address such as "10.0.0.11:5432", or a table with address, name, weight and backup
     bad name
-      main.toml:9:13: pool.web.endpoints: "a b" is not a host name: the name has the byte 0x20; letters, digits, hyphens and underscores are allowed; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+      main.toml:9:13: pool.web.endpoints: "a b" is not a host name: the name has the byte 0x20; letters, digits, hyphens and underscores are allowed; expected an address such as "10.0.0.11:5432", or a table with address, name, weight and backup
     IPv6 without brackets
-      main.toml:9:13: pool.web.endpoints: "2001:db8::1:80" has no brackets, which part an IPv6 address from its port; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+      main.toml:9:13: pool.web.endpoints: "2001:db8::1:80" has no brackets, which part an IPv6 address from its port; expected an address such as "10.0.0.11:5432", or a table with address, name, weight and backup
     IPv4 in IPv6
       main.toml:9:13: pool.web.endpoints: "[::ffff:10.0.0.1]:80" is an IPv4 address written as IPv6; write 10.0.0.1
     table without an address
@@ -82,6 +88,8 @@ fn endpoints() {
       main.toml:9:49: pool.web.endpoints[0].weight: 257 is out of range; expected a number from 0 to 256
     all weights zero
       main.toml:9:13: pool.web.endpoints: every endpoint has the weight 0, so none is ever chosen
+    all backups
+      main.toml:9:13: pool.web.endpoints: every endpoint is a backup, so there is none that they stand in for
     bad endpoint name
       main.toml:9:47: pool.web.endpoints[0].name: "a b" cannot be the name of an endpoint; expected 1 to 255 visible ASCII characters
     name twice
@@ -120,6 +128,12 @@ fn endpoints() {
       main.toml:10:66: pool.web.health.timeout: 120s is out of range; expected "10ms" to "1m"
     health, fast and slow
       main.toml:10:60: pool.web.health.fast_interval: 2s is more than the interval of 1s
+    outliers out of range
+      main.toml:10:25: pool.web.outliers.failures: 0 is out of range; expected a number from 1 to 1000, or "off"
+      main.toml:10:39: pool.web.outliers.ejection: 0ns is out of range; expected "1s" to "1d"
+      main.toml:10:60: pool.web.outliers.most_percent: 101 is out of range; expected a number from 1 to 100
+    outliers, long and short
+      main.toml:10:42: pool.web.outliers.longest: 60s is less than the first time of 600s
     balance with a slip
       main.toml:10:11: pool.web.balance: "roundrobin" is not known; expected one of "least-connections", "round-robin", "random-two", "maglev"; did you mean "round-robin"?
     "#);

@@ -169,7 +169,7 @@ fn all_problems_at_once_in_the_order_of_their_places() {
                 [route.a]\npool = 'wbe'\nlistener = 'egde'\nsni = ['*', 'ok', '1.2.3.4']\n[runtime]\nworkers = 0";
     assert_snapshot!(said(text), @r#"
     main.toml:1:23: pool.web.endpoints[0]: "10.0.0.1:0" has port 0, to which nothing can connect
-    main.toml:1:37: pool.web.endpoints[1]: "x" has no port; expected an address such as "10.0.0.11:5432", or a table with address, name and weight
+    main.toml:1:37: pool.web.endpoints[1]: "x" has no port; expected an address such as "10.0.0.11:5432", or a table with address, name, weight and backup
     main.toml:2:13: log.level: "loud" is not known; expected one of "error", "warn", "info", "debug", "trace"
     main.toml:3:22: listener.edge.bind: found 1; expected a list, each an address such as "0.0.0.0:443", "[::]:443" or "unix:/run/x.sock"
     main.toml:5:8: route.a.pool: there is no pool called "wbe"; did you mean "web"?
