@@ -24,7 +24,7 @@ use pointsman::wire::client_hello::{ClientHello, Reader};
 const HELLO: &[u8] = include_bytes!("../tests/data/hellos/chromium-156-a.bin");
 
 /// Name, repetitions, ceiling in instructions a repetition.
-const CASES: [(&str, usize, u64); 12] = [
+const CASES: [(&str, usize, u64); 19] = [
     ("hello", 1_000, 3_000),
     ("route among 1 name", 1_000, 620),
     ("route among 10,000 names", 1_000, 620),
@@ -35,6 +35,13 @@ const CASES: [(&str, usize, u64); 12] = [
     ("round robin, 2 endpoints", 1_000, 100),
     ("round robin, 100 endpoints", 1_000, 100),
     ("round robin, 1,000 endpoints", 1_000, 100),
+    ("random two, 2 endpoints", 1_000, 200),
+    ("random two, 100 endpoints", 1_000, 230),
+    ("random two, 1,000 endpoints", 1_000, 280),
+    ("maglev, 2 endpoints", 1_000, 250),
+    ("maglev, 100 endpoints", 1_000, 250),
+    ("maglev, 1,000 endpoints", 1_000, 250),
+    ("maglev table, 1,000 endpoints", 5, 14_000_000),
     ("session: one message there and back", 500, 6_000),
     ("log line", 1_000, 12_000),
 ];
@@ -105,6 +112,9 @@ fn run(case: &str, times: usize) -> anyhow::Result<()> {
         }
         "least connections" => drop(black_box(counted::least_connections(endpoints()?, times))),
         "round robin" => drop(black_box(counted::round_robin(endpoints()?, times))),
+        "random two" => drop(black_box(counted::random_two(endpoints()?, times))),
+        "maglev" => drop(black_box(counted::maglev(endpoints()?, times))),
+        "maglev table" => counted::maglev_tables(endpoints()?, times),
         "session: one message there and back" => counted::session(times)?,
         "log line" => {
             let hello = hello()?;

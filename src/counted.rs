@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::task::Poll;
 
-use crate::balance::{Load, least_connections, round_robin};
+use crate::balance::random_two::Urn;
+use crate::balance::{Load, least_connections, maglev, round_robin};
 use crate::forward::{Forward, Tools};
 use crate::stream::{Family, Stream};
 use crate::table::{Entry, Limits};
@@ -28,6 +29,29 @@ pub fn least_connections(endpoints: usize, picks: usize) -> Option<usize> {
 pub fn round_robin(endpoints: usize, picks: usize) -> Option<usize> {
     let turns = round_robin::turns(&vec![1; endpoints]);
     (0..picks).fold(None, |_, position| black_box(round_robin::pick(&turns, || position, |_| true)))
+}
+
+/// Picks of two drawn by lot among `endpoints`. Returns the last index.
+pub fn random_two(endpoints: usize, picks: usize) -> Option<usize> {
+    let (urn, mut dice) = (Urn::new((0..endpoints).map(|_| 1)), fastrand::Rng::with_seed(1));
+    let load = |_| Load { weight: 1, active: 0, recent: 0 };
+    (0..picks).fold(None, |_, _| black_box(urn.pick(|below| dice.u32(..below), load, |_| true))).map(|(index, _)| index)
+}
+
+/// Picks by a hash among `endpoints`. Returns the last index.
+pub fn maglev(endpoints: usize, picks: usize) -> Option<usize> {
+    let table = maglev_table(endpoints);
+    (0..picks as u64).fold(None, |_, client| black_box(table.pick(maglev::key(&client.to_be_bytes()), |_| true).ok()))
+}
+
+/// Makes the table of `endpoints` so many times.
+pub fn maglev_tables(endpoints: usize, times: usize) {
+    (0..times).for_each(|_| drop(black_box(maglev_table(endpoints))));
+}
+
+fn maglev_table(endpoints: usize) -> maglev::Table {
+    let names: Vec<String> = (0..endpoints).map(|index| format!("10.0.{}.{}:443", index / 250, index % 250)).collect();
+    maglev::Table::new(names.iter().map(|name| (name.as_str(), 1)))
 }
 
 /// One session of the forwarder over socket pairs: so many messages of 200 bytes go to the endpoint and come back.

@@ -1,6 +1,6 @@
 //! Least connections: the endpoint with the fewest sessions for its weight, ties in turn.
 
-use super::{Load, less_loaded};
+use super::{Load, by_sessions};
 
 /// The endpoint to choose among `loads`, of those that `may` allows: its index, and the load it was chosen by.
 ///
@@ -16,7 +16,7 @@ pub(crate) fn pick(
     let turned = loads.clone().enumerate().skip(first).chain(loads.enumerate().take(first));
     let candidates = turned.filter(|(index, load)| load.weight > 0 && may(*index));
     // min_by keeps the first of equals.
-    candidates.min_by(|(_, a), (_, b)| less_loaded(a, b))
+    candidates.min_by(|(_, a), (_, b)| by_sessions(a, b))
 }
 
 #[cfg(test)]

@@ -23,10 +23,14 @@ impl Load {
     pub(crate) const NONE: Load = Load { weight: 0, active: 0, recent: 0 };
 }
 
-/// Compares what two endpoints would carry with one session more for their weight, then how often they were chosen
-/// lately.
-pub(crate) fn less_loaded(a: &Load, b: &Load) -> Ordering {
-    let share = |of: u32, other: &Load| u64::from(of) * u64::from(other.weight);
-    let active = share(a.active.saturating_add(1), b).cmp(&share(b.active.saturating_add(1), a));
-    active.then_with(|| share(a.recent, b).cmp(&share(b.recent, a)))
+/// Compares what two endpoints would carry with one session more, for their weight.
+pub(crate) fn by_sessions(a: &Load, b: &Load) -> Ordering {
+    let share = |of: &Load, other: &Load| (u64::from(of.active) + 1) * u64::from(other.weight);
+    share(a, b).cmp(&share(b, a))
+}
+
+/// Compares how often two endpoints were chosen lately, for their weight.
+pub(crate) fn by_recent(a: &Load, b: &Load) -> Ordering {
+    let share = |of: &Load, other: &Load| u64::from(of.recent) * u64::from(other.weight);
+    share(a, b).cmp(&share(b, a))
 }

@@ -2,7 +2,9 @@
 //! of endpoints, and workers that choose at the same moment do not all choose the same one (Mitzenmacher, "The Power of
 //! Two Choices", 2001).
 
-use super::{Load, less_loaded};
+use std::cmp::Ordering;
+
+use super::{Load, by_recent, by_sessions};
 
 /// Draws until an endpoint is found that may be chosen; then a look at all of them is cheaper.
 const DRAWS: usize = 16;
@@ -59,6 +61,11 @@ impl Urn {
             .filter(|(_, load)| load.weight > 0)
             .min_by(|(_, a), (_, b)| less_loaded(a, b))
     }
+}
+
+/// Compares two endpoints by their sessions, then by how often they were chosen lately.
+fn less_loaded(a: &Load, b: &Load) -> Ordering {
+    by_sessions(a, b).then_with(|| by_recent(a, b))
 }
 
 #[cfg(test)]
