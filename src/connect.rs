@@ -63,6 +63,7 @@ impl<'a> Attempts<'a> {
                 Ok(stream) => {
                     let took = began.elapsed();
                     self.pool.metrics.connect.record(took);
+                    lease.endpoint().metrics.sessions.increment(1);
                     return Ok(Reached { stream, lease, took });
                 }
                 Err(error) => {
@@ -145,9 +146,7 @@ fn socket(address: &SockAddr, source: Option<IpAddr>) -> io::Result<Socket> {
 pub(crate) fn blame(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::TimedOut => Failure::new(Outcome::ConnectTimeout, Side::Endpoint),
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => {
-            Failure::new(Outcome::ConnectFailed, Side::Us)
-        }
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => Failure::new(Outcome::ConnectFailed, Side::Us),
         _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) => {
             Failure::new(Outcome::Internal, Side::Us)
         }

@@ -89,7 +89,7 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
         let reached = unless_asked(story.entry(), attempts.next()).await;
         story.tried(attempts.last());
         let Reached { stream: endpoint, lease, took } = reached?;
-        story.connected(&route.pool, took, opening.is_some());
+        story.connected(&route.pool, took);
         match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
             End::Unanswered(back) => {
                 attempts.unanswered(&lease);
@@ -98,7 +98,12 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
                     return Ok(Travelled { end: End::Unanswered(opening), endpoint });
                 }
             }
-            end => return Ok(Travelled { end, endpoint }),
+            end => {
+                if end.is_the_endpoints() && matches!(story.entry().bytes(), (1.., 0)) {
+                    route.pool.failed(lease.endpoint());
+                }
+                return Ok(Travelled { end, endpoint });
+            }
         }
     }
 }

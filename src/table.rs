@@ -162,7 +162,7 @@ impl Entry {
         *self.account.borrow_mut() = Some(Account { endpoint: Arc::clone(endpoint), up: 0, down: 0 });
     }
 
-    /// The endpoint has answered the session with a first byte, or is not expected to.
+    /// The endpoint has answered the session with a first byte.
     pub(crate) fn answered(&self) {
         if let Some(account) = self.account.borrow().as_ref() {
             account.endpoint.answered();

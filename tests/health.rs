@@ -1,5 +1,6 @@
 //! Probes: endpoints that fail are found, left alone, and taken back.
 
+use std::io::Read;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -201,4 +202,74 @@ fn backups_serve_while_nobody_else_can() {
     let before = sessions(serves);
     (0..10).for_each(|_| exchange(&balancer));
     assert_eq!((sessions(serves) - before, sessions(stands_in)), (10.0, 20.0));
+}
+
+/// A pool without probes behind a listener of this protocol.
+fn unprobed(protocol: &str, endpoints: &str, more: &str) -> Balancer {
+    Balancer::start(&format!(
+        r#"
+        listener.edge = {{ bind = "127.0.0.1:0", protocol = "{protocol}" }}
+        route.all = {{ listener = "edge", pool = "all" }}
+        [pool.all]
+        endpoints = [{endpoints}]
+        {more}
+        "#
+    ))
+}
+
+#[test]
+fn a_backup_is_reached_past_any_number_of_dead_endpoints() {
+    let backup = Endpoint::start(Manner::Echoes);
+    let dead: Vec<String> = (0..4).map(|_| format!("'{}'", free_address())).collect();
+    let endpoints = format!("{}, {{ address = '{}', backup = true }}", dead.join(", "), backup.address());
+    let balancer = unprobed("tls", &endpoints, "outliers.failures = 2");
+    // Until they are known, two of them take both attempts of a session.
+    for _ in 0..8 {
+        let _ = Client::sending(balancer.address("edge"), &hello("www.example.com")).rest();
+    }
+    (0..20).for_each(|_| exchange(&balancer));
+}
+
+#[test]
+fn an_endpoint_that_only_hangs_up_is_left_out_on_tcp_as_well() {
+    let (good, bad) = (Endpoint::start(Manner::Echoes), Endpoint::start(Manner::HangsUpAfter(1)));
+    let endpoints = format!("'{}', '{}'", good.address(), bad.address());
+    let balancer = unprobed("tcp", &endpoints, "balance = 'round-robin'\noutliers.failures = 3");
+    for _ in 0..20 {
+        let mut client = Client::sending(balancer.address("edge"), b"hello");
+        // Nothing comes from the endpoint that hangs up.
+        if client.0.read(&mut [0; 5]).is_ok_and(|received| received > 0) {
+            client.finish();
+        }
+        let _ = client.rest();
+    }
+    eventually("every session has ended", || (balancer.log().records(20).len() == 20).then_some(()));
+    assert_eq!(of(&balancer, "pointsman_endpoint_ejections_total", bad.address(), ""), 1.0);
+    assert_eq!(of(&balancer, "pointsman_endpoint_ejections_total", good.address(), ""), 0.0);
+}
+
+#[test]
+fn silence_after_the_client_has_ended_is_nobodys_fault() {
+    let quiet = [(); 2].map(|()| Endpoint::start(Manner::HangsUpAfter(usize::MAX)));
+    let endpoints = quiet.each_ref().map(|endpoint| format!("'{}'", endpoint.address())).join(", ");
+    let balancer = unprobed("tls", &endpoints, "outliers.failures = 1");
+    for _ in 0..10 {
+        let mut client = Client::sending(balancer.address("edge"), &hello("www.example.com"));
+        client.finish();
+        assert_eq!(client.rest().unwrap(), b"");
+    }
+    assert!(balancer.records(10).iter().all(|record| record["outcome"] == "ok" && record["by"] == "client"));
+    for endpoint in &quiet {
+        assert_eq!(of(&balancer, "pointsman_endpoint_ejections_total", endpoint.address(), ""), 0.0);
+        assert_eq!(of(&balancer, "pointsman_endpoint_connect_failures_total", endpoint.address(), ""), 0.0);
+    }
+}
+
+#[test]
+fn who_tries_again_does_not_use_up_the_turns_of_others() {
+    let (good, bad) = (Endpoint::start(Manner::Echoes), free_address());
+    let endpoints = format!("'{}', '{bad}'", good.address());
+    let balancer = unprobed("tls", &endpoints, "balance = 'round-robin'\noutliers.failures = 'off'");
+    (0..20).for_each(|_| exchange(&balancer));
+    assert_eq!(of(&balancer, "pointsman_endpoint_connect_failures_total", bad, ""), 10.0, "every other session");
 }

@@ -1,22 +1,31 @@
 //! Least connections: the endpoint with the fewest sessions for its weight, ties in turn.
 
+use std::cmp::Ordering;
+
 use super::{Load, by_sessions};
 
 /// The endpoint to choose among `loads`, of those that `may` allows: its index, and the load it was chosen by.
 ///
-/// The scan starts at `start` (any number), so that callers who count it up spread ties evenly. Endpoints are compared
-/// by what their share would be with one session more, which fills an empty pool in proportion to the weights.
+/// Of those that are equal, `start` (any number) says which: callers who count it up spread ties evenly. Endpoints are
+/// compared by what their share would be with one session more, which fills an empty pool in proportion to the weights.
 pub(crate) fn pick(
-    loads: impl ExactSizeIterator<Item = Load> + Clone,
+    loads: impl Iterator<Item = Load> + Clone,
     start: usize,
     may: impl Fn(usize) -> bool,
 ) -> Option<(usize, Load)> {
-    let count = loads.len();
-    let first = start.checked_rem(count)?;
-    let turned = loads.clone().enumerate().skip(first).chain(loads.enumerate().take(first));
-    let candidates = turned.filter(|(index, load)| load.weight > 0 && may(*index));
-    // min_by keeps the first of equals.
-    candidates.min_by(|(_, a), (_, b)| by_sessions(a, b))
+    let candidates = loads.enumerate().filter(|(index, load)| load.weight > 0 && may(*index));
+    let (mut least, mut equals) = (None, 0_usize);
+    for (index, load) in candidates.clone() {
+        match least.as_ref().map_or(Ordering::Less, |(_, least)| by_sessions(&load, least)) {
+            Ordering::Less => (least, equals) = (Some((index, load)), 1),
+            Ordering::Equal => equals += 1,
+            Ordering::Greater => {}
+        }
+    }
+    let (_, share) = least.as_ref()?;
+    let mut equal = candidates.filter(|(_, load)| by_sessions(load, share).is_eq());
+    // The loads may be others by now; the one found first is as good as any.
+    equal.nth(start.checked_rem(equals)?).or(least)
 }
 
 #[cfg(test)]
@@ -50,6 +59,14 @@ mod tests {
             .map(|pick| pick.map(|(index, _)| index))
             .collect();
         assert_eq!(picks, [0, 1, 2, 0, 1, 2].map(Some));
+    }
+
+    #[test]
+    fn ties_go_round_among_those_that_may() {
+        let idle = [Load { weight: 1, active: 0, recent: 0 }; 4];
+        let mut seen = [0; 4];
+        (0..300).for_each(|start| seen[pick(idle.iter().copied(), start, |index| index != 1).unwrap().0] += 1);
+        assert_eq!(seen, [100, 0, 100, 100]);
     }
 
     #[test]

@@ -73,6 +73,13 @@ pub(crate) enum End {
     Unanswered(Option<Box<Opening>>),
 }
 
+impl End {
+    /// Whether it was the endpoint that ended, or was lost, first.
+    pub(crate) fn is_the_endpoints(&self) -> bool {
+        matches!(self, End::Finished(Side::Endpoint) | End::Lost(Side::Endpoint, _))
+    }
+}
+
 /// Both directions of one session.
 pub(crate) struct Forward<'a> {
     client: &'a Stream,
@@ -84,6 +91,8 @@ pub(crate) struct Forward<'a> {
     opening: Option<Unspent>,
     /// An opening was there to be sent, and no byte of an answer has come.
     awaits_answer: bool,
+    /// The endpoint has not sent a byte yet.
+    silent: bool,
     first_end: Option<Side>,
     lost: Option<(Side, Outcome)>,
 }
@@ -113,6 +122,7 @@ impl<'a> Forward<'a> {
             up: Half::default(),
             down: Half::default(),
             awaits_answer: opening.is_some(),
+            silent: true,
             opening,
             first_end: None,
             lost: None,
@@ -189,7 +199,8 @@ impl<'a> Forward<'a> {
 
     /// The endpoint has answered: drops the opening, unless part of it is still to be sent.
     fn answered(&mut self) {
-        if std::mem::take(&mut self.awaits_answer) {
+        self.awaits_answer = false;
+        if std::mem::take(&mut self.silent) {
             self.entry.answered();
         }
         if let Some(unspent) = &mut self.opening {
@@ -208,7 +219,9 @@ impl<'a> Forward<'a> {
 
     /// Takes in that the half that reads from `source` has stopped; `Some` where that ends the session.
     fn stopped(&mut self, source: Side, stop: Stop) -> Option<End> {
-        if self.awaits_answer && source == Side::Endpoint && !matches!(stop, Stop::Sink(_)) {
+        // Who has ended does not wait for an answer.
+        let waits = self.awaits_answer && self.first_end.is_none();
+        if waits && source == Side::Endpoint && !matches!(stop, Stop::Sink(_)) {
             let opening = self.opening.take().map(|unspent| unspent.opening);
             return Some(End::Unanswered(opening.filter(|opening| opening.replayable)));
         }

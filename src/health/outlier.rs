@@ -74,6 +74,9 @@ impl Outlier {
         } else {
             let times = history.times.saturating_sub(1);
             *history = History { times, since: (times > 0).then_some(now) };
+            if times == 0 {
+                self.in_row.store(0, Ordering::Relaxed);
+            }
         }
     }
 
@@ -104,9 +107,10 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    /// Whether one more that can be chosen may be left out: at most so many percent are, and never the last.
+    /// Whether one more that can be chosen may be left out: at most so many percent are (rounded down, but one in any
+    /// case), and never the last.
     pub(crate) fn can_spare_one(self, most_percent: u32) -> bool {
-        self.usable > 1 && (self.out + 1) * 100 <= self.all * most_percent as usize
+        self.usable > 1 && self.out < (self.all * most_percent as usize / 100).max(1)
     }
 }
 
@@ -151,7 +155,6 @@ mod tests {
         assert!(look(30) && !look(31));
         put_out(32, 1);
         assert!(look(66) && !look(67), "35 s and not 40: that is the longest");
-        outlier.answered();
         // 35 s, 20 s and 10 s without trouble, and everything is forgotten.
         assert!(!look(102) && !look(122) && !look(132));
         put_out(200, 3);
@@ -168,7 +171,8 @@ mod tests {
         for (all, out, usable, percent, can) in [
             (1, 0, 1, 100, false),
             (2, 0, 2, 50, true),
-            (2, 0, 2, 49, false),
+            (2, 0, 2, 1, true),
+            (4, 1, 3, 49, false),
             (2, 0, 1, 50, false),
             (10, 4, 6, 50, true),
             (10, 5, 5, 50, false),

@@ -16,7 +16,7 @@
 //! | `pointsman_pool_resolve_failures_total` | counter | pool | Host names of endpoints that could not be resolved. |
 //! | `pointsman_endpoint_sessions_total` | counter | pool, endpoint | Sessions that were connected to this endpoint. |
 //! | `pointsman_endpoint_active_sessions` | gauge | pool, endpoint | Sessions that hold a lease on this endpoint. |
-//! | `pointsman_endpoint_connect_failures_total` | counter | pool, endpoint | Attempts to connect that failed. |
+//! | `pointsman_endpoint_connect_failures_total` | counter | pool, endpoint | Attempts that did not reach it, or that it ended without an answer. |
 //! | `pointsman_endpoint_up` | gauge | pool, endpoint | 1: probes find it well, 0: they do not, or have not yet. Only where there are probes. |
 //! | `pointsman_endpoint_transitions_total` | counter | pool, endpoint, to | Changes of what probes find: to up, to down. |
 //! | `pointsman_endpoint_ejected` | gauge | pool, endpoint | 1: left out for a while because sessions failed, else 0. |
@@ -84,7 +84,7 @@ pub struct EndpointMetrics {
     pub sessions: Counter,
     /// Sessions that hold a lease on it.
     pub active: Gauge,
-    /// Attempts to connect that failed.
+    /// Attempts that did not reach it, or that it ended without an answer.
     pub connect_failures: Counter,
     /// 1 while it is left out because sessions failed.
     pub ejected: Gauge,
@@ -322,7 +322,7 @@ families! {
         "Host names of endpoints that could not be resolved.";
     ENDPOINT_SESSIONS Counter "pointsman_endpoint_sessions_total" "Sessions that were connected to this endpoint.";
     ENDPOINT_ACTIVE Gauge "pointsman_endpoint_active_sessions" "Sessions that hold a lease on this endpoint.";
-    CONNECT_FAILURES Counter "pointsman_endpoint_connect_failures_total" "Attempts to connect that failed.";
+    CONNECT_FAILURES Counter "pointsman_endpoint_connect_failures_total" "Attempts that did not reach it, or that it ended without an answer.";
     ENDPOINT_UP Gauge "pointsman_endpoint_up"
         "1: probes find it well, 0: they do not, or have not yet. Only where there are probes.";
     TRANSITIONS Counter "pointsman_endpoint_transitions_total" "Changes of what probes find: to up, to down.";

@@ -108,6 +108,11 @@ impl Endpoint {
         self.outlier.as_ref().is_some_and(Outlier::is_out)
     }
 
+    /// Whether it is up and not left out.
+    pub(crate) fn is_fit(&self) -> bool {
+        self.standing() == Standing::Up && !self.is_out()
+    }
+
     /// It has answered a session.
     pub(crate) fn answered(&self) {
         self.outlier.iter().for_each(Outlier::answered);
@@ -191,7 +196,6 @@ impl Lease {
     }
 
     fn counted(endpoint: &Arc<Endpoint>) -> Lease {
-        endpoint.metrics.sessions.increment(1);
         if let Some(all) = &endpoint.pool_active {
             all.fetch_add(1, Ordering::Relaxed);
         }

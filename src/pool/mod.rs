@@ -20,7 +20,6 @@ pub(crate) use self::endpoint::{Endpoint, Lease, Target};
 use self::tier::{Counts, Tier};
 use crate::balance::maglev;
 use crate::config::model;
-use crate::health::outlier::Crowd;
 use crate::health::{Health, Standing};
 use crate::observe::metrics::{Metrics, PoolMetrics};
 use crate::table::{Limits, seconds};
@@ -92,10 +91,11 @@ impl Pool {
     pub(crate) fn lease(&self, key: u64, tried: &[Option<Arc<Endpoint>>]) -> Option<Lease> {
         let tiers = self.tiers.load();
         let new = |endpoint: &Endpoint| !tried.iter().flatten().any(|tried| tried.name == endpoint.name);
-        let fit = |endpoint: &Endpoint| endpoint.standing() == Standing::Up && !endpoint.is_out() && new(endpoint);
+        let fit = |endpoint: &Endpoint| endpoint.is_fit() && new(endpoint);
         let left = |endpoint: &Endpoint| endpoint.standing() != Standing::Down && new(endpoint);
-        let lease = tiers.iter().find_map(|tier| tier.lease(&self.counts, key, fit));
-        lease.or_else(|| tiers.iter().find_map(|tier| tier.lease(&self.counts, key, left)))
+        let again = tried.iter().any(Option::is_some);
+        let lease = tiers.iter().find_map(|tier| tier.lease(&self.counts, key, again, fit));
+        lease.or_else(|| tiers.iter().find_map(|tier| tier.lease(&self.counts, key, again, left)))
     }
 
     /// A session could not be served by `endpoint`, and that was its own fault: leaves it out if it happens too often.
@@ -104,13 +104,16 @@ impl Pool {
         if !outlier.failed() {
             return;
         }
-        let mut crowd = Crowd::default();
-        for endpoint in self.tiers.load().iter().flat_map(|tier| &tier.endpoints) {
-            crowd.all += 1;
-            crowd.out += usize::from(endpoint.is_out());
-            crowd.usable += usize::from(endpoint.standing() != Standing::Down && !endpoint.is_out());
-        }
-        if crowd.can_spare_one(rules.most_percent) && outlier.put_out(Instant::now()) {
+        let tiers = self.tiers.load();
+        let own = tiers.iter().position(|tier| tier.endpoints.iter().any(|other| std::ptr::eq(&**other, endpoint)));
+        let crowds = [0, 1].map(|index| tiers.get(index).map(Tier::crowd).unwrap_or_default());
+        let can = match (own, crowds) {
+            // Where backups are fit, those they stand in for must not stop anybody from reaching them.
+            (Some(0), [serving, backups]) => backups.usable > 0 || serving.can_spare_one(rules.most_percent),
+            (Some(_), [serving, backups]) => serving.usable > 0 || backups.can_spare_one(rules.most_percent),
+            (None, _) => false,
+        };
+        if can && outlier.put_out(Instant::now()) {
             endpoint.metrics.ejections.increment(1);
         }
     }

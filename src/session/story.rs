@@ -109,11 +109,7 @@ impl Story {
     }
 
     /// A connection to an endpoint of `pool` stands, `took` after the first attempt: its limits hold from here.
-    /// `awaits_answer`: the endpoint is sent something that it has to answer.
-    pub(super) fn connected(&mut self, pool: &Pool, took: Duration, awaits_answer: bool) {
-        if !awaits_answer {
-            self.entry.answered();
-        }
+    pub(super) fn connected(&mut self, pool: &Pool, took: Duration) {
         self.entry.set_limits(pool.limits(), self.worker.tools.clock.now());
         self.connect = Some(took);
     }

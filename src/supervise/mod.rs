@@ -266,7 +266,7 @@ fn workers(config: &Config) -> usize {
 fn budget(config: &Config, workers: usize, listening: usize) -> Result<(usize, usize, usize), StartError> {
     let limit = descriptors::raise();
     // A host name may stand for several endpoints.
-    let probes = |endpoint: &Endpoint| if matches!(endpoint.address, Address::Host { .. }) { 4 } else { 1 };
+    let probes = |endpoint: &Endpoint| if matches!(endpoint.address, Address::Host { .. }) { 16 } else { 1 };
     let probed = config.pools.iter().filter(|pool| pool.health.is_some());
     let probed = probed.flat_map(|pool| &pool.endpoints).map(probes).sum();
     let Budget { connections, pipes, probes, fixed } =

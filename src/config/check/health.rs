@@ -70,8 +70,10 @@ pub(super) fn outliers(node: Option<&Node<'_>>, check: &mut Check<'_>) -> Option
         Some((node.duration_within(EJECTION, "\"1s\" to \"1d\"", check.report)?, node))
     };
     let (ejection, longest) = (time("ejection"), time("longest"));
+    let ejection_read = ejection.is_some();
     let ejection = ejection.map_or(default.ejection, |(ejection, _)| ejection);
     if let Some((longest, node)) = &longest
+        && (ejection_read || table.get("ejection").is_none())
         && *longest < ejection
     {
         let message = format!("{longest:?} is less than the first time of {ejection:?}");
@@ -84,6 +86,11 @@ pub(super) fn outliers(node: Option<&Node<'_>>, check: &mut Check<'_>) -> Option
         longest: longest.map_or(default.longest.max(ejection), |(longest, _)| longest),
         most_percent: most.unwrap_or(default.most_percent),
     };
+    if matches!(failures, Some(Some(None))) {
+        for node in ["ejection", "longest", "most_percent"].into_iter().filter_map(|key| table.get(key)) {
+            check.report.add(node.key_at, node.path(), "with failures = \"off\" nobody is ever left out");
+        }
+    }
     match failures {
         Some(Some(None)) => None,
         Some(Some(Some(failures))) => Some(Outliers { failures, ..rules }),

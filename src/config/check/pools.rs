@@ -85,10 +85,13 @@ fn endpoints(node: &Node<'_>, check: &mut Check<'_>) -> Vec<Endpoint> {
         endpoints.push(endpoint);
     }
     let all_read = endpoints.len() == count && count > 0;
-    if all_read && endpoints.iter().all(|endpoint| endpoint.weight == 0) {
-        check.report.add(node.at, node.path(), "every endpoint has the weight 0, so none is ever chosen");
+    let backups_only = endpoints.iter().all(|endpoint| endpoint.backup);
+    if all_read && endpoints.iter().all(|endpoint| endpoint.weight == 0 || (endpoint.backup && !backups_only)) {
+        let which = if endpoints.iter().any(|endpoint| endpoint.backup) { " that is no backup" } else { "" };
+        let message = format!("every endpoint{which} has the weight 0, so none is ever chosen");
+        check.report.add(node.at, node.path(), message);
     }
-    if all_read && endpoints.iter().all(|endpoint| endpoint.backup) {
+    if all_read && backups_only {
         check.report.add(node.at, node.path(), "every endpoint is a backup, so there is none that they stand in for");
     }
     endpoints
