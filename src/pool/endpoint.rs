@@ -139,8 +139,8 @@ impl Endpoint {
         self.recent.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Lets a second pass for [`Load::recent`], brings the gauge of active sessions up to date, and tells of failures since the last time, though not more often
-    /// than every [`TELL_EVERY`].
+    /// What is done once a second: lets it pass for [`Load::recent`] and for outliers, brings gauges up to date, and tells
+    /// of changes and of failures, of these not more often than every [`TELL_EVERY`].
     pub(crate) fn publish(&self) {
         self.recent.fetch_sub(self.recent.load(Ordering::Relaxed).div_ceil(2), Ordering::Relaxed);
         self.metrics.active.set(f64::from(self.active.load(Ordering::Relaxed)));
