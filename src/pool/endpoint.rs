@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::balance::Load;
-use crate::config::model::Outliers;
 use crate::health::outlier::Outlier;
 use crate::health::{Health, Observation, Standing};
 use crate::observe::metrics::EndpointMetrics;
@@ -42,7 +41,7 @@ pub(crate) struct Endpoint {
     /// Times it was chosen, halved every second, where the algorithm wants to know.
     recent: AtomicU32,
     /// Sessions of all endpoints of the pool, where the algorithm wants to know.
-    pool_active: Option<Arc<AtomicU32>>,
+    pub(super) pool_active: Option<Arc<AtomicU32>>,
     trouble: Trouble,
 }
 
@@ -57,7 +56,7 @@ struct Trouble {
 }
 
 impl Endpoint {
-    /// An endpoint of the pool called `pool`, without sessions.
+    /// An endpoint of the pool called `pool`, without sessions, that nothing judges.
     pub(crate) fn new(pool: &Arc<str>, name: &str, target: Target, weight: u16, metrics: EndpointMetrics) -> Endpoint {
         Endpoint {
             name: name.into(),
@@ -73,21 +72,6 @@ impl Endpoint {
             pool_active: None,
             trouble: Trouble::default(),
         }
-    }
-
-    /// The same with probes.
-    pub(crate) fn probed(self, health: Option<Health>) -> Endpoint {
-        Endpoint { health, ..self }
-    }
-
-    /// The same, left out when sessions fail.
-    pub(crate) fn judged(self, rules: Option<Outliers>) -> Endpoint {
-        Endpoint { outlier: rules.map(Outlier::new), ..self }
-    }
-
-    /// The same, its sessions counted for the whole pool as well.
-    pub(crate) fn counted(self, pool_active: Option<&Arc<AtomicU32>>) -> Endpoint {
-        Endpoint { pool_active: pool_active.map(Arc::clone), ..self }
     }
 
     /// Whether it may be chosen, as far as its health goes. Without probes it always may.

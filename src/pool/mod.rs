@@ -20,6 +20,7 @@ pub(crate) use self::endpoint::{Endpoint, Lease, Target};
 use self::tier::{Counts, Tier};
 use crate::balance::maglev;
 use crate::config::model;
+use crate::health::outlier::Outlier;
 use crate::health::{Health, Standing};
 use crate::observe::metrics::{Metrics, PoolMetrics};
 use crate::table::{Limits, seconds};
@@ -133,10 +134,10 @@ impl Pool {
                     let up = health.as_ref().map(|(_, metrics)| metrics.up.clone());
                     let metrics = metrics.endpoint(&self.name, &name);
                     let gauges = [metrics.active.clone(), metrics.ejected.clone()].into_iter().chain(up).collect();
-                    let endpoint = Endpoint::new(&self.name, &name, target, written.weight, metrics)
-                        .probed(health.map(|(settings, metrics)| Health::new(settings, metrics)))
-                        .judged(self.outliers)
-                        .counted(self.counts.active.as_ref());
+                    let mut endpoint = Endpoint::new(&self.name, &name, target, written.weight, metrics);
+                    endpoint.health = health.map(|(settings, metrics)| Health::new(settings, metrics));
+                    endpoint.outlier = self.outliers.map(Outlier::new);
+                    endpoint.pool_active = self.counts.active.clone();
                     let endpoint = Arc::new(endpoint);
                     let entry = Known { endpoint: Arc::downgrade(&endpoint), gauges };
                     known.insert(Arc::clone(&endpoint.name), entry);
