@@ -33,7 +33,6 @@ pub(crate) struct Pool {
     balance: model::Balance,
     health: Option<model::Health>,
     outliers: Option<model::Outliers>,
-    written: Vec<model::Endpoint>,
     source: Vec<IpAddr>,
     tiers: ArcSwap<Tiers>,
     /// Every endpoint that is in the set or still has sessions, by name: who comes back finds them again. Only the
@@ -43,6 +42,19 @@ pub(crate) struct Pool {
     changed: Arc<Notify>,
     counts: Counts,
 }
+
+/// An endpoint that a pool is to have, however it became known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub(crate) name: String,
+    pub(crate) target: Target,
+    pub(crate) weight: u16,
+    /// Its rank: those of a higher number serve only while none of a lower one can. [`BACKUP`] is the last.
+    pub(crate) priority: u32,
+}
+
+/// The priority of a backup.
+pub(crate) const BACKUP: u32 = u32::MAX;
 
 /// An endpoint, and the gauges that must not outlive it.
 struct Known {
@@ -63,14 +75,13 @@ impl Pool {
             balance: pool.balance,
             health: pool.health,
             outliers: pool.outliers,
-            written: pool.endpoints.clone(),
             source: pool.source.clone(),
             tiers: ArcSwap::from_pointee([Vec::new(), Vec::new()].map(|none| Tier::new(none, pool.balance))),
             known: Mutex::default(),
             changed: Arc::clone(changed),
             counts: Counts::new(pool.balance.is_bounded()),
         };
-        new.resolved(&HashMap::new(), metrics);
+        new.set(resolve::members(&pool.endpoints, &HashMap::new()), metrics);
         new
     }
 
@@ -119,34 +130,37 @@ impl Pool {
         }
     }
 
-    /// Puts the endpoints of this moment in place: those written with an address, and for each host name the
-    /// addresses it has in `resolved`.
-    pub(crate) fn resolved(&self, resolved: &HashMap<(String, u16), Vec<std::net::SocketAddr>>, metrics: &Metrics) {
+    /// Puts `members` in place. Who was there before and stays keeps its sessions, counters and health.
+    pub(crate) fn set(&self, members: Vec<Member>, metrics: &Metrics) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut serving, mut backups) = (Vec::new(), Vec::new());
-        for written in &self.written {
-            let endpoints = if written.backup { &mut backups } else { &mut serving };
-            for (name, target) in written_targets(written, resolved) {
-                let before = known.get(name.as_str()).and_then(|known| known.endpoint.upgrade());
-                let same = before.filter(|known| known.target == target && known.weight == written.weight);
-                endpoints.push(same.unwrap_or_else(|| {
-                    let health = self.health.map(|settings| (settings, metrics.health(&self.name, &name)));
-                    let up = health.as_ref().map(|(_, metrics)| metrics.up.clone());
-                    let metrics = metrics.endpoint(&self.name, &name);
-                    let gauges = [metrics.active.clone(), metrics.ejected.clone()].into_iter().chain(up).collect();
-                    let mut endpoint = Endpoint::new(&self.name, &name, target, written.weight, metrics);
-                    endpoint.health = health.map(|(settings, metrics)| Health::new(settings, metrics));
-                    endpoint.outlier = self.outliers.map(Outlier::new);
-                    endpoint.pool_active = self.counts.active.clone();
-                    let endpoint = Arc::new(endpoint);
-                    let entry = Known { endpoint: Arc::downgrade(&endpoint), gauges };
-                    known.insert(Arc::clone(&endpoint.name), entry);
-                    endpoint
-                }));
-            }
+        for member in members {
+            let endpoints = if member.priority == BACKUP { &mut backups } else { &mut serving };
+            let before = known.get(member.name.as_str()).and_then(|known| known.endpoint.upgrade());
+            let same = before.filter(|known| known.target == member.target && known.weight == member.weight);
+            endpoints.push(same.unwrap_or_else(|| {
+                let (endpoint, gauges) = self.endpoint(member, metrics);
+                let entry = Known { endpoint: Arc::downgrade(&endpoint), gauges };
+                known.insert(Arc::clone(&endpoint.name), entry);
+                endpoint
+            }));
         }
         self.tiers.store(Arc::new([serving, backups].map(|endpoints| Tier::new(endpoints, self.balance))));
         self.changed.notify_one();
+    }
+
+    /// A new endpoint, and the gauges that must not outlive it.
+    fn endpoint(&self, member: Member, metrics: &Metrics) -> (Arc<Endpoint>, Vec<Gauge>) {
+        let Member { name, target, weight, .. } = member;
+        let health = self.health.map(|settings| (settings, metrics.health(&self.name, &name)));
+        let up = health.as_ref().map(|(_, metrics)| metrics.up.clone());
+        let metrics = metrics.endpoint(&self.name, &name);
+        let gauges = [metrics.active.clone(), metrics.ejected.clone()].into_iter().chain(up).collect();
+        let mut endpoint = Endpoint::new(&self.name, &name, target, weight, metrics);
+        endpoint.health = health.map(|(settings, metrics)| Health::new(settings, metrics));
+        endpoint.outlier = self.outliers.map(Outlier::new);
+        endpoint.pool_active = self.counts.active.clone();
+        (Arc::new(endpoint), gauges)
     }
 
     /// The endpoints of this moment.
@@ -158,15 +172,6 @@ impl Pool {
     pub(crate) fn awaits_verdicts(&self) -> bool {
         let unknown = |endpoint: &Arc<Endpoint>| endpoint.standing() == Standing::Unknown;
         self.health.is_some() && self.tiers.load().iter().flat_map(|tier| &tier.endpoints).any(unknown)
-    }
-
-    /// Host names and ports to resolve.
-    pub(crate) fn hosts(&self) -> Vec<(String, u16)> {
-        let host = |endpoint: &model::Endpoint| match &endpoint.address {
-            model::Address::Host { host, port } => Some((host.clone(), *port)),
-            _ => None,
-        };
-        self.written.iter().filter_map(host).collect()
     }
 
     /// The local address to connect to `target` from, where one is set for its family.
@@ -213,21 +218,6 @@ fn key_of_network(client: Option<IpAddr>, ipv4: u8, ipv6: u8) -> u64 {
             maglev::key(&Ipv6Addr::from_bits(address.to_bits() & mask).octets())
         }
         None => maglev::key(b""),
-    }
-}
-
-/// The name and target of each endpoint that one written entry stands for now.
-fn written_targets(
-    written: &model::Endpoint,
-    resolved: &HashMap<(String, u16), Vec<std::net::SocketAddr>>,
-) -> Vec<(String, Target)> {
-    match &written.address {
-        model::Address::Ip(address) => vec![(written.name.clone(), Target::Ip(*address))],
-        model::Address::Unix(path) => vec![(written.name.clone(), Target::Unix(path.clone()))],
-        model::Address::Host { host, port } => {
-            let addresses = resolved.get(&(host.clone(), *port)).map(Vec::as_slice).unwrap_or_default();
-            addresses.iter().map(|at| (format!("{}#{}", written.name, at.ip()), Target::Ip(*at))).collect()
-        }
     }
 }
 
@@ -288,20 +278,22 @@ mod tests {
 
     #[test]
     fn endpoints_that_stay_keep_their_sessions() {
-        let pool = pool(model::Balance::LeastConnections, &[("db", 1)]);
+        let pool = pool(model::Balance::LeastConnections, &[]);
         assert!(pool.lease(0, &[]).is_none(), "not resolved yet");
-        let at = |addresses: &[&str]| {
-            let addresses = addresses.iter().map(|address| format!("{address}:5432").parse().unwrap()).collect();
-            HashMap::from([(("db".to_owned(), 5432), addresses)])
+        let set = |addresses: &[&str]| {
+            let at = |address: &&str| vec![format!("{address}:5432").parse().unwrap()];
+            let member =
+                |address| resolve::members(&[entry("db", 1)], &HashMap::from([(("db".to_owned(), 5432), at(address))]));
+            pool.set(addresses.iter().flat_map(member).collect(), &Metrics::new());
         };
-        pool.resolved(&at(&["10.0.0.1"]), &Metrics::new());
+        set(&["10.0.0.1"]);
         let first = pool.lease(0, &[]).unwrap();
         assert_eq!(&*first.endpoint().name, "db#10.0.0.1");
-        pool.resolved(&at(&["10.0.0.1", "10.0.0.2"]), &Metrics::new());
+        set(&["10.0.0.1", "10.0.0.2"]);
         let second = pool.lease(0, &[]).unwrap();
         assert_eq!(&*second.endpoint().name, "db#10.0.0.2", "the first still has its session");
-        pool.resolved(&at(&["10.0.0.2"]), &Metrics::new());
-        pool.resolved(&at(&["10.0.0.1", "10.0.0.2"]), &Metrics::new());
+        set(&["10.0.0.2"]);
+        set(&["10.0.0.1", "10.0.0.2"]);
         drop(second);
         assert_eq!(
             &*pool.lease(0, &[]).unwrap().endpoint().name,

@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::Pool;
+use super::{BACKUP, Member, Pool, Target};
+use crate::config::model::{Address, Endpoint};
 use crate::observe::metrics::Metrics;
 
 /// Pause before a name without any address is looked up again, if `refresh` is not shorter still.
@@ -21,10 +22,16 @@ const RETRY: Duration = Duration::from_secs(2);
 type Host = (String, u16);
 
 /// Keeps the endpoints of one pool resolved until it is dropped. `first` is called once every name has been looked up.
-pub(crate) async fn keep(pool: Arc<Pool>, refresh: Duration, metrics: Arc<Metrics>, first: impl FnOnce()) {
+pub(crate) async fn keep(
+    pool: Arc<Pool>,
+    written: Vec<Endpoint>,
+    refresh: Duration,
+    metrics: Arc<Metrics>,
+    first: impl FnOnce(),
+) {
     let mut resolved: HashMap<Host, Vec<SocketAddr>> = HashMap::new();
     // One look-up a name, and the next only after it: however long a server does not answer, they do not pile up.
-    let mut look_ups: JoinSet<_> = pool.hosts().into_iter().map(|host| look_up(host, Duration::ZERO)).collect();
+    let mut look_ups: JoinSet<_> = hosts(&written).map(|host| look_up(host, Duration::ZERO)).collect();
     let mut to_come = look_ups.len();
     let mut first = Some(first);
     loop {
@@ -46,7 +53,7 @@ pub(crate) async fn keep(pool: Arc<Pool>, refresh: Duration, metrics: Arc<Metric
             Ok(addresses) if resolved.get(&host) != Some(&addresses) => {
                 tracing::info!(pool = &*pool.name, host = host.0, ?addresses, "resolved");
                 resolved.insert(host.clone(), addresses);
-                pool.resolved(&resolved, &metrics);
+                pool.set(members(&written, &resolved), &metrics);
             }
             Ok(_) => {}
             Err(error) => {
@@ -58,6 +65,38 @@ pub(crate) async fn keep(pool: Arc<Pool>, refresh: Duration, metrics: Arc<Metric
         let pause = if resolved.contains_key(&host) { refresh } else { refresh.min(RETRY) };
         look_ups.spawn(look_up(host, pause));
     }
+}
+
+/// Host names and ports to resolve.
+pub(crate) fn hosts(written: &[Endpoint]) -> impl Iterator<Item = Host> {
+    written.iter().filter_map(|endpoint| match &endpoint.address {
+        Address::Host { host, port } => Some((host.clone(), *port)),
+        _ => None,
+    })
+}
+
+/// The members that written endpoints stand for, where host names have the addresses that are in `resolved`.
+pub(crate) fn members(written: &[Endpoint], resolved: &HashMap<Host, Vec<SocketAddr>>) -> Vec<Member> {
+    let member = |written: &Endpoint, name: String, target| Member {
+        name,
+        target,
+        weight: written.weight,
+        priority: if written.backup { BACKUP } else { 0 },
+    };
+    let mut members = Vec::new();
+    for endpoint in written {
+        match &endpoint.address {
+            Address::Ip(address) => members.push(member(endpoint, endpoint.name.clone(), Target::Ip(*address))),
+            Address::Unix(path) => members.push(member(endpoint, endpoint.name.clone(), Target::Unix(path.clone()))),
+            Address::Host { host, port } => {
+                let addresses = resolved.get(&(host.clone(), *port)).into_iter().flatten();
+                members.extend(
+                    addresses.map(|at| member(endpoint, format!("{}#{}", endpoint.name, at.ip()), Target::Ip(*at))),
+                );
+            }
+        }
+    }
+    members
 }
 
 /// The addresses of a host, sorted, each once, as they are after `pause`.

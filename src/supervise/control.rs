@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::shared::Shared;
 use crate::admin;
+use crate::config::model::Endpoint;
 use crate::health::watch::Watch;
 use crate::pool::resolve;
 use crate::sys;
@@ -22,6 +23,14 @@ const PUBLISH: Duration = Duration::from_secs(1);
 /// Between two looks at whether a spike of sessions is over.
 const EBB: Duration = Duration::from_secs(30);
 
+/// What is resolved for one pool.
+pub(crate) struct Names {
+    /// Its endpoints as written.
+    pub(crate) written: Vec<Endpoint>,
+    /// From one look-up to the next.
+    pub(crate) refresh: Duration,
+}
+
 /// The control thread.
 pub(crate) struct Control {
     thread: JoinHandle<()>,
@@ -31,30 +40,29 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Starts the control thread; `refresh` is how often each pool's names are resolved, `probes` how many may be under
-    /// way at once.
+    /// Starts the control thread; `names` is what to resolve for each pool, `probes` how many may be under way at once.
     ///
     /// # Errors
     /// The runtime or the thread cannot be made.
     pub(crate) fn start(
         shared: Arc<Shared>,
         admin: Option<std::net::TcpListener>,
-        refresh: Vec<Duration>,
+        names: Vec<Names>,
         probes: usize,
     ) -> io::Result<Control> {
         // A look-up blocks a thread for as long as no server answers; each name has one, and the pages have their own.
-        let names: usize = shared.live.load().pools.iter().map(|pool| pool.hosts().len()).sum();
+        let look_ups: usize = names.iter().map(|names| resolve::hosts(&names.written).count()).sum();
         let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(names + 2).build()?;
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(look_ups + 2).build()?;
         let admin = {
             let _entered = runtime.enter();
             admin.map(TcpListener::from_std).transpose()?
         };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let (first, resolved) = sync_channel(refresh.len());
+        let (first, resolved) = sync_channel(names.len());
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
-            runtime.block_on(control(shared, admin, refresh, probes, first, stopped));
+            runtime.block_on(control(shared, admin, names, probes, first, stopped));
             // A look-up that hangs must not hold up the end of the process.
             runtime.shutdown_background();
         })?;
@@ -84,18 +92,18 @@ impl Control {
 async fn control(
     shared: Arc<Shared>,
     admin: Option<TcpListener>,
-    refresh: Vec<Duration>,
+    names: Vec<Names>,
     probes: usize,
     first: SyncSender<()>,
     stop: CancellationToken,
 ) {
-    for (pool, refresh) in shared.live.load().pools.iter().zip(refresh) {
+    for (pool, Names { written, refresh }) in shared.live.load().pools.iter().zip(names) {
         let first = first.clone();
         let told = move || {
             // Nobody waits for it any more.
             let _ = first.try_send(());
         };
-        tokio::spawn(resolve::keep(Arc::clone(pool), refresh, Arc::clone(&shared.metrics), told));
+        tokio::spawn(resolve::keep(Arc::clone(pool), written, refresh, Arc::clone(&shared.metrics), told));
     }
     let pages =
         admin.map(|listener| tokio::spawn(admin::http::serve(listener, Arc::clone(&shared.pages), stop.clone())));

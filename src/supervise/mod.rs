@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use self::control::Control;
+use self::control::{Control, Names};
 use self::descriptors::Budget;
 use self::shared::{Colleague, Door, Order, Shared};
 use crate::admin::pages::{Pages, State};
@@ -106,8 +106,8 @@ impl Balancer {
         let listening = groups.iter().map(|group| group.sockets.len()).sum();
         let (capacity, pipes, probes) = budget(config, count, listening)?;
         let (shared, inboxes, log) = share(config, count, capacity)?;
-        let refresh: Vec<Duration> = config.pools.iter().map(|pool| pool.refresh).collect();
-        let control = Control::start(Arc::clone(&shared), admin, refresh, probes)?;
+        let names = config.pools.iter().map(|pool| Names { written: pool.endpoints.clone(), refresh: pool.refresh });
+        let control = Control::start(Arc::clone(&shared), admin, names.collect(), probes)?;
         let began = Instant::now();
         control.wait_resolved(config.pools.len(), PATIENCE);
         wait_for_verdicts(&shared, began + PATIENCE);
