@@ -1,4 +1,5 @@
-//! Connect: from a pool to an established connection, over at most two different endpoints.
+//! Connect: from a pool to an established connection, over at most two different endpoints, and as long as the pool lets
+//! its clients wait for one.
 //!
 //! Nothing of the client is sent here, so every failure may move on to another endpoint.
 
@@ -6,63 +7,99 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::time::{sleep, timeout};
 
+use crate::config::model::{NoEndpoint, Protocol};
 use crate::observe::outcome::{Outcome, Side};
 use crate::pool::endpoint::NO_ANSWER;
-use crate::pool::{Endpoint, Lease, Pool, Target};
+use crate::pool::waiting::Place;
+use crate::pool::{Endpoint, Lack, Lease, Pool, Target};
 use crate::session::Failure;
 use crate::stream::{Family, Stream};
 use crate::sys;
 
-/// Different endpoints that one session tries.
+/// Different endpoints that one session tries before it gives up or waits.
 const TRIES: usize = 2;
 /// Pause before a unix socket whose queue is full is tried again.
 const QUEUE_FULL: Duration = Duration::from_millis(5);
+/// Pause of a client that waits, before it tries endpoints again that could not be reached.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// One session's attempts on a pool.
 pub(crate) struct Attempts<'a> {
     pool: &'a Pool,
     /// What the pool knows the client by.
     key: u64,
+    client: &'a Stream,
+    /// The client has nothing more to say before it is answered, so that an end of what it sends is its end.
+    awaits_answer: bool,
     tried: [Option<Arc<Endpoint>>; TRIES],
     /// What is to be said if no other endpoint is left.
     failure: Failure,
+    wait: Option<Wait<'a>>,
+    /// When it began to wait for an endpoint that can be chosen, and for a place at one.
+    since: [Option<Instant>; 2],
+}
+
+/// A place in one of the pool's queues.
+struct Wait<'a> {
+    lack: Lack,
+    place: Place<'a>,
 }
 
 /// An established connection to an endpoint.
 pub(crate) struct Reached {
     pub(crate) stream: Stream,
     pub(crate) lease: Lease,
-    /// How long that took, failed attempts included.
+    /// How long that took, failed attempts included, and the time without that spent waiting for an endpoint.
     pub(crate) took: Duration,
 }
 
 impl<'a> Attempts<'a> {
     /// No attempt yet.
-    pub(crate) fn on(pool: &'a Pool, key: u64) -> Attempts<'a> {
-        let failure = Failure::new(Outcome::NoEndpoint, Side::Policy);
-        Attempts { pool, key, tried: Default::default(), failure }
+    pub(crate) fn on(pool: &'a Pool, key: u64, client: &'a Stream, protocol: Protocol) -> Attempts<'a> {
+        Attempts {
+            pool,
+            key,
+            client,
+            awaits_answer: protocol == Protocol::Tls,
+            tried: Default::default(),
+            failure: Failure::new(Outcome::NoEndpoint, Side::Policy),
+            wait: None,
+            since: [None; 2],
+        }
     }
 
     /// Connects to the endpoint whose turn it is, or the next.
     ///
     /// # Errors
-    /// The last failure of all attempts so far, or [`Outcome::NoEndpoint`] where there was none.
+    /// The last failure of all attempts so far, or [`Outcome::NoEndpoint`] where there was none; where clients of the pool
+    /// may wait, only once their time is over.
     pub(crate) async fn next(&mut self) -> Result<Reached, Failure> {
-        let began = Instant::now();
-        while self.may_go_on() {
-            let Some(lease) = self.pool.lease(self.key, &self.tried) else { break };
-            if let Some(free) = self.tried.iter_mut().find(|tried| tried.is_none()) {
-                *free = Some(Arc::clone(lease.endpoint()));
-            }
+        let (began, mut waited) = (Instant::now(), Duration::ZERO);
+        loop {
+            let lease = match self.lease() {
+                Ok(lease) => lease,
+                Err(lack) => {
+                    let since = Instant::now();
+                    self.wait(lack).await?;
+                    waited += since.elapsed();
+                    continue;
+                }
+            };
+            // From here on it is somebody else's turn to wait.
+            self.wait = None;
             match self.dial(&lease).await {
                 Ok(stream) => {
-                    let took = began.elapsed();
+                    let took = began.elapsed().saturating_sub(waited);
                     self.pool.metrics.connect.record(took);
+                    if !waited.is_zero() {
+                        self.pool.metrics.wait.record(waited);
+                    }
                     lease.endpoint().metrics.sessions.increment(1);
                     return Ok(Reached { stream, lease, took });
                 }
@@ -75,12 +112,11 @@ impl<'a> Attempts<'a> {
                 }
             }
         }
-        Err(self.failure)
     }
 
     /// Whether another endpoint may be tried.
     pub(crate) fn may_go_on(&self) -> bool {
-        self.tried.iter().any(Option::is_none)
+        self.tried.iter().any(Option::is_none) || matches!(self.pool.shortage.no_endpoint, NoEndpoint::Hold(_))
     }
 
     /// The endpoint tried last.
@@ -93,6 +129,71 @@ impl<'a> Attempts<'a> {
         lease.endpoint().failed(NO_ANSWER);
         self.pool.failed(lease.endpoint());
         self.failure = Failure::new(Outcome::EndpointSilent, Side::Endpoint);
+    }
+
+    /// Takes a claim on the endpoint whose turn it is, of those not tried yet.
+    fn lease(&mut self) -> Result<Lease, Lack> {
+        let free = self.tried.iter().any(Option::is_none);
+        if !free {
+            return Err(Lack::Nobody);
+        }
+        // Those who wait for a place come first.
+        if self.wait.is_none() && self.pool.commons.queued.has_queue() {
+            return Err(Lack::Places);
+        }
+        let lease = self.pool.lease(self.key, &self.tried)?;
+        lease.endpoint().metrics.picks.increment(1);
+        if let Some(free) = self.tried.iter_mut().find(|tried| tried.is_none()) {
+            *free = Some(Arc::clone(lease.endpoint()));
+        }
+        Ok(lease)
+    }
+
+    /// Waits until it is worth trying again.
+    ///
+    /// # Errors
+    /// What the session fails with: the pool lets nobody wait, enough wait already, its time is over, or the client left.
+    async fn wait(&mut self, lack: Lack) -> Result<(), Failure> {
+        let shortage = self.pool.shortage;
+        let [since_held, since_queued] = &mut self.since;
+        let (waiting, patience, since) = match (lack, shortage.no_endpoint) {
+            (Lack::Nobody, NoEndpoint::Hold(time)) => (&self.pool.commons.held, time, since_held),
+            (Lack::Nobody, NoEndpoint::Close | NoEndpoint::Refuse) => return Err(self.failure),
+            (Lack::Places, _) => (&self.pool.commons.queued, shortage.queue, since_queued),
+        };
+        let failure = match lack {
+            Lack::Nobody => self.failure,
+            Lack::Places if patience.is_zero() => Failure::new(Outcome::QueueFull, Side::Policy),
+            Lack::Places => Failure::new(Outcome::QueueTimeout, Side::Policy),
+        };
+        let left = patience.saturating_sub(since.get_or_insert_with(Instant::now).elapsed());
+        if left.is_zero() {
+            return Err(failure);
+        }
+        if self.wait.as_ref().is_none_or(|wait| wait.lack != lack) {
+            self.wait = None;
+            let place = waiting.join().ok_or(Failure::new(Outcome::QueueFull, Side::Policy))?;
+            let first = place.is_first();
+            self.wait = Some(Wait { lack, place });
+            // What became free before we joined woke nobody.
+            fence(Ordering::SeqCst);
+            if if lack == Lack::Places { first } else { self.failure.outcome == Outcome::NoEndpoint } {
+                self.tried = Default::default();
+                return Ok(());
+            }
+        }
+        let Some(Wait { place, .. }) = &self.wait else { return Err(failure) };
+        // Who was reached by nobody and fails for it tries again before long; others wait for a change.
+        let failed = lack == Lack::Nobody && self.failure.outcome != Outcome::NoEndpoint;
+        tokio::select! {
+            () = place.woken() => {}
+            () = sleep(if failed { left.min(AGAIN) } else { left }) => {}
+            () = self.client.gone(self.awaits_answer) => {
+                return Err(Failure::new(Outcome::ClientGone, Side::Client));
+            }
+        }
+        self.tried = Default::default();
+        Ok(())
     }
 
     async fn dial(&self, lease: &Lease) -> io::Result<Stream> {

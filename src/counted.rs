@@ -11,7 +11,7 @@ use crate::balance::random_two::Urn;
 use crate::balance::{Load, least_connections, maglev, round_robin};
 use crate::forward::{Forward, Tools};
 use crate::stream::{Family, Stream};
-use crate::table::{Entry, Limits};
+use crate::table::{Entry, Identity, Limits};
 
 /// Picks by least connections among `endpoints`, each pick being a session that stays. Returns the last index.
 pub fn least_connections(endpoints: usize, picks: usize) -> Option<usize> {
@@ -62,7 +62,7 @@ pub fn session(messages: usize) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let ((mut client, near_client), (mut endpoint, near_endpoint)) = (pair()?, pair()?);
-        let (tools, entry) = (Tools::new(1), Entry::new(0, Limits::default()));
+        let (tools, entry) = (Tools::new(1), Entry::new(Identity::nobody(), 0, Limits::default()));
         let mut forward = pin!(Forward::new(&near_client, &near_endpoint, None, &tools, &entry));
         let mut cross = async |from: &mut UnixStream, to: &mut UnixStream| {
             let mut message = [7; 200];

@@ -5,12 +5,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::Notify;
-
 use crate::config::model::Config;
 use crate::observe::metrics::{Metrics, RouteMetrics};
 use crate::observe::outcome::{Outcome, Side};
 use crate::pool::Pool;
+use crate::pool::commons::Bell;
 use crate::route::{Refusal, Router};
 use crate::session::Failure;
 use crate::wire::client_hello::ClientHello;
@@ -32,9 +31,9 @@ pub(crate) struct Route {
 }
 
 impl Live {
-    /// Builds a generation. `sets_changed` is told whenever a pool has other endpoints.
-    pub(crate) fn new(config: &Config, metrics: &Metrics, sets_changed: &Arc<Notify>) -> Live {
-        let pools: Vec<_> = config.pools.iter().map(|pool| Arc::new(Pool::new(pool, metrics, sets_changed))).collect();
+    /// Builds a generation. `bell` is told of every change of a pool.
+    pub(crate) fn new(config: &Config, metrics: &Metrics, bell: &Arc<Bell>) -> Live {
+        let pools: Vec<_> = config.pools.iter().map(|pool| Arc::new(Pool::new(pool, metrics, bell))).collect();
         let routes = config.routes.iter().filter_map(|route| {
             let pool = Arc::clone(pools.get(route.pool)?);
             Some(Arc::new(Route { name: route.name.as_str().into(), pool, metrics: metrics.route(&route.name) }))

@@ -84,7 +84,7 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
     };
     let Routed { route, key, mut opening } = route(worker, story, detected)?;
 
-    let mut attempts = Attempts::on(&route.pool, key);
+    let mut attempts = Attempts::on(&route.pool, key, client, story.protocol());
     loop {
         let reached = unless_asked(story.entry(), attempts.next()).await;
         story.tried(attempts.last());
@@ -93,6 +93,8 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
         match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
             End::Unanswered(back) => {
                 attempts.unanswered(&lease);
+                story.entry().disconnected();
+                drop(lease);
                 opening = back;
                 if opening.is_none() || !attempts.may_go_on() {
                     return Ok(Travelled { end: End::Unanswered(opening), endpoint });
@@ -179,7 +181,7 @@ fn unless_asked<'a, T>(
 ) -> impl Future<Output = Result<T, Failure>> {
     let mut stage = Box::pin(stage);
     std::future::poll_fn(move |cx| match entry.take_ask() {
-        Some(Ask::End(outcome)) => Poll::Ready(Err(Failure::asked(outcome))),
+        Some(Ask::End { outcome, .. }) => Poll::Ready(Err(Failure::asked(outcome))),
         Some(Ask::Look) | None => stage.as_mut().poll(cx),
     })
 }

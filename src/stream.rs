@@ -8,13 +8,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::sleep;
 
 use crate::listen::sockets::keepalive;
 use crate::sys;
+
+/// Pause between two looks at whether a peer that has ended what it sends is gone altogether.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A connected stream socket.
 #[derive(Debug)]
@@ -142,6 +147,26 @@ impl Stream {
     pub(crate) async fn connected(&self) -> io::Result<()> {
         let failed = self.io.writable().await?.ready().is_write_closed();
         if failed { self.take_error().map_or(Ok(()), Err) } else { Ok(()) }
+    }
+
+    /// Waits until the peer has gone: it has reset or fully closed the connection, or, with `half`, only ended what it
+    /// sends. Nothing is read.
+    pub(crate) async fn gone(&self, half: bool) {
+        loop {
+            // The reactor tells of an end of what is sent even where bytes before it have not been read.
+            let Ok(ready) = self.io.ready(Interest::PRIORITY).await else { return };
+            if half && ready.ready().is_read_closed() {
+                return;
+            }
+            // The end of both directions raises no event of its own that could be waited for beside what is there.
+            drop(ready);
+            let mut looked_at = [PollFd::new(self, PollFlags::empty())];
+            let polled = poll(&mut looked_at, Some(&Timespec::default()));
+            if polled.is_err() || looked_at.iter().any(|found| found.revents().contains(PollFlags::HUP)) {
+                return;
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// The error that the socket has for whoever asks first (SO_ERROR, socket(7)); reads and writes after it show a

@@ -29,6 +29,28 @@ pub(super) const POOL: &[&str] = &[
     "timeouts",
     "health",
     "outliers",
+    "failback",
+    "slow_start",
+    "panic_percent",
+    "no_endpoint",
+    "hold",
+    "max_connections_per_endpoint",
+    "queue",
+    "max_waiting",
+    "sessions",
+];
+/// `[pool.NAME.sessions]`
+pub(super) const SESSIONS: &[&str] = &[
+    "on_down",
+    "on_demotion",
+    "on_drain",
+    "on_removal",
+    "on_recovery",
+    "idle",
+    "deadline",
+    "max_age",
+    "max_age_jitter",
+    "max_age_per_minute",
 ];
 /// `[pool.NAME.outliers]`
 pub(super) const OUTLIERS: &[&str] = &["failures", "ejection", "longest", "most_percent"];
@@ -37,4 +59,4 @@ pub(super) const HEALTH: &[&str] = &["probe", "interval", "fast_interval", "time
 /// `[pool.NAME.timeouts]`
 pub(super) const POOL_TIMEOUTS: &[&str] = &["connect", "idle", "half_close", "drain"];
 /// An endpoint that is written as a table.
-pub(super) const ENDPOINT: &[&str] = &["address", "name", "weight", "backup"];
+pub(super) const ENDPOINT: &[&str] = &["address", "name", "weight", "backup", "priority", "max_connections"];

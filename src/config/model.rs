@@ -3,6 +3,8 @@
 //! A [`Config`] only comes out of [`super::load`], so whoever holds one needs no further checks. Lists keep the order
 //! of the files, but no answer may depend on it.
 
+mod sessions;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use self::sessions::{Leave, MaxAge, NoEndpoint, Sessions, Shortage};
 use crate::wire::name::Name;
 
 /// One complete, checked configuration.
@@ -191,6 +194,16 @@ pub struct Pool {
     pub health: Option<Health>,
     /// `[pool.NAME.outliers]`, or the defaults; `None`: off.
     pub outliers: Option<Outliers>,
+    /// Whether endpoints of a better priority serve again as soon as they can, or only once the others fail.
+    pub fails_back: bool,
+    /// How long an endpoint that comes up takes to get its whole share; `None`: no time.
+    pub slow_start: Option<Duration>,
+    /// Where fewer endpoints than so many percent are fit, it is as if all were, 1 to 100; `None`: never.
+    pub panic_percent: Option<u32>,
+    /// What happens while no endpoint can take a client.
+    pub shortage: Shortage,
+    /// `[pool.NAME.sessions]`, or the defaults.
+    pub sessions: Sessions,
 }
 
 /// `[pool.NAME.outliers]`
@@ -288,9 +301,16 @@ pub struct Endpoint {
     pub address: Address,
     /// Its share, 0 to [`MAX_WEIGHT`]; 0 gets nothing.
     pub weight: u16,
-    /// It serves only while no other can.
-    pub backup: bool,
+    /// Its rank: it serves only while no endpoint of a lower number can.
+    pub priority: u32,
+    /// Sessions at once, at least 1; `None`: no limit.
+    pub max_connections: Option<u32>,
 }
+
+/// The priority of a backup: after all that can be written.
+pub const BACKUP: u32 = u32::MAX;
+/// The greatest priority that can be written.
+pub const MAX_PRIORITY: u32 = 65_535;
 
 /// The greatest weight of an endpoint.
 pub const MAX_WEIGHT: u16 = 256;

@@ -276,10 +276,10 @@ impl<'a> Forward<'a> {
 
     fn answer_ask(&mut self) -> Option<End> {
         match self.entry.take_ask()? {
-            Ask::End(outcome) => match self.lost {
+            Ask::End { outcome, idle } => match self.lost {
                 // The limit only ends what the loss of a side has begun.
-                Some((side, lost)) if outcome != Outcome::Shutdown => Some(End::Lost(side, lost)),
-                _ => Some(End::Asked { outcome, clean: outcome != Outcome::Shutdown && !self.holds_bytes() }),
+                Some((side, lost)) if idle => Some(End::Lost(side, lost)),
+                _ => Some(End::Asked { outcome, clean: idle && !self.holds_bytes() }),
             },
             Ask::Look => {
                 // Only now that the session has been silent for a while: short ones go without the system calls.

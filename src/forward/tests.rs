@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::stream::Family;
-use crate::table::Limits;
+use crate::table::{Identity, Limits};
 
 /// The balancer's ends of a session and what it works with.
 struct Near {
@@ -30,7 +30,7 @@ impl Near {
 /// A session: the balancer's side, the client and the endpoint.
 fn session() -> (Near, TcpStream, TcpStream) {
     let ((far_client, client), (far_endpoint, endpoint)) = (connection(), connection());
-    let (tools, entry) = (Tools::new(8), Entry::new(0, Limits::default()));
+    let (tools, entry) = (Tools::new(8), Entry::new(Identity::nobody(), 0, Limits::default()));
     (Near { client, endpoint, tools, entry }, far_client, far_endpoint)
 }
 
@@ -99,7 +99,7 @@ fn a_look_finds_the_reset_of_a_client_whose_endpoint_is_blocked() {
         settle(&mut forward).await;
         near.entry.ask(Ask::Look);
         settle(&mut forward).await;
-        near.entry.ask(Ask::End(Outcome::HalfClose));
+        near.entry.ask(Ask::End { outcome: Outcome::HalfClose, idle: true });
         let end = forward.await;
         assert!(matches!(end, End::Lost(Side::Client, Outcome::ClientReset)), "{end:?}");
     });
@@ -176,7 +176,7 @@ fn a_limit_ends_cleanly_only_where_nothing_is_under_way() {
             if blocked {
                 fill(&client, &mut forward).await;
             }
-            near.entry.ask(Ask::End(outcome));
+            near.entry.ask(Ask::End { outcome, idle: outcome != Outcome::Shutdown });
             match forward.await {
                 End::Asked { outcome: ended, clean } => assert_eq!((ended, clean), (outcome, expected), "{name}"),
                 end => panic!("{name}: {end:?}"),

@@ -9,8 +9,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
+use rustix::net::{Shutdown, SocketFlags};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Accepted;
@@ -51,18 +52,60 @@ fn reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// Accepts on one socket until `stop`; then takes what is still queued and closes the socket.
-pub(crate) async fn run(worker: Rc<Worker>, socket: OwnedFd, listener: usize, stop: CancellationToken) {
-    let socket = match sys::register(socket) {
-        Ok(socket) => socket,
-        Err(error) => {
-            tracing::error!(listener = &*worker.door(listener).name, "cannot wait for connections: {error}");
+/// Accepts on one socket until `stop`; then takes what is still queued and closes the socket. While the listener refuses,
+/// the socket keeps its address and does not listen.
+pub(crate) async fn run(worker: Rc<Worker>, mut socket: OwnedFd, listener: usize, stop: CancellationToken) {
+    let door = worker.door(listener);
+    let mut refuses = door.refusal.as_ref().map(|refusal| refusal.refuses.subscribe());
+    loop {
+        // The reactor never forgets that a socket did not listen, so that it has to get to know it anew.
+        let registered = match sys::register(socket) {
+            Ok(registered) => registered,
+            Err(error) => {
+                tracing::error!(listener = &*door.name, "cannot wait for connections: {error}");
+                return;
+            }
+        };
+        let ended = tokio::select! {
+            () = take_all(&worker, &registered, listener, &stop) => true,
+            () = becomes(&mut refuses, true) => false,
+        };
+        while let Ok(Queue::More) = take_some(&worker, &registered, listener) {}
+        if ended {
             return;
         }
+        socket = registered.into_inner();
+        let backlog = door.refusal.as_ref().map_or(0, |refusal| refusal.backlog);
+        if let Err(error) = rustix::net::shutdown(&socket, Shutdown::Read) {
+            tracing::error!(listener = &*door.name, "cannot refuse connections: {error}");
+        }
+        if stop.run_until_cancelled(becomes(&mut refuses, false)).await.is_none() {
+            return;
+        }
+        if let Err(error) = rustix::net::listen(&socket, backlog.try_into().unwrap_or(i32::MAX)) {
+            tracing::error!(listener = &*door.name, "cannot listen again: {error}");
+            return;
+        }
+    }
+}
+
+/// Waits until the listener refuses, or no longer does.
+async fn becomes(refuses: &mut Option<watch::Receiver<bool>>, wanted: bool) {
+    let became = match refuses {
+        Some(refuses) => refuses.wait_for(|refuses| *refuses == wanted).await.is_ok(),
+        None => false,
     };
+    if !became {
+        // It never will.
+        std::future::pending().await
+    }
+}
+
+/// Accepts until `stop`.
+async fn take_all(worker: &Rc<Worker>, socket: &AsyncFd<OwnedFd>, listener: usize, stop: &CancellationToken) {
     let mut last_complaint = None;
     while let Some(Ok(mut ready)) = stop.run_until_cancelled(socket.readable()).await {
-        match take_some(&worker, &socket, listener) {
+        match take_some(worker, socket, listener) {
             Ok(Queue::Empty) => ready.clear_ready(),
             Ok(Queue::More) => tokio::task::yield_now().await,
             Err(error) => {
@@ -72,7 +115,6 @@ pub(crate) async fn run(worker: Rc<Worker>, socket: OwnedFd, listener: usize, st
             }
         }
     }
-    while let Ok(Queue::More) = take_some(&worker, &socket, listener) {}
 }
 
 /// What a turn left behind.

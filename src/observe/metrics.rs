@@ -14,6 +14,13 @@
 //! | `pointsman_route_sessions_total` | counter | route | Sessions that took this route. |
 //! | `pointsman_pool_connect_seconds` | histogram | pool | From the first attempt to connect to the established connection. |
 //! | `pointsman_pool_resolve_failures_total` | counter | pool | Host names of endpoints that could not be resolved. |
+//! | `pointsman_pool_held_sessions` | gauge | pool | Clients that wait because no endpoint can be chosen. |
+//! | `pointsman_pool_queued_sessions` | gauge | pool | Clients that wait because every endpoint that can be chosen is full. |
+//! | `pointsman_pool_wait_seconds` | histogram | pool | How long clients waited for an endpoint; only those that did. |
+//! | `pointsman_pool_panic` | gauge | pool | 1 while too few endpoints are fit and it is as if all were, else 0. |
+//! | `pointsman_endpoint_picks_total` | counter | pool, endpoint | Times that it was chosen. |
+//! | `pointsman_endpoint_usable` | gauge | pool, endpoint | 1: it may be chosen, 0: it is down, left out or out of service. |
+//! | `pointsman_endpoint_weight` | gauge | pool, endpoint | Its weight now: as configured or set, and as far as it has grown to it. |
 //! | `pointsman_endpoint_sessions_total` | counter | pool, endpoint | Sessions that were connected to this endpoint. |
 //! | `pointsman_endpoint_active_sessions` | gauge | pool, endpoint | Sessions that hold a lease on this endpoint. |
 //! | `pointsman_endpoint_connect_failures_total` | counter | pool, endpoint | Attempts that did not reach it, or that it ended without an answer. |
@@ -78,11 +85,25 @@ pub struct PoolMetrics {
     pub connect: Histogram,
     /// Host names of endpoints that could not be resolved.
     pub resolve_failures: Counter,
+    /// Clients that wait because nobody can be chosen.
+    pub held: Gauge,
+    /// Clients that wait for a place.
+    pub queued: Gauge,
+    /// Seconds that clients waited.
+    pub wait: Histogram,
+    /// 1 while it is as if all endpoints were fit.
+    pub panic: Gauge,
 }
 
 /// What one endpoint counts.
 #[derive(Clone, Debug)]
 pub struct EndpointMetrics {
+    /// Times that it was chosen.
+    pub picks: Counter,
+    /// 1 while it may be chosen.
+    pub usable: Gauge,
+    /// Its weight now.
+    pub weight: Gauge,
     /// Sessions that were connected to it.
     pub sessions: Counter,
     /// Sessions that hold a lease on it.
@@ -198,13 +219,23 @@ impl Metrics {
     /// The handles of the pool `name`.
     pub fn pool(&self, name: &str) -> PoolMetrics {
         let of = self.with("pool", name);
-        PoolMetrics { connect: of.histogram(&CONNECT), resolve_failures: of.counter(&RESOLVE_FAILURES) }
+        PoolMetrics {
+            connect: of.histogram(&CONNECT),
+            resolve_failures: of.counter(&RESOLVE_FAILURES),
+            held: of.gauge(&HELD),
+            queued: of.gauge(&QUEUED),
+            wait: of.histogram(&WAIT),
+            panic: of.gauge(&PANIC),
+        }
     }
 
     /// The handles of the endpoint `name` of the pool `pool`.
     pub fn endpoint(&self, pool: &str, name: &str) -> EndpointMetrics {
         let of = self.with("pool", pool).and("endpoint", name);
         EndpointMetrics {
+            picks: of.counter(&PICKS),
+            usable: of.gauge(&USABLE),
+            weight: of.gauge(&WEIGHT),
             sessions: of.counter(&ENDPOINT_SESSIONS),
             active: of.gauge(&ENDPOINT_ACTIVE),
             connect_failures: of.counter(&CONNECT_FAILURES),
@@ -323,6 +354,15 @@ families! {
         "From the first attempt to connect to the established connection.";
     RESOLVE_FAILURES Counter "pointsman_pool_resolve_failures_total"
         "Host names of endpoints that could not be resolved.";
+    HELD Gauge "pointsman_pool_held_sessions" "Clients that wait because no endpoint can be chosen.";
+    QUEUED Gauge "pointsman_pool_queued_sessions"
+        "Clients that wait because every endpoint that can be chosen is full.";
+    WAIT Histogram "pointsman_pool_wait_seconds" "How long clients waited for an endpoint; only those that did.";
+    PANIC Gauge "pointsman_pool_panic" "1 while too few endpoints are fit and it is as if all were, else 0.";
+    PICKS Counter "pointsman_endpoint_picks_total" "Times that it was chosen.";
+    USABLE Gauge "pointsman_endpoint_usable" "1: it may be chosen, 0: it is down, left out or out of service.";
+    WEIGHT Gauge "pointsman_endpoint_weight"
+        "Its weight now: as configured or set, and as far as it has grown to it.";
     ENDPOINT_SESSIONS Counter "pointsman_endpoint_sessions_total" "Sessions that were connected to this endpoint.";
     ENDPOINT_ACTIVE Gauge "pointsman_endpoint_active_sessions" "Sessions that hold a lease on this endpoint.";
     CONNECT_FAILURES Counter "pointsman_endpoint_connect_failures_total" "Attempts that did not reach it, or that it ended without an answer.";

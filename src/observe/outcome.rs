@@ -13,7 +13,7 @@ pub enum Outcome {
     EndpointReset,
     /// The endpoint closed or reset before it answered the opening with a byte, and no other could be tried.
     EndpointSilent,
-    /// The client left before its opening was complete.
+    /// The client left before its opening was complete, or while it waited for an endpoint.
     ClientGone,
     /// The opening was not complete within `timeouts.open`.
     HelloTimeout,
@@ -37,12 +37,30 @@ pub enum Outcome {
     ConnectFailed,
     /// No endpoint that was tried answered within `timeouts.connect`.
     ConnectTimeout,
+    /// No endpoint became free within `queue`.
+    QueueTimeout,
+    /// As many clients wait for an endpoint as `max_waiting` allows, or none may.
+    QueueFull,
     /// No byte for `timeouts.idle`.
     Idle,
     /// One side had finished, and no byte came from the other for `timeouts.half_close`.
     HalfClose,
     /// A peer no longer acknowledges what it is sent, or no longer answers keepalive probes.
     PeerDead,
+    /// The endpoint went down or into maintenance (`on_down`).
+    KilledDown,
+    /// The endpoint answered a probe that it should not serve (`on_demotion`).
+    KilledDemotion,
+    /// The endpoint was drained (`on_drain`).
+    KilledDrain,
+    /// The endpoint is no longer among those of its pool (`on_removal`).
+    KilledRemoval,
+    /// Endpoints of a better priority serve again (`on_recovery`).
+    KilledRecovery,
+    /// An operator ended it.
+    Killed,
+    /// It was older than `max_age` and idle.
+    MaxAge,
     /// The process was asked to stop, and the time to drain was over.
     Shutdown,
     /// The system refused something that only our side is to blame for.
@@ -64,7 +82,7 @@ pub enum Side {
 
 impl Outcome {
     /// Every outcome, in the order of the documentation.
-    pub const ALL: [Outcome; 21] = [
+    pub const ALL: [Outcome; 30] = [
         Outcome::Ok,
         Outcome::ClientReset,
         Outcome::EndpointReset,
@@ -81,9 +99,18 @@ impl Outcome {
         Outcome::NoEndpoint,
         Outcome::ConnectFailed,
         Outcome::ConnectTimeout,
+        Outcome::QueueTimeout,
+        Outcome::QueueFull,
         Outcome::Idle,
         Outcome::HalfClose,
         Outcome::PeerDead,
+        Outcome::KilledDown,
+        Outcome::KilledDemotion,
+        Outcome::KilledDrain,
+        Outcome::KilledRemoval,
+        Outcome::KilledRecovery,
+        Outcome::Killed,
+        Outcome::MaxAge,
         Outcome::Shutdown,
         Outcome::Internal,
     ];
@@ -107,9 +134,18 @@ impl Outcome {
             Outcome::NoEndpoint => "no_endpoint",
             Outcome::ConnectFailed => "connect_failed",
             Outcome::ConnectTimeout => "connect_timeout",
+            Outcome::QueueTimeout => "queue_timeout",
+            Outcome::QueueFull => "queue_full",
             Outcome::Idle => "idle",
             Outcome::HalfClose => "half_close",
             Outcome::PeerDead => "peer_dead",
+            Outcome::KilledDown => "killed_down",
+            Outcome::KilledDemotion => "killed_demotion",
+            Outcome::KilledDrain => "killed_drain",
+            Outcome::KilledRemoval => "killed_removal",
+            Outcome::KilledRecovery => "killed_recovery",
+            Outcome::Killed => "killed",
+            Outcome::MaxAge => "max_age",
             Outcome::Shutdown => "shutdown",
             Outcome::Internal => "internal",
         }
@@ -124,6 +160,8 @@ impl Outcome {
             Outcome::EndpointSilent
             | Outcome::OpeningMemory
             | Outcome::NoEndpoint
+            | Outcome::QueueTimeout
+            | Outcome::QueueFull
             | Outcome::ConnectFailed
             | Outcome::ConnectTimeout
             | Outcome::Shutdown

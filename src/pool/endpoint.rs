@@ -4,10 +4,14 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU16, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Member;
+use super::commons::Commons;
+use super::leaving::{Cause, Leaving};
+use super::operator::{Mode, Operator};
 use crate::balance::Load;
 use crate::health::outlier::Outlier;
 use crate::health::{Health, Observation, Standing};
@@ -26,23 +30,56 @@ pub(crate) enum Target {
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) name: Arc<str>,
-    /// Name of its pool.
-    pub(crate) pool: Arc<str>,
+    /// What it shares with the others of its pool.
+    pub(crate) commons: Arc<Commons>,
     pub(crate) target: Target,
-    pub(crate) weight: u16,
     pub(crate) metrics: EndpointMetrics,
     /// `None` where it is not probed.
     pub(crate) health: Option<Health>,
     /// `None` where that is off.
     pub(crate) outlier: Option<Outlier>,
+    /// What operators said of it.
+    pub(crate) operator: Arc<Operator>,
+    /// Why its sessions should leave.
+    pub(crate) leaving: Leaving,
+    /// The configured weight.
+    weight: AtomicU16,
+    /// What the weight comes to now, in tenths.
+    share: AtomicU16,
+    /// Sessions at once; [`u32::MAX`]: no limit.
+    most: AtomicU32,
+    priority: AtomicU32,
+    /// The pool no longer has it.
+    gone: AtomicBool,
+    /// When it began to serve, where it is not yet given its whole share.
+    warming: Mutex<Option<Instant>>,
     /// Whether it was told of that it is left out.
     told_out: AtomicBool,
     active: AtomicU32,
     /// Times it was chosen, halved every second, where the algorithm wants to know.
     recent: AtomicU32,
-    /// Sessions of all endpoints of the pool, where the algorithm wants to know.
-    pub(super) pool_active: Option<Arc<AtomicU32>>,
     trouble: Trouble,
+}
+
+/// What one endpoint is doing, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It can be chosen.
+    Up,
+    /// Nothing is known of it yet.
+    Unknown,
+    /// It has as many sessions as it may.
+    Full,
+    /// Left out because sessions failed.
+    Ejected,
+    /// No new sessions.
+    Drain,
+    /// Out of service, as an operator or its agent said.
+    Maintenance,
+    /// It answered probes that it should not serve.
+    Refused,
+    /// Probes do not reach it.
+    Down,
 }
 
 /// Failures to use an endpoint, counted where they happen and told elsewhere.
@@ -55,23 +92,37 @@ struct Trouble {
     told: Mutex<(u32, Option<Instant>)>,
 }
 
+/// An endpoint's share is counted in so many parts of its weight, so that it can grow in steps.
+const PARTS: u32 = 10;
+
 impl Endpoint {
-    /// An endpoint of the pool called `pool`, without sessions, that nothing judges.
-    pub(crate) fn new(pool: &Arc<str>, name: &str, target: Target, weight: u16, metrics: EndpointMetrics) -> Endpoint {
+    /// An endpoint without sessions that nothing judges.
+    pub(crate) fn new(commons: &Arc<Commons>, name: &str, target: Target, metrics: EndpointMetrics) -> Endpoint {
         Endpoint {
             name: name.into(),
-            pool: Arc::clone(pool),
+            commons: Arc::clone(commons),
             target,
-            weight,
             metrics,
             health: None,
             outlier: None,
+            operator: Arc::default(),
+            leaving: Leaving::default(),
+            weight: AtomicU16::new(1),
+            share: AtomicU16::new(PARTS as u16),
+            most: AtomicU32::new(u32::MAX),
+            priority: AtomicU32::new(0),
+            gone: AtomicBool::new(false),
+            warming: Mutex::default(),
             told_out: AtomicBool::new(false),
             active: AtomicU32::new(0),
             recent: AtomicU32::new(0),
-            pool_active: None,
             trouble: Trouble::default(),
         }
+    }
+
+    /// Name of its pool.
+    pub(crate) fn pool(&self) -> &str {
+        &self.commons.pool
     }
 
     /// Whether it may be chosen, as far as its health goes. Without probes it always may.
@@ -81,10 +132,27 @@ impl Endpoint {
 
     /// Takes in what a probe has found. Who comes up starts anew: what sessions found before is over.
     pub(crate) fn observe(&self, observation: &Observation) {
-        let changed = self.health.as_ref().and_then(|health| health.observe(&self.pool, &self.name, observation));
+        let before = self.standing();
+        let changed = self.health.as_ref().and_then(|health| health.observe(self.pool(), &self.name, observation));
         if changed == Some(Standing::Up) {
             self.outlier.iter().for_each(Outlier::start_anew);
+            // At the start all come up together, and none is to get less than the others.
+            if before == Standing::Down || self.is_warming() {
+                self.warm_up(Instant::now());
+            }
         }
+        if changed.is_some() {
+            self.commons.stir();
+        }
+    }
+
+    /// It begins to serve: its share is to grow from here.
+    pub(crate) fn warm_up(&self, now: Instant) {
+        *self.warming.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    fn is_warming(&self) -> bool {
+        self.warming.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Whether it is left out because sessions failed.
@@ -92,9 +160,45 @@ impl Endpoint {
         self.outlier.as_ref().is_some_and(Outlier::is_out)
     }
 
-    /// Whether it is up and not left out.
+    /// Whether nobody has taken it out of service.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.operator.mode() == Mode::Ready
+    }
+
+    /// Whether it is up, not left out and not taken out of service.
     pub(crate) fn is_fit(&self) -> bool {
-        self.standing() == Standing::Up && !self.is_out()
+        self.is_admitted() && self.standing() == Standing::Up && !self.is_out()
+    }
+
+    /// Whether it has fewer sessions than it may.
+    pub(crate) fn has_place(&self) -> bool {
+        self.active.load(Ordering::Relaxed) < self.most.load(Ordering::Relaxed)
+    }
+
+    /// What it is doing.
+    pub(crate) fn state(&self) -> State {
+        match (self.operator.mode(), self.standing()) {
+            (Mode::Maintenance, _) => State::Maintenance,
+            (Mode::Drain, _) => State::Drain,
+            (Mode::Ready, Standing::Down) => State::Down,
+            (Mode::Ready, Standing::Unknown) => State::Unknown,
+            (Mode::Ready, Standing::Up) if self.is_out() => State::Ejected,
+            (Mode::Ready, Standing::Up) if !self.has_place() => State::Full,
+            (Mode::Ready, Standing::Up) => State::Up,
+        }
+    }
+
+    /// Why its sessions should leave as far as it is itself the cause.
+    pub(super) fn cause(&self) -> Option<Cause> {
+        if self.gone.load(Ordering::Relaxed) {
+            return Some(Cause::Removal);
+        }
+        match self.state() {
+            State::Maintenance | State::Down => Some(Cause::Down),
+            State::Refused => Some(Cause::Demotion),
+            State::Drain => Some(Cause::Drain),
+            State::Up | State::Unknown | State::Full | State::Ejected => None,
+        }
     }
 
     /// It has answered a session.
@@ -105,10 +209,67 @@ impl Endpoint {
     /// What balancing goes by.
     pub(crate) fn load(&self) -> Load {
         Load {
-            weight: self.weight,
+            weight: self.share(),
             active: self.active.load(Ordering::Relaxed),
             recent: self.recent.load(Ordering::Relaxed),
         }
+    }
+
+    /// Sessions now.
+    pub(crate) fn active(&self) -> u32 {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Sessions that it may have at once.
+    pub(crate) fn max_connections(&self) -> Option<u32> {
+        Some(self.most.load(Ordering::Relaxed)).filter(|&most| most != u32::MAX)
+    }
+
+    /// Its share of the sessions, in tenths of a weight.
+    pub(crate) fn share(&self) -> u16 {
+        self.share.load(Ordering::Relaxed)
+    }
+
+    /// The weight, as configured or as operators set it.
+    pub(crate) fn weight(&self) -> u16 {
+        self.operator.weight().unwrap_or(self.weight.load(Ordering::Relaxed))
+    }
+
+    /// The rank that it has, or had.
+    pub(crate) fn priority(&self) -> u32 {
+        self.priority.load(Ordering::Relaxed)
+    }
+
+    /// Takes in what it is to be as a member of its pool.
+    pub(super) fn join(&self, member: &Member) {
+        self.weight.store(member.weight, Ordering::Relaxed);
+        self.most.store(member.max_connections.unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.priority.store(member.priority, Ordering::Relaxed);
+        self.gone.store(false, Ordering::Relaxed);
+    }
+
+    /// The pool no longer has it.
+    pub(super) fn leave(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+
+    /// Works out the share anew: of its weight what time has let it grow to, over `slow_start`.
+    pub(super) fn reckon(&self, slow_start: Option<Duration>, now: Instant) {
+        let whole = u32::from(self.weight()) * PARTS;
+        let mut warming = self.warming.lock().unwrap_or_else(PoisonError::into_inner);
+        let grown = match (*warming, slow_start) {
+            (Some(since), Some(time)) if now.saturating_duration_since(since) < time => {
+                let passed = now.saturating_duration_since(since).as_secs_f64() / time.as_secs_f64();
+                // From a tenth to the whole, in steps of a tenth.
+                ((passed * f64::from(PARTS)) as u32 + 1).min(PARTS)
+            }
+            _ => {
+                *warming = None;
+                PARTS
+            }
+        };
+        let share = u16::try_from((whole * grown).div_ceil(PARTS)).unwrap_or(u16::MAX);
+        self.share.store(share, Ordering::Relaxed);
     }
 
     /// Counts an attempt that failed with the system's error `code`, or [`NO_ANSWER`]. Never logs: sessions call it.
@@ -128,14 +289,16 @@ impl Endpoint {
     pub(crate) fn publish(&self) {
         self.recent.fetch_sub(self.recent.load(Ordering::Relaxed).div_ceil(2), Ordering::Relaxed);
         self.metrics.active.set(f64::from(self.active.load(Ordering::Relaxed)));
+        self.metrics.usable.set(f64::from(self.is_fit() && self.share() > 0));
+        self.metrics.weight.set(f64::from(self.share()) / f64::from(PARTS));
         self.outlier.iter().for_each(|outlier| outlier.look(Instant::now()));
         let out = self.is_out();
         if self.told_out.swap(out, Ordering::Relaxed) != out {
             self.metrics.ejected.set(f64::from(out));
             if out {
-                tracing::warn!(pool = &*self.pool, endpoint = &*self.name, "is left out for a while: sessions failed");
+                tracing::warn!(pool = self.pool(), endpoint = &*self.name, "is left out for a while: sessions failed");
             } else {
-                tracing::info!(pool = &*self.pool, endpoint = &*self.name, "is no longer left out");
+                tracing::info!(pool = self.pool(), endpoint = &*self.name, "is no longer left out");
             }
         }
         let failures = self.trouble.failures.load(Ordering::Relaxed);
@@ -147,7 +310,7 @@ impl Endpoint {
                 NO_ANSWER => "it ended the connection without an answer".to_owned(),
                 code => io::Error::from_raw_os_error(code).to_string(),
             };
-            tracing::warn!(pool = &*self.pool, endpoint = &*self.name, failures = new, "cannot be used: {reason}");
+            tracing::warn!(pool = self.pool(), endpoint = &*self.name, failures = new, "cannot be used: {reason}");
         }
     }
 }
@@ -162,14 +325,19 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Lease(Arc<Endpoint>);
 
 impl Lease {
-    /// A claim, whatever the endpoint's load.
-    pub(crate) fn take(endpoint: &Arc<Endpoint>) -> Lease {
-        endpoint.active.fetch_add(1, Ordering::Relaxed);
-        Lease::counted(endpoint)
+    /// A claim, if the endpoint has a place.
+    pub(crate) fn take(endpoint: &Arc<Endpoint>) -> Option<Lease> {
+        let most = endpoint.most.load(Ordering::Relaxed);
+        let more = |active| (active < most).then_some(active + 1);
+        endpoint.active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Lease::counted(endpoint))
     }
 
-    /// A claim, provided that the endpoint still has `active` sessions.
+    /// A claim, provided that the endpoint still has `active` sessions, and a place.
     pub(crate) fn take_if(endpoint: &Arc<Endpoint>, active: u32) -> Option<Lease> {
+        if active >= endpoint.most.load(Ordering::Relaxed) {
+            return None;
+        }
         endpoint.active.compare_exchange(active, active + 1, Ordering::Relaxed, Ordering::Relaxed).ok()?;
         Some(Lease::counted(endpoint))
     }
@@ -180,7 +348,7 @@ impl Lease {
     }
 
     fn counted(endpoint: &Arc<Endpoint>) -> Lease {
-        if let Some(all) = &endpoint.pool_active {
+        if let Some(all) = &endpoint.commons.active {
             all.fetch_add(1, Ordering::Relaxed);
         }
         Lease(Arc::clone(endpoint))
@@ -190,8 +358,13 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::Relaxed);
-        if let Some(all) = &self.0.pool_active {
+        if let Some(all) = &self.0.commons.active {
             all.fetch_sub(1, Ordering::Relaxed);
+        }
+        if self.0.max_connections().is_some() {
+            // Either we see that somebody has joined the queue, or that somebody sees the place that we leave.
+            fence(Ordering::SeqCst);
+            self.0.commons.queued.wake_first();
         }
     }
 }

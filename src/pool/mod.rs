@@ -1,23 +1,34 @@
 //! Pools: the endpoints that serve the same thing, and the leases that sessions hold on them.
 //!
 //! A pool never connects; it says who is to be tried. Its endpoints may change at any time (names are resolved again),
-//! and those that stay keep their sessions and counters.
+//! and those that stay keep their sessions and counters. Workers take leases; the control side [settles](Pool::settle)
+//! what they go by whenever something has changed.
 
+pub(crate) mod commons;
 pub(crate) mod endpoint;
+pub(crate) mod leaving;
+pub(crate) mod operator;
 pub(crate) mod resolve;
 mod tier;
+mod tiers;
+pub(crate) mod waiting;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use metrics::Gauge;
-use tokio::sync::Notify;
 
+use self::commons::{Bell, Commons};
 pub(crate) use self::endpoint::{Endpoint, Lease, Target};
-use self::tier::{Counts, Tier};
+use self::leaving::Cause;
+use self::operator::Operator;
+use self::tier::Chooser;
+pub(crate) use self::tier::Lack;
+use self::tiers::Tiers;
 use crate::balance::maglev;
 use crate::config::model;
 use crate::health::outlier::Outlier;
@@ -29,18 +40,20 @@ use crate::table::{Limits, seconds};
 pub(crate) struct Pool {
     pub(crate) name: Arc<str>,
     pub(crate) timeouts: model::PoolTimeouts,
+    pub(crate) shortage: model::Shortage,
     pub(crate) metrics: PoolMetrics,
+    /// What its endpoints share.
+    pub(crate) commons: Arc<Commons>,
     balance: model::Balance,
     health: Option<model::Health>,
     outliers: Option<model::Outliers>,
+    slow_start: Option<Duration>,
     source: Vec<IpAddr>,
     tiers: ArcSwap<Tiers>,
-    /// Every endpoint that is in the set or still has sessions, by name: who comes back finds them again. Only the
-    /// control side takes this lock.
-    known: Mutex<HashMap<Arc<str>, Known>>,
-    /// Told whenever the set was replaced.
-    changed: Arc<Notify>,
-    counts: Counts,
+    /// Choices made so far.
+    position: AtomicUsize,
+    /// Only the control side takes this lock.
+    members: Mutex<Members>,
 }
 
 /// An endpoint that a pool is to have, however it became known.
@@ -49,37 +62,55 @@ pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) target: Target,
     pub(crate) weight: u16,
-    /// Its rank: those of a higher number serve only while none of a lower one can. [`BACKUP`] is the last.
+    /// Its rank: it serves only while none of a lower number can.
     pub(crate) priority: u32,
+    /// Sessions at once; `None`: no limit.
+    pub(crate) max_connections: Option<u32>,
 }
 
-/// The priority of a backup.
-pub(crate) const BACKUP: u32 = u32::MAX;
+/// Every endpoint that is in the set or still has sessions.
+#[derive(Default)]
+struct Members {
+    /// By name: who comes back finds its sessions, its counters and what operators said again.
+    known: HashMap<Arc<str>, Known>,
+    /// Those whose name another one has now.
+    former: Vec<Weak<Endpoint>>,
+}
 
-/// An endpoint, and the gauges that must not outlive it.
+/// What is known under one name.
 struct Known {
     endpoint: Weak<Endpoint>,
+    operator: Arc<Operator>,
+    /// The gauges that must not outlive it.
     gauges: Vec<Gauge>,
 }
 
-/// The endpoints of one moment: those that serve, and those that stand in for them.
-type Tiers = [Tier; 2];
+/// What became of a pool that was settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settled {
+    /// Sessions of some endpoint are asked for something else than before.
+    pub(crate) leaving: bool,
+    /// There is an endpoint that clients can be sent to.
+    pub(crate) serves: bool,
+}
 
 impl Pool {
-    /// The pool as configured; endpoints with host names join once they are resolved. `changed` is told of every new set.
-    pub(crate) fn new(pool: &model::Pool, metrics: &Metrics, changed: &Arc<Notify>) -> Pool {
+    /// The pool as configured; endpoints with host names join once they are resolved. `bell` is told of every change.
+    pub(crate) fn new(pool: &model::Pool, metrics: &Metrics, bell: &Arc<Bell>) -> Pool {
         let new = Pool {
             name: pool.name.as_str().into(),
             timeouts: pool.timeouts.clone(),
+            shortage: pool.shortage,
             metrics: metrics.pool(&pool.name),
+            commons: Arc::new(Commons::new(pool, bell)),
             balance: pool.balance,
             health: pool.health,
             outliers: pool.outliers,
+            slow_start: pool.slow_start,
             source: pool.source.clone(),
-            tiers: ArcSwap::from_pointee([Vec::new(), Vec::new()].map(|none| Tier::new(none, pool.balance))),
-            known: Mutex::default(),
-            changed: Arc::clone(changed),
-            counts: Counts::new(pool.balance.is_bounded()),
+            tiers: ArcSwap::from_pointee(Tiers::none(pool.fails_back, pool.panic_percent)),
+            position: AtomicUsize::new(0),
+            members: Mutex::default(),
         };
         new.set(resolve::members(&pool.endpoints, &HashMap::new()), metrics);
         new
@@ -98,80 +129,141 @@ impl Pool {
     /// Takes a claim on the endpoint whose turn it is, of those that are not in `tried`; `key` is what [`Pool::key`]
     /// gave for the client.
     ///
-    /// Backups come after all others; after those come endpoints that are left out, or of which nothing is known yet.
-    /// Those that are down are left alone.
-    pub(crate) fn lease(&self, key: u64, tried: &[Option<Arc<Endpoint>>]) -> Option<Lease> {
-        let tiers = self.tiers.load();
+    /// Endpoints of a worse priority come after all others; after those come endpoints that are left out, or of which
+    /// nothing is known yet. Those that are down or taken out of service are left alone.
+    ///
+    /// # Errors
+    /// Why none was chosen. Where those whose turn it is are merely full, nobody else takes it.
+    pub(crate) fn lease(&self, key: u64, tried: &[Option<Arc<Endpoint>>]) -> Result<Lease, Lack> {
         let new = |endpoint: &Endpoint| !tried.iter().flatten().any(|tried| tried.name == endpoint.name);
-        let fit = |endpoint: &Endpoint| endpoint.is_fit() && new(endpoint);
-        let left = |endpoint: &Endpoint| endpoint.standing() != Standing::Down && new(endpoint);
         let again = tried.iter().any(Option::is_some);
-        let lease = tiers.iter().find_map(|tier| tier.lease(&self.counts, key, again, fit));
-        lease.or_else(|| tiers.iter().find_map(|tier| tier.lease(&self.counts, key, again, left)))
+        let chooser = Chooser { position: &self.position, active: self.commons.active.as_ref(), key, again };
+        self.tiers.load().lease(&chooser, new)
     }
 
     /// A session could not be served by `endpoint`, and that was its own fault: leaves it out if it happens too often.
     pub(crate) fn failed(&self, endpoint: &Endpoint) {
         let (Some(rules), Some(outlier)) = (self.outliers, &endpoint.outlier) else { return };
-        if !outlier.failed() {
-            return;
-        }
-        let tiers = self.tiers.load();
-        let own = tiers.iter().position(|tier| tier.endpoints.iter().any(|other| std::ptr::eq(&**other, endpoint)));
-        let crowds = [0, 1].map(|index| tiers.get(index).map(Tier::crowd).unwrap_or_default());
-        let can = match (own, crowds) {
-            // Where backups are fit, those they stand in for must not stop anybody from reaching them.
-            (Some(0), [serving, backups]) => backups.usable > 0 || serving.can_spare_one(rules.most_percent),
-            (Some(_), [serving, backups]) => serving.usable > 0 || backups.can_spare_one(rules.most_percent),
-            (None, _) => false,
-        };
-        if can && outlier.put_out(Instant::now()) {
+        if outlier.failed()
+            && self.tiers.load().can_spare(endpoint, rules.most_percent)
+            && outlier.put_out(Instant::now())
+        {
             endpoint.metrics.ejections.increment(1);
+            self.commons.stir();
         }
     }
 
     /// Puts `members` in place. Who was there before and stays keeps its sessions, counters and health.
     pub(crate) fn set(&self, members: Vec<Member>, metrics: &Metrics) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut serving, mut backups) = (Vec::new(), Vec::new());
+        let mut guard = self.members();
+        let Members { known: by_name, former } = &mut *guard;
+        let before = self.endpoints();
+        before.iter().for_each(|endpoint| endpoint.leave());
+        let now = Instant::now();
+        let mut endpoints = Vec::with_capacity(members.len());
         for member in members {
-            let endpoints = if member.priority == BACKUP { &mut backups } else { &mut serving };
-            let before = known.get(member.name.as_str()).and_then(|known| known.endpoint.upgrade());
-            let same = before.filter(|known| known.target == member.target && known.weight == member.weight);
-            endpoints.push(same.unwrap_or_else(|| {
-                let (endpoint, gauges) = self.endpoint(member, metrics);
-                let entry = Known { endpoint: Arc::downgrade(&endpoint), gauges };
-                known.insert(Arc::clone(&endpoint.name), entry);
+            let known = by_name.get(member.name.as_str());
+            let same = known.and_then(|known| known.endpoint.upgrade()).filter(|known| known.target == member.target);
+            let operator = known.map(|known| Arc::clone(&known.operator)).unwrap_or_default();
+            let endpoint = same.unwrap_or_else(|| {
+                let (endpoint, gauges) = self.endpoint(&member, operator, metrics);
+                // A pool that serves is not to send everything to who has just come.
+                if !before.is_empty() {
+                    endpoint.warm_up(now);
+                }
+                let (name, operator) = (Arc::clone(&endpoint.name), Arc::clone(&endpoint.operator));
+                let new = Known { endpoint: Arc::downgrade(&endpoint), operator, gauges };
+                former.extend(by_name.insert(name, new).map(|known| known.endpoint));
                 endpoint
-            }));
+            });
+            endpoint.join(&member);
+            endpoint.reckon(self.slow_start, now);
+            endpoints.push(endpoint);
         }
-        self.tiers.store(Arc::new([serving, backups].map(|endpoints| Tier::new(endpoints, self.balance))));
-        self.changed.notify_one();
+        self.tiers.store(Arc::new(self.tiers.load().with(endpoints, self.balance)));
+        self.commons.replaced();
     }
 
     /// A new endpoint, and the gauges that must not outlive it.
-    fn endpoint(&self, member: Member, metrics: &Metrics) -> (Arc<Endpoint>, Vec<Gauge>) {
-        let Member { name, target, weight, .. } = member;
-        let health = self.health.map(|settings| (settings, metrics.health(&self.name, &name)));
+    fn endpoint(&self, member: &Member, operator: Arc<Operator>, metrics: &Metrics) -> (Arc<Endpoint>, Vec<Gauge>) {
+        let health = self.health.map(|settings| (settings, metrics.health(&self.name, &member.name)));
         let up = health.as_ref().map(|(_, metrics)| metrics.up.clone());
-        let metrics = metrics.endpoint(&self.name, &name);
-        let gauges = [metrics.active.clone(), metrics.ejected.clone()].into_iter().chain(up).collect();
-        let mut endpoint = Endpoint::new(&self.name, &name, target, weight, metrics);
+        let metrics = metrics.endpoint(&self.name, &member.name);
+        let gauges = [&metrics.active, &metrics.ejected, &metrics.usable, &metrics.weight]
+            .map(Gauge::clone)
+            .into_iter()
+            .chain(up)
+            .collect();
+        let mut endpoint = Endpoint::new(&self.commons, &member.name, member.target.clone(), metrics);
         endpoint.health = health.map(|(settings, metrics)| Health::new(settings, metrics));
         endpoint.outlier = self.outliers.map(Outlier::new);
-        endpoint.pool_active = self.counts.active.clone();
+        endpoint.operator = operator;
         (Arc::new(endpoint), gauges)
     }
 
-    /// The endpoints of this moment.
+    /// Brings what choices go by up to date with the state of the endpoints, and lets those try who wait for one.
+    pub(crate) fn settle(&self, now: Instant) -> Settled {
+        let all = self.all();
+        all.iter().for_each(|endpoint| endpoint.reckon(self.slow_start, now));
+        if self.tiers.load().is_outdated() {
+            self.tiers.store(Arc::new(self.tiers.load().with(self.endpoints(), self.balance)));
+        }
+        let tiers = self.tiers.load();
+        let in_use = tiers.settle();
+        let mut leaving = false;
+        for endpoint in &all {
+            let stands_in = in_use.is_some_and(|in_use| endpoint.priority() > in_use);
+            let cause = endpoint.cause().or(stands_in.then_some(Cause::Recovery));
+            leaving |= endpoint.leaving.set(cause, now);
+        }
+        let serves = tiers.serves();
+        if serves {
+            self.commons.held.wake_all();
+            self.commons.queued.wake_first();
+        }
+        Settled { leaving, serves }
+    }
+
+    /// Whether anything has changed since the last call, so that it should be settled.
+    pub(crate) fn was_stirred(&self) -> bool {
+        self.commons.was_stirred()
+    }
+
+    /// The endpoints of this moment, by priority.
     pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.tiers.load().iter().flat_map(|tier| &tier.endpoints).cloned().collect()
+        self.tiers.load().endpoints().cloned().collect()
+    }
+
+    /// The endpoint that is called so, or was and still has sessions.
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Endpoint>> {
+        self.members().known.get(name)?.endpoint.upgrade()
+    }
+
+    /// Priority of the endpoints that serve.
+    pub(crate) fn in_use(&self) -> Option<u32> {
+        self.tiers.load().in_use()
+    }
+
+    /// Whether it is as if all endpoints were fit.
+    pub(crate) fn panics(&self) -> bool {
+        self.tiers.load().panics()
     }
 
     /// Whether probes of it have still to give their first answer.
     pub(crate) fn awaits_verdicts(&self) -> bool {
         let unknown = |endpoint: &Arc<Endpoint>| endpoint.standing() == Standing::Unknown;
-        self.health.is_some() && self.tiers.load().iter().flat_map(|tier| &tier.endpoints).any(unknown)
+        self.health.is_some() && self.tiers.load().endpoints().any(unknown)
+    }
+
+    /// Those of the set, and those that have left it and still have sessions.
+    fn all(&self) -> Vec<Arc<Endpoint>> {
+        let members = self.members();
+        let known = members.known.values().map(|known| &known.endpoint);
+        known.chain(&members.former).filter_map(Weak::upgrade).collect()
+    }
+
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The local address to connect to `target` from, where one is set for its family.
@@ -189,18 +281,24 @@ impl Pool {
         }
     }
 
-    /// Brings the gauges of the endpoints up to date, and tells of those that could not be used lately.
-    pub(crate) fn publish(&self) {
-        self.tiers.load().iter().for_each(Tier::weigh);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, known| match known.endpoint.upgrade() {
+    /// What is done once a second: gauges of the pool and its endpoints are brought up to date, failures are told of, and
+    /// `time` passes for what is counted by the minute.
+    pub(crate) fn publish(&self, time: Duration) {
+        self.tiers.load().weigh();
+        self.commons.passed(time);
+        self.metrics.held.set(self.commons.held.len() as f64);
+        self.metrics.queued.set(self.commons.queued.len() as f64);
+        self.metrics.panic.set(f64::from(self.panics()));
+        let mut members = self.members();
+        members.former.retain(|endpoint| endpoint.strong_count() > 0);
+        members.known.retain(|_, known| match known.endpoint.upgrade() {
             Some(endpoint) => {
                 endpoint.publish();
                 true
             }
             None => {
                 known.gauges.iter().for_each(|gauge| gauge.set(0.0));
-                false
+                !known.operator.is_default()
             }
         });
     }
@@ -222,104 +320,4 @@ fn key_of_network(client: Option<IpAddr>, ipv4: u8, ipv6: u8) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool(balance: model::Balance, endpoints: &[(&str, u16)]) -> Pool {
-        let pool = model::Pool {
-            name: "p".into(),
-            balance,
-            endpoints: endpoints.iter().map(|(written, weight)| entry(written, *weight)).collect(),
-            source: vec!["10.0.0.9".parse().unwrap(), "::9".parse().unwrap()],
-            refresh: std::time::Duration::from_secs(30),
-            timeouts: model::PoolTimeouts {
-                connect: std::time::Duration::from_secs(5),
-                idle: None,
-                half_close: None,
-                drain: std::time::Duration::ZERO,
-            },
-            health: None,
-            outliers: None,
-        };
-        Pool::new(&pool, &Metrics::new(), &Arc::default())
-    }
-
-    fn entry(written: &str, weight: u16) -> model::Endpoint {
-        let address = match written.parse() {
-            Ok(address) => model::Address::Ip(address),
-            Err(_) => model::Address::Host { host: written.into(), port: 5432 },
-        };
-        model::Endpoint { name: written.into(), address, weight, backup: false }
-    }
-
-    fn names(leases: &[Lease]) -> Vec<&str> {
-        leases.iter().map(|lease| &*lease.endpoint().name).collect()
-    }
-
-    #[test]
-    fn leases_count_and_come_back() {
-        let pool = pool(model::Balance::LeastConnections, &[("10.0.0.1:1", 1), ("10.0.0.2:1", 1)]);
-        let mut leases: Vec<Lease> = (0..4).map(|_| pool.lease(0, &[]).unwrap()).collect();
-        leases.sort_by(|a, b| a.endpoint().name.cmp(&b.endpoint().name));
-        assert_eq!(names(&leases), ["10.0.0.1:1", "10.0.0.1:1", "10.0.0.2:1", "10.0.0.2:1"]);
-        leases.truncate(2);
-        let next = pool.lease(0, &[]).unwrap();
-        assert_eq!(&*next.endpoint().name, "10.0.0.2:1", "the one whose sessions ended");
-        let tried = [Some(Arc::clone(next.endpoint()))];
-        assert_eq!(&*pool.lease(0, &tried).unwrap().endpoint().name, "10.0.0.1:1");
-    }
-
-    #[test]
-    fn turns_are_shared_by_all() {
-        let pool = pool(model::Balance::RoundRobin, &[("10.0.0.1:1", 2), ("10.0.0.2:1", 1)]);
-        let leases: Vec<Lease> = (0..6).map(|_| pool.lease(0, &[]).unwrap()).collect();
-        assert_eq!(names(&leases).iter().filter(|name| **name == "10.0.0.1:1").count(), 4);
-    }
-
-    #[test]
-    fn endpoints_that_stay_keep_their_sessions() {
-        let pool = pool(model::Balance::LeastConnections, &[]);
-        assert!(pool.lease(0, &[]).is_none(), "not resolved yet");
-        let set = |addresses: &[&str]| {
-            let at = |address: &&str| vec![format!("{address}:5432").parse().unwrap()];
-            let member =
-                |address| resolve::members(&[entry("db", 1)], &HashMap::from([(("db".to_owned(), 5432), at(address))]));
-            pool.set(addresses.iter().flat_map(member).collect(), &Metrics::new());
-        };
-        set(&["10.0.0.1"]);
-        let first = pool.lease(0, &[]).unwrap();
-        assert_eq!(&*first.endpoint().name, "db#10.0.0.1");
-        set(&["10.0.0.1", "10.0.0.2"]);
-        let second = pool.lease(0, &[]).unwrap();
-        assert_eq!(&*second.endpoint().name, "db#10.0.0.2", "the first still has its session");
-        set(&["10.0.0.2"]);
-        set(&["10.0.0.1", "10.0.0.2"]);
-        drop(second);
-        assert_eq!(
-            &*pool.lease(0, &[]).unwrap().endpoint().name,
-            "db#10.0.0.2",
-            "nor has it lost it by leaving for a while"
-        );
-    }
-
-    #[test]
-    fn a_source_of_the_right_family() {
-        let pool = pool(model::Balance::LeastConnections, &[("10.0.0.1:1", 1)]);
-        assert_eq!(pool.source_for(&Target::Ip("10.0.0.1:1".parse().unwrap())), "10.0.0.9".parse().ok());
-        assert_eq!(pool.source_for(&Target::Ip("[::1]:1".parse().unwrap())), "::9".parse().ok());
-        assert_eq!(pool.source_for(&Target::Unix("/x".into())), None);
-    }
-
-    #[test]
-    fn least_connections_is_exact_over_threads() {
-        let pool = pool(model::Balance::LeastConnections, &[("10.0.0.1:1", 1), ("10.0.0.2:1", 1), ("10.0.0.3:1", 2)]);
-        let leases: Vec<Lease> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| (0..100).map(|_| pool.lease(0, &[]).unwrap()).collect::<Vec<_>>()))
-                .collect();
-            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-        });
-        let count = |name: &str| names(&leases).iter().filter(|lease| **lease == name).count();
-        assert_eq!([count("10.0.0.1:1"), count("10.0.0.2:1"), count("10.0.0.3:1")], [100, 100, 200]);
-    }
-}
+mod tests;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::{BACKUP, Member, Pool, Target};
+use super::{Member, Pool, Target};
 use crate::config::model::{Address, Endpoint};
 use crate::observe::metrics::Metrics;
 
@@ -81,7 +81,8 @@ pub(crate) fn members(written: &[Endpoint], resolved: &HashMap<Host, Vec<SocketA
         name,
         target,
         weight: written.weight,
-        priority: if written.backup { BACKUP } else { 0 },
+        priority: written.priority,
+        max_connections: written.max_connections,
     };
     let mut members = Vec::new();
     for endpoint in written {

@@ -12,26 +12,33 @@ use crate::balance::{Load, least_connections, maglev, round_robin};
 use crate::config::model::Balance;
 use crate::health::outlier::Crowd;
 
-/// What all tiers of a pool count together, over all workers.
-#[derive(Debug)]
-pub(super) struct Counts {
-    /// Choices: the turn of round-robin, and who wins a tie of least-connections.
-    position: AtomicUsize,
+/// What a choice goes by besides the endpoints themselves.
+pub(super) struct Chooser<'a> {
+    /// Choices made so far: the turn of round-robin, and who wins a tie of least-connections.
+    pub(super) position: &'a AtomicUsize,
     /// Sessions of all endpoints, those included that have left; only where their number is bounded by it.
-    pub(super) active: Option<Arc<AtomicU32>>,
+    pub(super) active: Option<&'a AtomicU32>,
+    /// What the pool's algorithm knows the client by.
+    pub(super) key: u64,
+    /// The session has tried another endpoint before.
+    pub(super) again: bool,
 }
 
-impl Counts {
-    /// Nothing yet. Sessions of all endpoints are counted only where that is asked for.
-    pub(super) fn new(with_active: bool) -> Counts {
-        Counts { position: AtomicUsize::new(0), active: with_active.then(Arc::default) }
-    }
+/// Why no endpoint of a tier was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// None may be chosen.
+    Nobody,
+    /// All that may be chosen have as many sessions as they may.
+    Places,
+}
 
+impl Chooser<'_> {
     /// Draws the turn of a session. One that tries again draws beside the others, whose turns it must not use up.
-    fn turns(&self, again: bool) -> impl FnMut() -> usize {
+    fn turns(&self) -> impl FnMut() -> usize {
         let mut own = self.position.load(Ordering::Relaxed);
         move || {
-            if !again {
+            if !self.again {
                 return self.position.fetch_add(1, Ordering::Relaxed);
             }
             own = own.wrapping_add(1);
@@ -42,8 +49,11 @@ impl Counts {
 
 /// Endpoints of one rank.
 pub(super) struct Tier {
+    pub(super) priority: u32,
     pub(super) endpoints: Vec<Arc<Endpoint>>,
     order: Order,
+    /// The shares that `order` was made for.
+    shares: Vec<u16>,
     /// The weights of the endpoints that are fit, as of the last second.
     weights_up: AtomicU64,
 }
@@ -64,27 +74,34 @@ enum Order {
 type Choice = (usize, Option<u32>);
 
 impl Tier {
-    /// The tier of these endpoints.
-    pub(super) fn new(endpoints: Vec<Arc<Endpoint>>, balance: Balance) -> Tier {
-        let weights = || endpoints.iter().map(|endpoint| endpoint.weight);
+    /// The tier of these endpoints, with the shares that they have now.
+    pub(super) fn new(priority: u32, endpoints: Vec<Arc<Endpoint>>, balance: Balance) -> Tier {
+        let shares: Vec<u16> = endpoints.iter().map(|endpoint| endpoint.share()).collect();
+        let weights = || shares.iter().copied();
         let order = match balance {
             Balance::LeastConnections => Order::LeastConnections,
             Balance::RoundRobin => Order::Turns(round_robin::turns(&weights().collect::<Vec<_>>())),
             Balance::RandomTwo => Order::Urn(Urn::new(weights())),
             Balance::Maglev(hash) => Order::Maglev {
-                table: maglev::Table::new(endpoints.iter().map(|endpoint| (&*endpoint.name, endpoint.weight))),
+                table: maglev::Table::new(endpoints.iter().map(|endpoint| &*endpoint.name).zip(weights())),
                 bound: hash.balance_factor,
             },
         };
-        let tier = Tier { endpoints, order, weights_up: AtomicU64::new(0) };
+        let tier = Tier { priority, endpoints, order, shares, weights_up: AtomicU64::new(0) };
         tier.weigh();
         tier
+    }
+
+    /// Whether the order was made for other shares than the endpoints have now, and depends on them.
+    pub(super) fn is_outdated(&self) -> bool {
+        let now = self.endpoints.iter().map(|endpoint| endpoint.share());
+        !matches!(self.order, Order::LeastConnections) && !now.eq(self.shares.iter().copied())
     }
 
     /// Counts those that a choice may ever fall on.
     pub(super) fn crowd(&self) -> Crowd {
         let mut crowd = Crowd::default();
-        for endpoint in self.endpoints.iter().filter(|endpoint| endpoint.weight > 0) {
+        for endpoint in self.endpoints.iter().filter(|endpoint| endpoint.share() > 0) {
             crowd.all += 1;
             crowd.out += usize::from(endpoint.is_out());
             crowd.usable += usize::from(endpoint.is_fit());
@@ -95,71 +112,66 @@ impl Tier {
     /// Adds up the weights of the endpoints that are fit.
     pub(super) fn weigh(&self) {
         let standing = self.endpoints.iter().filter(|endpoint| endpoint.is_fit());
-        self.weights_up.store(standing.map(|endpoint| u64::from(endpoint.weight)).sum(), Ordering::Relaxed);
+        self.weights_up.store(standing.map(|endpoint| u64::from(endpoint.share())).sum(), Ordering::Relaxed);
     }
 
-    /// Takes a claim on the endpoint whose turn it is, of those that `may` allows; `again` for a session that has tried
-    /// another one.
-    pub(super) fn lease(
-        &self,
-        counts: &Counts,
-        key: u64,
-        again: bool,
-        may: impl Fn(&Endpoint) -> bool,
-    ) -> Option<Lease> {
-        let may = |index: usize| self.endpoints.get(index).is_some_and(|endpoint| may(endpoint));
-        // Nobody's turn is drawn where nobody may take it.
-        if !(0..self.endpoints.len()).any(may) {
-            return None;
-        }
+    /// Takes a claim on the endpoint whose turn it is, of those that `may` allows.
+    pub(super) fn lease(&self, chooser: &Chooser<'_>, may: impl Fn(&Endpoint) -> bool) -> Result<Lease, Lack> {
+        let may =
+            |index: usize| self.endpoints.get(index).is_some_and(|endpoint| endpoint.share() > 0 && may(endpoint));
+        let may_and_can = |index: usize| may(index) && self.endpoints.get(index).is_some_and(|at| at.has_place());
         // The number of sessions that a choice was made by may be another one by the time it is acted on: then the
         // choice is made again.
         loop {
-            let (index, active) = self.choose(counts, key, again, may)?;
-            let endpoint = self.endpoints.get(index)?;
+            // Nobody's turn is drawn where nobody may take it.
+            if !(0..self.endpoints.len()).any(may_and_can) {
+                return Err(if (0..self.endpoints.len()).any(may) { Lack::Places } else { Lack::Nobody });
+            }
+            let Some((index, active)) = self.choose(chooser, may_and_can) else { return Err(Lack::Nobody) };
+            let Some(endpoint) = self.endpoints.get(index) else { return Err(Lack::Nobody) };
             let lease = match active {
-                None => Some(Lease::take(endpoint)),
+                None => Lease::take(endpoint),
                 Some(active) => Lease::take_if(endpoint, active),
             };
-            if lease.is_some() {
+            if let Some(lease) = lease {
                 if matches!(self.order, Order::Urn(_)) {
                     endpoint.chosen();
                 }
-                return lease;
+                return Ok(lease);
             }
         }
     }
 
-    fn choose(&self, counts: &Counts, key: u64, again: bool, may: impl Fn(usize) -> bool) -> Option<Choice> {
+    fn choose(&self, chooser: &Chooser<'_>, may: impl Fn(usize) -> bool) -> Option<Choice> {
         match &self.order {
-            Order::LeastConnections => self.least(counts, may),
-            Order::Turns(turns) => round_robin::pick(turns, counts.turns(again), may).map(|index| (index, None)),
+            Order::LeastConnections => self.least(chooser, may),
+            Order::Turns(turns) => round_robin::pick(turns, chooser.turns(), may).map(|index| (index, None)),
             Order::Urn(urn) => {
                 let (index, load) = urn.pick(|below| fastrand::u32(..below), |index| self.load(index), may)?;
                 Some((index, Some(load.active)))
             }
-            Order::Maglev { table, bound: None } => self.hashed(counts, table, key, may),
+            Order::Maglev { table, bound: None } => self.hashed(chooser, table, may),
             Order::Maglev { table, bound: Some(percent) } => {
-                let has_room = |load: &Load| self.has_room(load, counts, *percent);
-                let bounded = self.bounded(table, key, has_room, &may);
+                let has_room = |load: &Load| self.has_room(load, chooser, *percent);
+                let bounded = self.bounded(table, chooser.key, has_room, &may);
                 // Nobody near has room: the least loaded of all that have, and where none has, whoever the key leads to.
                 bounded
-                    .or_else(|| self.least(counts, |index| may(index) && has_room(&self.load(index))))
-                    .or_else(|| self.hashed(counts, table, key, may))
+                    .or_else(|| self.least(chooser, |index| may(index) && has_room(&self.load(index))))
+                    .or_else(|| self.hashed(chooser, table, may))
             }
         }
     }
 
-    fn least(&self, counts: &Counts, may: impl Fn(usize) -> bool) -> Option<Choice> {
+    fn least(&self, chooser: &Chooser<'_>, may: impl Fn(usize) -> bool) -> Option<Choice> {
         let loads = self.endpoints.iter().map(|endpoint| endpoint.load());
-        let (index, load) = least_connections::pick(loads, counts.turns(false)(), may)?;
+        let (index, load) = least_connections::pick(loads, chooser.turns()(), may)?;
         Some((index, Some(load.active)))
     }
 
     /// The endpoint that `key` leads to.
-    fn hashed(&self, counts: &Counts, table: &maglev::Table, key: u64, may: impl Fn(usize) -> bool) -> Option<Choice> {
+    fn hashed(&self, chooser: &Chooser<'_>, table: &maglev::Table, may: impl Fn(usize) -> bool) -> Option<Choice> {
         // Where nobody near can be chosen, those who can are so few that looking at all of them is what is left.
-        table.pick(key, &may).map(|index| (index, None)).ok().or_else(|| self.least(counts, may))
+        table.pick(chooser.key, &may).map(|index| (index, None)).ok().or_else(|| self.least(chooser, may))
     }
 
     /// The endpoint that `key` leads to, of those that have room.
@@ -181,8 +193,8 @@ impl Tier {
     }
 
     /// Whether an endpoint with this load carries less than so many percent of its share.
-    fn has_room(&self, load: &Load, counts: &Counts, percent: u32) -> bool {
-        let sessions = counts.active.as_ref().map_or(0, |active| active.load(Ordering::Relaxed)).into();
+    fn has_room(&self, load: &Load, chooser: &Chooser<'_>, percent: u32) -> bool {
+        let sessions = chooser.active.map_or(0, |active| active.load(Ordering::Relaxed)).into();
         maglev::has_room(load, sessions, self.weights_up.load(Ordering::Relaxed), percent)
     }
 

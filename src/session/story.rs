@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::Failure;
 use crate::config::model::Protocol;
@@ -14,7 +14,7 @@ use crate::observe::outcome::{Outcome, Side};
 use crate::observe::record::{Record, Said};
 use crate::pool::{Endpoint, Pool};
 use crate::supervise::worker::Worker;
-use crate::table::{Entry, Registered};
+use crate::table::{Entry, Identity, Registered};
 use crate::wire::client_hello::ClientHello;
 use crate::wire::name::Name;
 
@@ -25,11 +25,6 @@ const PROTOCOLS_TOLD: usize = MOST_OF_A_LIST + 1;
 /// a panic can bring about, ends as [`Outcome::Internal`].
 pub(super) struct Story {
     worker: Rc<Worker>,
-    id: u64,
-    listener: usize,
-    at: Instant,
-    start: SystemTime,
-    client: Option<SocketAddr>,
     hello: Option<Said>,
     route: Option<Arc<Route>>,
     connect: Option<Duration>,
@@ -40,17 +35,14 @@ pub(super) struct Story {
 impl Story {
     /// Enters the session in the table.
     pub(super) fn begin(worker: &Rc<Worker>, accepted: &Accepted) -> Story {
-        let door = worker.door(accepted.listener);
+        let Accepted { listener, client, at, start, .. } = *accepted;
+        let identity = Identity { id: worker.next_id(), listener, client, at, start };
+        let entry = Entry::new(identity, worker.tools.clock.now(), worker.door(listener).limits);
         Story {
-            id: worker.next_id(),
-            listener: accepted.listener,
-            at: accepted.at,
-            start: accepted.start,
-            client: accepted.client,
             hello: None,
             route: None,
             connect: None,
-            entry: worker.table.add(Entry::new(worker.tools.clock.now(), door.limits)),
+            entry: worker.table.add(entry),
             told: false,
             worker: Rc::clone(worker),
         }
@@ -62,21 +54,21 @@ impl Story {
 
     /// Index of the listener.
     pub(super) fn listener(&self) -> usize {
-        self.listener
+        self.entry.identity.listener
     }
 
     pub(super) fn protocol(&self) -> Protocol {
-        self.worker.door(self.listener).protocol
+        self.worker.door(self.listener()).protocol
     }
 
     /// When the opening must be complete.
     pub(super) fn deadline(&self) -> Instant {
-        self.at + self.worker.door(self.listener).open
+        self.entry.identity.at + self.worker.door(self.listener()).open
     }
 
     /// Where the client is; `None` behind a unix socket.
     pub(super) fn client(&self) -> Option<SocketAddr> {
-        self.client
+        self.entry.identity.client
     }
 
     /// Takes down what the client said.
@@ -97,7 +89,8 @@ impl Story {
     /// The route is known.
     pub(super) fn routed(&mut self, route: &Arc<Route>) {
         route.metrics.sessions.increment(1);
-        self.worker.door(self.listener).metrics.opening.record(self.at.elapsed());
+        self.worker.door(self.listener()).metrics.opening.record(self.entry.identity.at.elapsed());
+        self.entry.set_route(&route.name);
         self.route = Some(Arc::clone(route));
     }
 
@@ -110,7 +103,7 @@ impl Story {
 
     /// A connection to an endpoint of `pool` stands, `took` after the first attempt: its limits hold from here.
     pub(super) fn connected(&mut self, pool: &Pool, took: Duration) {
-        self.entry.set_limits(pool.limits(), self.worker.tools.clock.now());
+        self.entry.connected(pool.limits(), self.worker.tools.clock.now());
         self.connect = Some(took);
     }
 
@@ -125,11 +118,12 @@ impl Story {
         }
         self.entry.publish_bytes();
         let (bytes_up, bytes_down) = self.entry.bytes();
+        let Identity { id, listener, client, at, start } = self.entry.identity;
         let record = Record {
-            id: self.id,
-            start: self.start,
-            listener: Arc::clone(&self.worker.door(self.listener).name),
-            client: self.client,
+            id,
+            start,
+            listener: Arc::clone(&self.worker.door(listener).name),
+            client,
             hello: self.hello.take(),
             route: self.route.as_ref().map(|route| Arc::clone(&route.name)),
             pool: self.route.as_ref().map(|route| Arc::clone(&route.pool.name)),
@@ -137,11 +131,11 @@ impl Story {
             outcome: how.outcome,
             by: how.by,
             connect: self.connect,
-            total: self.at.elapsed(),
+            total: at.elapsed(),
             bytes_up,
             bytes_down,
         };
-        self.worker.record(self.listener, record);
+        self.worker.record(listener, record);
     }
 }
 

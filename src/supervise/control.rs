@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::shared::Shared;
+use super::shared::{Order, Shared};
 use crate::admin;
 use crate::config::model::Endpoint;
 use crate::health::watch::Watch;
-use crate::pool::resolve;
+use crate::pool::{Pool, resolve};
 use crate::sys;
 
 /// Between two rounds of bringing gauges up to date.
@@ -114,14 +114,20 @@ async fn control(
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            () = shared.sets_changed.notified() => {
+            () = shared.bell.sets.notified() => {
                 watch.follow(&shared.live.load().pools);
+                continue;
+            }
+            () = shared.bell.states.notified() => {
+                settle(&shared, |pool| pool.was_stirred());
                 continue;
             }
             _ = publish.tick() => {}
         }
         watch.mend();
-        shared.publish();
+        // Time alone changes shares and lets outliers back in.
+        settle(&shared, |_| true);
+        shared.publish(PUBLISH);
         shared.metrics.run_upkeep();
         spike.has(shared.sessions());
         if looked.elapsed() >= EBB {
@@ -133,6 +139,34 @@ async fn control(
     }
     if let Some(pages) = pages {
         let _ = pages.await;
+    }
+}
+
+/// Brings up to date what the pools that `should` picks choose by, has workers look at their sessions where those of some
+/// endpoint should leave, and has listeners refuse whom nobody can serve.
+fn settle(shared: &Shared, should: impl Fn(&Pool) -> bool) {
+    let mut leaving = false;
+    for (index, pool) in shared.live.load().pools.iter().enumerate().filter(|(_, pool)| should(pool)) {
+        let settled = pool.settle(Instant::now());
+        leaving |= settled.leaving;
+        for door in &shared.doors {
+            if let Some(refusal) = door.refusal.as_ref().filter(|refusal| refusal.pool == index)
+                && refusal.refuses.send_replace(!settled.serves) == settled.serves
+            {
+                let (listener, pool) = (&*door.name, &*pool.name);
+                if settled.serves {
+                    tracing::info!(listener, pool, "accepts connections again: there is an endpoint");
+                } else {
+                    tracing::warn!(listener, pool, "refuses connections: there is no endpoint");
+                }
+            }
+        }
+    }
+    if leaving {
+        for worker in &shared.workers {
+            // One that has ended has no sessions.
+            let _ = worker.tell(Order::Sweep);
+        }
     }
 }
 

@@ -153,7 +153,7 @@ impl Balancer {
 
     /// The metrics, up to date.
     pub fn metrics(&self) -> String {
-        self.shared.publish();
+        self.shared.publish(Duration::ZERO);
         self.shared.metrics.render()
     }
 
@@ -219,11 +219,12 @@ fn share(config: &Config, workers: usize, capacity: usize) -> Result<(Arc<Shared
     let (access_log, log) = AccessLog::start(&config.log.access, config.log.format, dropped)
         .map_err(|error| StartError::AccessLog(config.log.access.clone(), error))?;
     let (senders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
-    let sets_changed = Arc::default();
+    let bell = Arc::default();
+    let doors = config.listeners.iter().enumerate();
     let shared = Arc::new(Shared {
-        live: Arc::new(Live::new(config, &metrics, &sets_changed)).into(),
-        sets_changed,
-        doors: config.listeners.iter().map(|listener| Door::new(config, listener, &metrics)).collect(),
+        live: Arc::new(Live::new(config, &metrics, &bell)).into(),
+        bell,
+        doors: doors.map(|(index, listener)| Door::new(config, index, listener, &metrics)).collect(),
         workers: senders.into_iter().map(Colleague::new).collect(),
         capacity: Capacity::new(capacity),
         opening_memory: Memory::new(config.runtime.opening_memory),

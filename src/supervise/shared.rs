@@ -6,25 +6,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 
 use crate::admin::pages::Pages;
-use crate::config::model::{Config, Listener, Protocol};
+use crate::config::model::{Config, Listener, NoEndpoint, Protocol};
 use crate::detect::Memory;
 use crate::listen::Accepted;
 use crate::listen::admission::Capacity;
 use crate::live::Live;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{ListenerMetrics, Metrics};
+use crate::pool::commons::Bell;
 use crate::table::Limits;
 
 /// One balancer's state.
 pub(crate) struct Shared {
     /// The generation in use.
     pub(crate) live: ArcSwap<Live>,
-    /// Told whenever a pool has other endpoints.
-    pub(crate) sets_changed: Arc<Notify>,
+    /// Told of every change of a pool.
+    pub(crate) bell: Arc<Bell>,
     pub(crate) doors: Vec<Door>,
     pub(crate) workers: Vec<Colleague>,
     /// `runtime.max_connections`.
@@ -45,6 +46,18 @@ pub(crate) struct Door {
     /// `listener.max_connections`.
     pub(crate) capacity: Arc<Capacity>,
     pub(crate) metrics: ListenerMetrics,
+    /// `None` where it accepts whatever its pools can do.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+/// A listener that refuses connections while its one pool has no endpoint.
+pub(crate) struct Refusal {
+    /// Index of the pool.
+    pub(crate) pool: usize,
+    /// Whether it refuses.
+    pub(crate) refuses: watch::Sender<bool>,
+    /// The queue to listen with again.
+    pub(crate) backlog: u32,
 }
 
 /// One worker, as the others see it.
@@ -58,6 +71,8 @@ pub(crate) struct Colleague {
 pub(crate) enum Order {
     /// Serve this connection.
     Serve(Accepted),
+    /// Look at every session now: endpoints have changed.
+    Sweep,
     /// Take no new connections; sessions go on for as long as their pools allow.
     Drain,
     /// End every session now.
@@ -74,8 +89,16 @@ pub(crate) struct Seat {
 
 impl Door {
     /// The door of one listener.
-    pub(crate) fn new(config: &Config, listener: &Listener, metrics: &Metrics) -> Door {
+    pub(crate) fn new(config: &Config, index: usize, listener: &Listener, metrics: &Metrics) -> Door {
+        let mut pools = config.routes.iter().filter(|route| route.listener == index).map(|route| route.pool);
+        let refuses =
+            |pool: &usize| config.pools.get(*pool).is_some_and(|pool| pool.shortage.no_endpoint == NoEndpoint::Refuse);
+        // A pool that makes its listener refuse is the only one of it: the configuration is checked for that.
+        let refusal = pools.find(refuses);
+        let refusal =
+            refusal.map(|pool| Refusal { pool, refuses: watch::Sender::new(false), backlog: listener.backlog });
         Door {
+            refusal,
             name: listener.name.as_str().into(),
             protocol: listener.protocol,
             open: listener.open,
@@ -121,13 +144,13 @@ impl Shared {
         self.workers.iter().map(Colleague::sessions).sum()
     }
 
-    /// Brings the gauges up to date.
-    pub(crate) fn publish(&self) {
+    /// Brings the gauges up to date, `time` after the last call.
+    pub(crate) fn publish(&self, time: Duration) {
         for door in &self.doors {
             door.metrics.active.set(door.capacity.used() as f64);
         }
         for pool in &self.live.load().pools {
-            pool.publish();
+            pool.publish(time);
         }
         self.metrics.process().opening_memory.set(self.opening_memory.held() as f64);
     }

@@ -93,6 +93,7 @@ async fn work(Start { index, shared, sockets, pipes, mut inbox }: Start) {
         tokio::select! {
             Some(order) = inbox.recv() => match order {
                 Order::Serve(accepted) => worker.serve(accepted),
+                Order::Sweep => worker.sweep(phase),
                 Order::Drain => {
                     stop.cancel();
                     phase = phase.drain(Instant::now());
@@ -198,7 +199,7 @@ impl Worker {
         match self.shared.workers[seat].tell(Order::Serve(accepted)) {
             Ok(()) => self.metrics.handed_over.increment(1),
             Err(Order::Serve(accepted)) => self.serve(accepted),
-            Err(Order::Drain | Order::End) => {}
+            Err(_) => {}
         }
     }
 

@@ -10,6 +10,7 @@ mod node;
 mod pools;
 mod reach;
 mod routes;
+mod sessions;
 mod settings;
 
 use std::collections::HashMap;
@@ -43,6 +44,7 @@ pub(super) fn check(written: &Written, environment: Vec<String>, report: &mut Re
     let routes = routes::read(&top, &listeners, &pools, &mut check);
     same_addresses(&listeners, admin.1, &mut check);
     reach::check(&listeners, &routes, &mut check);
+    pools::refusals(&pools, &listeners, &routes, &mut check);
     Config {
         runtime,
         log,

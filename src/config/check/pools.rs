@@ -6,9 +6,11 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::node::{Node, Table};
-use super::{Check, balance, health, keys, named, settings};
+use super::{Check, balance, health, keys, listeners, named, routes, sessions, settings};
 use crate::config::address;
-use crate::config::model::{Address, Endpoint, MAX_WEIGHT, Pool, Timeouts};
+use crate::config::model::{
+    Address, BACKUP, Balance, Bind, Endpoint, MAX_PRIORITY, MAX_WEIGHT, NoEndpoint, Pool, Timeouts,
+};
 use crate::config::report::{At, quote};
 use crate::config::value::Refused;
 
@@ -16,6 +18,9 @@ const ENDPOINTS: &str = "an address such as \"10.0.0.11:5432\", or a table with 
 /// The longest name of an endpoint, in bytes.
 const LONGEST_NAME: usize = 255;
 const DEFAULT_REFRESH: Duration = Duration::from_secs(30);
+/// The greatest number of sessions of an endpoint that can be written.
+const MOST_CONNECTIONS: u32 = 1_000_000_000;
+const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 const REFRESH: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 
 /// A pool as far as it could be read.
@@ -26,6 +31,8 @@ pub(super) struct Read {
     pub(super) at: At,
     /// Path of its table.
     pub(super) path: String,
+    /// Where `no_endpoint` was written.
+    no_endpoint: Option<At>,
 }
 
 /// Reads all pools.
@@ -46,9 +53,16 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
     let node = table.require("endpoints", &format!("a list, each {ENDPOINTS}"), check.complete, check.report);
     let endpoints = node.map(|node| endpoints(&node, check));
     let known = endpoints.is_some() && check.report.count() == before;
-    let endpoints = endpoints.unwrap_or_default();
+    let mut endpoints = endpoints.unwrap_or_default();
     let source = table.get("source").map(|node| source(&node, known.then_some(&endpoints), check));
     let refresh = table.get("refresh").and_then(|node| node.duration_within(REFRESH, "\"1s\" to \"1d\"", check.report));
+    let most = table.get("max_connections_per_endpoint");
+    let most = most.and_then(|node| node.number_unless("off", 1..=MOST_CONNECTIONS, check.report)).flatten();
+    endpoints.iter_mut().for_each(|endpoint| endpoint.max_connections = endpoint.max_connections.or(most));
+    let fails_back = [("auto", true), ("never", false)];
+    let fails_back = table.get("failback").and_then(|node| node.choice(&fails_back, check.report));
+    let slow_start = table.get("slow_start").map(|node| slow_start(&node, balance, check));
+    let panics = table.get("panic_percent").and_then(|node| node.number_unless("off", 1..=100, check.report));
     let own = table.get("timeouts").map(|node| node.table(keys::POOL_TIMEOUTS, check.report));
     Read {
         model: Pool {
@@ -60,10 +74,50 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
             timeouts: settings::pool_timeouts(own.as_ref(), &timeouts.pool, check),
             health: table.get("health").map(|node| health::read(&node, check)),
             outliers: health::outliers(table.get("outliers").as_ref(), check),
+            fails_back: fails_back.unwrap_or(true),
+            slow_start: slow_start.flatten(),
+            panic_percent: panics.flatten(),
+            shortage: sessions::shortage(&table, check),
+            sessions: sessions::read(table.get("sessions").as_ref(), check),
         },
         at: table.at,
         path: table.path().to_owned(),
+        no_endpoint: table.get("no_endpoint").map(|node| node.at),
     }
+}
+
+/// Refuses `no_endpoint = "refuse"` where a listener that refuses would turn away clients of other pools, or cannot.
+pub(super) fn refusals(pools: &[Read], listeners: &[listeners::Read], routes: &[routes::Read], check: &mut Check<'_>) {
+    for (index, pool) in pools.iter().enumerate() {
+        if pool.model.shortage.no_endpoint != NoEndpoint::Refuse {
+            continue;
+        }
+        let Some(at) = pool.no_endpoint else { continue };
+        let path = format!("{}.no_endpoint", pool.path);
+        let own = |listener: usize| routes.iter().any(|at| at.pool == Some(index) && at.listener == Some(listener));
+        for (number, listener) in listeners.iter().enumerate().filter(|(number, _)| own(*number)) {
+            let name = quote(&listener.model.name);
+            let other = |route: &&routes::Read| route.listener == Some(number) && route.pool != Some(index);
+            if let Some(other) = routes.iter().find(other) {
+                let message =
+                    format!("listener {name} would refuse clients of {} too, which lead elsewhere", other.path);
+                check.report.add(at, path.clone(), message).expected("a listener whose routes all lead to this pool");
+            }
+            if let Some((_, socket, _)) = listener.bind.iter().find(|(bind, ..)| matches!(bind, Bind::Unix(_))) {
+                let message = format!("listener {name} listens on a unix socket, which cannot refuse for a while");
+                check.report.add(at, path.clone(), message).also(*socket);
+            }
+        }
+    }
+}
+
+fn slow_start(node: &Node<'_>, balance: Balance, check: &mut Check<'_>) -> Option<Duration> {
+    let time = sessions::off_or_within(node, &SLOW_START, "\"1s\" to \"1h\"", check).flatten();
+    if time.is_some() && matches!(balance, Balance::Maglev(_)) {
+        let message = "with balance = \"maglev\" a share that grows would move clients from endpoint to endpoint";
+        check.report.add(node.key_at, node.path(), message);
+    }
+    time
 }
 
 fn endpoints(node: &Node<'_>, check: &mut Check<'_>) -> Vec<Endpoint> {
@@ -85,9 +139,12 @@ fn endpoints(node: &Node<'_>, check: &mut Check<'_>) -> Vec<Endpoint> {
         endpoints.push(endpoint);
     }
     let all_read = endpoints.len() == count && count > 0;
-    let backups_only = endpoints.iter().all(|endpoint| endpoint.backup);
-    if all_read && endpoints.iter().all(|endpoint| endpoint.weight == 0 || (endpoint.backup && !backups_only)) {
-        let which = if endpoints.iter().any(|endpoint| endpoint.backup) { " that is no backup" } else { "" };
+    let backups_only = endpoints.iter().all(|endpoint| endpoint.priority == BACKUP);
+    if all_read
+        && endpoints.iter().all(|endpoint| endpoint.weight == 0 || (endpoint.priority == BACKUP && !backups_only))
+    {
+        let which =
+            if endpoints.iter().any(|endpoint| endpoint.priority == BACKUP) { " that is no backup" } else { "" };
         let message = format!("every endpoint{which} has the weight 0, so none is ever chosen");
         check.report.add(node.at, node.path(), message);
     }
@@ -101,14 +158,18 @@ fn endpoints(node: &Node<'_>, check: &mut Check<'_>) -> Vec<Endpoint> {
 fn endpoint(node: &Node<'_>, check: &mut Check<'_>) -> Option<(Endpoint, At)> {
     if !node.is_table() {
         let (text, address) = address(node, ENDPOINTS, check)?;
-        return Some((Endpoint { name: text.to_owned(), address, weight: 1, backup: false }, node.at));
+        return Some((
+            Endpoint { name: text.to_owned(), address, weight: 1, priority: 0, max_connections: None },
+            node.at,
+        ));
     }
     let table = node.table(keys::ENDPOINT, check.report);
     let name = table.get("name");
     let name_at = name.as_ref().map_or(node.at, |name| name.at);
     let weight = table.get("weight").map(|node| node.number(0..=u32::from(MAX_WEIGHT), check.report));
     let weight = weight.map_or(Some(1), |weight| weight.and_then(|weight| u16::try_from(weight).ok()));
-    let backup = table.get("backup").map_or(Some(false), |node| node.truth(check.report));
+    let priority = priority(&table, check);
+    let most = table.get("max_connections").map(|node| node.number(1..=MOST_CONNECTIONS, check.report));
     let name = name.map(|node| endpoint_name(&node, check));
     let address_node = table.require("address", address::ENDPOINT, check.complete, check.report);
     let (text, address) = address(&address_node?, address::ENDPOINT, check)?;
@@ -116,7 +177,18 @@ fn endpoint(node: &Node<'_>, check: &mut Check<'_>) -> Option<(Endpoint, At)> {
         Some(name) => name?,
         None => text,
     };
-    Some((Endpoint { name: name.to_owned(), address, weight: weight?, backup: backup? }, name_at))
+    let (weight, priority, max_connections) = (weight?, priority?, most.map_or(Some(None), |most| most.map(Some))?);
+    Some((Endpoint { name: name.to_owned(), address, weight, priority, max_connections }, name_at))
+}
+
+/// The rank: by number, or as a backup.
+fn priority(table: &Table<'_>, check: &mut Check<'_>) -> Option<u32> {
+    let backup = table.get("backup").map_or(Some(false), |node| node.truth(check.report));
+    let Some(node) = table.get("priority") else { return backup.map(|backup| if backup { BACKUP } else { 0 }) };
+    if backup == Some(true) {
+        check.report.add(node.key_at, node.path(), "a backup comes after every priority");
+    }
+    node.number(0..=MAX_PRIORITY, check.report)
 }
 
 fn address<'t>(node: &Node<'t>, expected: &str, check: &mut Check<'_>) -> Option<(&'t str, Address)> {

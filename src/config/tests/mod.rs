@@ -9,6 +9,7 @@ mod pools;
 mod reach;
 mod reference;
 mod routes;
+mod sessions;
 mod settings;
 mod size;
 

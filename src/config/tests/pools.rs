@@ -26,7 +26,7 @@ fn endpoints() {
         ("all backups", "endpoints = [{ address = '10.0.0.1:1', backup = true }]"),
         ("bad endpoint name", "endpoints = [{ address = '10.0.0.1:1', name = 'a b' }]"),
         ("name twice", "endpoints = ['10.0.0.1:1', { address = '10.0.0.2:1', name = '10.0.0.1:1' }, '10.0.0.1:1']"),
-        ("planned table", "endpoints = '10.0.0.1:1'\nsessions.on_down = 'close'"),
+        ("unknown table", "endpoints = '10.0.0.1:1'\nsesions.on_down = 'close'"),
         ("refresh off", "endpoints = '10.0.0.1:1'\nrefresh = 'off'"),
         ("refresh too short", "endpoints = '10.0.0.1:1'\nrefresh = '100ms'"),
         ("connect off", "endpoints = '10.0.0.1:1'\ntimeouts.connect = 'off'"),
@@ -95,8 +95,8 @@ fn endpoints() {
     name twice
       main.toml:9:61: pool.web.endpoints[1]: two endpoints of the pool are called "10.0.0.1:1" (see main.toml:9:14)
       main.toml:9:77: pool.web.endpoints[2]: two endpoints of the pool are called "10.0.0.1:1" (see main.toml:9:14)
-    planned table
-      main.toml:10:1: pool.web.sessions: unknown key
+    unknown table
+      main.toml:10:1: pool.web.sesions: unknown key; did you mean sessions?
     refresh off
       main.toml:10:11: pool.web.refresh: cannot be off; expected a duration such as "500ms", "5s", "2m", "1h" or "1d"
     refresh too short

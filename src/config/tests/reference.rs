@@ -95,6 +95,7 @@ fn every_key_is_in_the_reference() {
         ("pool.timeouts", keys::POOL_TIMEOUTS),
         ("pool.health", keys::HEALTH),
         ("pool.outliers", keys::OUTLIERS),
+        ("pool.sessions", keys::SESSIONS),
         ("pool.endpoints", keys::ENDPOINT),
     ] {
         known.extend(keys.iter().map(|key| (section.to_owned(), (*key).to_owned())));

@@ -1,0 +1,90 @@
+//! What all endpoints of a pool have in common, those included that have left it while sessions stay.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::waiting::Waiting;
+use crate::config::model::{MaxAge, Pool, Sessions};
+
+/// What the endpoints of one pool share.
+#[derive(Debug)]
+pub(crate) struct Commons {
+    /// Name of the pool.
+    pub(crate) pool: Arc<str>,
+    /// What becomes of sessions whose endpoint is no longer to be used.
+    pub(crate) sessions: Sessions,
+    /// Clients that wait because nobody can be chosen.
+    pub(crate) held: Waiting,
+    /// Clients that wait because all who can be chosen are full.
+    pub(crate) queued: Waiting,
+    /// Sessions of all endpoints, counted only where their number is bounded by it.
+    pub(super) active: Option<AtomicU32>,
+    /// Sessions that may be closed for their age, in thousandths.
+    aged: AtomicU32,
+    /// Something that choices go by has changed, and the control side has not looked yet.
+    stirred: AtomicBool,
+    bell: Arc<Bell>,
+}
+
+/// How the control side is told to look.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    /// A pool has other endpoints.
+    pub(crate) sets: Notify,
+    /// An endpoint is in another state.
+    pub(crate) states: Notify,
+}
+
+impl Commons {
+    /// Of a pool as configured, without endpoints.
+    pub(super) fn new(pool: &Pool, bell: &Arc<Bell>) -> Commons {
+        Commons {
+            pool: pool.name.as_str().into(),
+            sessions: pool.sessions,
+            held: Waiting::new(pool.shortage.most_waiting),
+            queued: Waiting::new(pool.shortage.most_waiting),
+            active: pool.balance.is_bounded().then(AtomicU32::default),
+            aged: AtomicU32::new(0),
+            stirred: AtomicBool::new(false),
+            bell: Arc::clone(bell),
+        }
+    }
+
+    /// An endpoint has changed: the control side is to look.
+    pub(crate) fn stir(&self) {
+        self.stirred.store(true, Ordering::Relaxed);
+        self.bell.states.notify_one();
+    }
+
+    /// Whether something has changed since the last call.
+    pub(super) fn was_stirred(&self) -> bool {
+        self.stirred.swap(false, Ordering::Relaxed)
+    }
+
+    /// The pool has other endpoints.
+    pub(super) fn replaced(&self) {
+        self.stir();
+        self.bell.sets.notify_one();
+    }
+
+    /// Lets one session be closed for its age, if there were not too many lately.
+    pub(crate) fn may_age(&self) -> bool {
+        self.aged.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(ONE)).is_ok()
+    }
+
+    /// Lets it pass for [`Commons::may_age`].
+    pub(super) fn passed(&self, time: Duration) {
+        let Some(MaxAge { per_minute, .. }) = self.sessions.max_age else { return };
+        let earned = u64::from(per_minute) * u64::from(ONE) * time.as_millis() as u64 / 60_000;
+        // Never more at once than a second's worth.
+        let most = u64::from(per_minute.div_ceil(60)) * u64::from(ONE);
+        let left = u64::from(self.aged.load(Ordering::Relaxed)) + earned;
+        self.aged.store(u32::try_from(left.min(most)).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+}
+
+/// One session, in the unit of [`Commons::may_age`].
+const ONE: u32 = 1000;

@@ -1,0 +1,141 @@
+//! Tiers: the endpoints of one moment by priority, and which of them serve.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::tier::{Chooser, Lack, Tier};
+use super::{Endpoint, Lease};
+use crate::config::model::Balance;
+use crate::health::Standing;
+use crate::health::outlier::Crowd;
+
+/// All endpoints of a pool, those of the best priority first.
+pub(super) struct Tiers {
+    tiers: Vec<Tier>,
+    /// The tier that serves, by its index; as many as there are tiers where none does.
+    in_use: AtomicUsize,
+    /// It is as if all endpoints were fit.
+    panics: AtomicBool,
+    fails_back: bool,
+    /// The least share of fit endpoints in percent with which a tier serves; 0: a single one is enough.
+    least_percent: usize,
+}
+
+impl Tiers {
+    /// No endpoint yet. `fails_back` is whether a better tier serves as soon as it can; with less than `panic_percent` fit
+    /// endpoints a tier does not serve, and where none does, it is as if all were fit.
+    pub(super) fn none(fails_back: bool, panic_percent: Option<u32>) -> Tiers {
+        Tiers {
+            tiers: Vec::new(),
+            in_use: AtomicUsize::new(0),
+            panics: AtomicBool::new(false),
+            fails_back,
+            least_percent: panic_percent.map_or(0, |percent| percent as usize),
+        }
+    }
+
+    /// The same with these endpoints instead.
+    pub(super) fn with(&self, endpoints: Vec<Arc<Endpoint>>, balance: Balance) -> Tiers {
+        let mut by_priority: BTreeMap<u32, Vec<Arc<Endpoint>>> = BTreeMap::new();
+        for endpoint in endpoints {
+            by_priority.entry(endpoint.priority()).or_default().push(endpoint);
+        }
+        let tiers: Vec<Tier> =
+            by_priority.into_iter().map(|(priority, endpoints)| Tier::new(priority, endpoints, balance)).collect();
+        let served = self.in_use();
+        let in_use = tiers.iter().position(|tier| Some(tier.priority) == served).unwrap_or(tiers.len());
+        let new = Tiers {
+            tiers,
+            in_use: AtomicUsize::new(in_use),
+            panics: AtomicBool::new(false),
+            fails_back: self.fails_back,
+            least_percent: self.least_percent,
+        };
+        new.settle();
+        new
+    }
+
+    /// Priority of the tier that serves.
+    pub(super) fn in_use(&self) -> Option<u32> {
+        self.tiers.get(self.in_use.load(Ordering::Relaxed)).map(|tier| tier.priority)
+    }
+
+    /// Whether it is as if all endpoints were fit.
+    pub(super) fn panics(&self) -> bool {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// All endpoints, by priority.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.tiers.iter().flat_map(|tier| &tier.endpoints)
+    }
+
+    /// Finds out which tier serves now, and gives its priority.
+    pub(super) fn settle(&self) -> Option<u32> {
+        self.weigh();
+        let crowds: Vec<Crowd> = self.tiers.iter().map(Tier::crowd).collect();
+        let serves = |crowd: &Crowd| crowd.usable > 0 && crowd.usable * 100 >= crowd.all * self.least_percent;
+        let before = self.in_use.load(Ordering::Relaxed);
+        let stays = !self.fails_back && crowds.get(before).is_some_and(serves);
+        let now = if stays { Some(before) } else { crowds.iter().position(serves) };
+        self.panics.store(self.least_percent > 0 && now.is_none(), Ordering::Relaxed);
+        // Where none serves, the last one that did stays in use with what it has left, and else the first with anybody.
+        let now = now.or_else(|| crowds.iter().position(|crowd| crowd.usable > 0));
+        self.in_use.store(now.unwrap_or(if self.fails_back { self.tiers.len() } else { before }), Ordering::Relaxed);
+        self.tiers.get(now?).map(|tier| tier.priority)
+    }
+
+    /// Adds up what is fit in each tier.
+    pub(super) fn weigh(&self) {
+        self.tiers.iter().for_each(Tier::weigh);
+    }
+
+    /// Whether an order was made for other shares than the endpoints have now.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.tiers.iter().any(Tier::is_outdated)
+    }
+
+    /// Whether there is an endpoint that a client can be sent to, for want of others.
+    pub(super) fn serves(&self) -> bool {
+        self.endpoints()
+            .any(|endpoint| endpoint.share() > 0 && (self.panics() || is_left(endpoint)) && endpoint.is_admitted())
+    }
+
+    /// Takes a claim on the endpoint whose turn it is, of those that `may` allows.
+    pub(super) fn lease(&self, chooser: &Chooser<'_>, may: impl Fn(&Endpoint) -> bool) -> Result<Lease, Lack> {
+        if self.panics() {
+            return self.first(chooser, |endpoint| endpoint.is_admitted() && may(endpoint));
+        }
+        match self.first(chooser, |endpoint| endpoint.is_fit() && may(endpoint)) {
+            Err(Lack::Nobody) => self.first(chooser, |endpoint| is_left(endpoint) && may(endpoint)),
+            found => found,
+        }
+    }
+
+    /// The same in the tier that serves and, where nobody is allowed there, in the best of the others.
+    fn first(&self, chooser: &Chooser<'_>, may: impl Fn(&Endpoint) -> bool) -> Result<Lease, Lack> {
+        let in_use = self.tiers.get(self.in_use.load(Ordering::Relaxed));
+        for tier in in_use.into_iter().chain(&self.tiers) {
+            match tier.lease(chooser, &may) {
+                Err(Lack::Nobody) => {}
+                found => return found,
+            }
+        }
+        Err(Lack::Nobody)
+    }
+
+    /// Whether `endpoint` may be left out where at most so many percent may.
+    pub(super) fn can_spare(&self, endpoint: &Endpoint, most_percent: u32) -> bool {
+        let is_own = |tier: &&Tier| tier.endpoints.iter().any(|other| std::ptr::eq(&**other, endpoint));
+        let Some(own) = self.tiers.iter().find(is_own) else { return false };
+        // Where others are fit, those they stand in for must not stop anybody from reaching them.
+        let others = self.tiers.iter().filter(|tier| tier.priority != own.priority);
+        others.map(Tier::crowd).any(|crowd| crowd.usable > 0) || own.crowd().can_spare_one(most_percent)
+    }
+}
+
+/// Whether it may be tried where no endpoint is fit.
+fn is_left(endpoint: &Endpoint) -> bool {
+    endpoint.is_admitted() && endpoint.standing() != Standing::Down
+}

@@ -1,0 +1,392 @@
+//! One live session as others see it: who it is, what it has moved, and what it is asked.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{Ask, Finding, Limits, Told, seconds};
+use crate::config::model::{Leave, MaxAge};
+use crate::observe::outcome::{Outcome, Side};
+use crate::pool::Endpoint;
+
+/// Seconds without a byte from a peer that was sent something, after which its connection is looked at.
+const LOOK_AFTER: u32 = 30;
+/// Seconds until the next look at a connection that retransmits.
+const LOOK_AGAIN: u32 = 5;
+
+/// One live session as others see it. All numbers are written by the session's own task.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) identity: Identity,
+    limits: Cell<Limits>,
+    ask: Cell<Option<Ask>>,
+    waker: RefCell<Option<Waker>>,
+    half_closed: Cell<bool>,
+    client: Activity,
+    endpoint: Activity,
+    bytes_up: Cell<u64>,
+    bytes_down: Cell<u64>,
+    account: RefCell<Option<Account>>,
+    /// Name of the route, once it is known.
+    route: RefCell<Option<Arc<str>>>,
+    /// A connection to the endpoint stands.
+    connected: Cell<bool>,
+}
+
+/// What is known of a session from the start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    /// No other session of this process has it.
+    pub(crate) id: u64,
+    /// Index of the listener.
+    pub(crate) listener: usize,
+    /// Where the client is; `None` behind a unix socket.
+    pub(crate) client: Option<SocketAddr>,
+    /// When it was accepted.
+    pub(crate) at: Instant,
+    /// The same by the calendar.
+    pub(crate) start: SystemTime,
+}
+
+/// The endpoint whose counters the session's bytes go to, and how many it has been told of.
+#[derive(Debug)]
+struct Account {
+    endpoint: Arc<Endpoint>,
+    up: u64,
+    down: u64,
+}
+
+/// One side's last signs of life, in coarse seconds.
+#[derive(Debug)]
+struct Activity {
+    /// Last byte received from it.
+    heard: Cell<u32>,
+    /// Last byte sent to it.
+    told: Cell<u32>,
+    /// Last look at its connection.
+    looked: Cell<u32>,
+    /// Seconds from the last look to the next; `None`: none, unless there is something new.
+    again: Cell<Option<u32>>,
+}
+
+impl Activity {
+    fn new(now: u32) -> Activity {
+        Activity { heard: Cell::new(now), told: Cell::new(now), looked: Cell::new(now), again: Cell::new(None) }
+    }
+
+    /// It was sent something and has been silent for long.
+    fn wants_look(&self, now: u32) -> bool {
+        let (heard, looked, told) = (self.heard.get(), self.looked.get(), self.told.get());
+        let since_look = now.saturating_sub(looked);
+        let due = match self.again.get() {
+            Some(pause) => since_look >= pause,
+            None => since_look >= LOOK_AFTER && told.max(heard) >= looked,
+        };
+        due && now.saturating_sub(heard) >= LOOK_AFTER
+    }
+}
+
+impl Entry {
+    /// A session that has just been accepted.
+    pub(crate) fn new(identity: Identity, now: u32, limits: Limits) -> Entry {
+        Entry {
+            identity,
+            limits: Cell::new(limits),
+            ask: Cell::default(),
+            waker: RefCell::default(),
+            half_closed: Cell::default(),
+            client: Activity::new(now),
+            endpoint: Activity::new(now),
+            bytes_up: Cell::default(),
+            bytes_down: Cell::default(),
+            account: RefCell::default(),
+            route: RefCell::default(),
+            connected: Cell::default(),
+        }
+    }
+
+    /// A connection to an endpoint stands: the limits of the session's pool count from now.
+    pub(crate) fn connected(&self, limits: Limits, now: u32) {
+        self.limits.set(limits);
+        self.connected.set(true);
+        self.half_closed.set(false);
+        self.client.heard.set(now);
+        self.endpoint.heard.set(now);
+    }
+
+    /// Bytes delivered: from the client to the endpoint, and back.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.bytes_up.get(), self.bytes_down.get())
+    }
+
+    /// Counts bytes read from one side and written to the other.
+    pub(crate) fn moved(&self, from: Side, read: usize, written: usize, now: u32) {
+        let (source, sink, total) = if from == Side::Client {
+            (&self.client, &self.endpoint, &self.bytes_up)
+        } else {
+            (&self.endpoint, &self.client, &self.bytes_down)
+        };
+        if read > 0 {
+            source.heard.set(now);
+        }
+        if written > 0 {
+            sink.told.set(now);
+            total.set(total.get() + written as u64);
+        }
+    }
+
+    /// From here on the session's bytes count for `endpoint`.
+    pub(crate) fn set_endpoint(&self, endpoint: &Arc<Endpoint>) {
+        self.publish_bytes();
+        // What an earlier endpoint got and did not answer was not delivered.
+        self.bytes_up.set(0);
+        self.connected.set(false);
+        *self.account.borrow_mut() = Some(Account { endpoint: Arc::clone(endpoint), up: 0, down: 0 });
+    }
+
+    /// The session looks for another endpoint: what becomes of this one is no longer its business.
+    pub(crate) fn disconnected(&self) {
+        self.connected.set(false);
+    }
+
+    /// The route is known.
+    pub(crate) fn set_route(&self, name: &Arc<str>) {
+        *self.route.borrow_mut() = Some(Arc::clone(name));
+    }
+
+    /// The endpoint has answered the session with a first byte.
+    pub(crate) fn answered(&self) {
+        if let Some(account) = self.account.borrow().as_ref() {
+            account.endpoint.answered();
+        }
+    }
+
+    /// Name of the endpoint that the bytes count for.
+    pub(crate) fn endpoint_name(&self) -> Option<Arc<str>> {
+        self.account.borrow().as_ref().map(|account| Arc::clone(&account.endpoint.name))
+    }
+
+    /// Brings the endpoint's byte counters up to date.
+    pub(crate) fn publish_bytes(&self) {
+        if let Some(account) = self.account.borrow_mut().as_mut() {
+            let (up, down) = self.bytes();
+            if up > account.up {
+                account.endpoint.metrics.bytes_up.increment(up - account.up);
+            }
+            if down > account.down {
+                account.endpoint.metrics.bytes_down.increment(down - account.down);
+            }
+            (account.up, account.down) = (up, down);
+        }
+    }
+
+    /// One direction has ended.
+    pub(crate) fn set_half_closed(&self) {
+        self.half_closed.set(true);
+    }
+
+    /// Takes in that a side's connection was looked at and found alive.
+    pub(crate) fn looked(&self, side: Side, finding: Finding, now: u32) {
+        let activity = if side == Side::Client { &self.client } else { &self.endpoint };
+        activity.looked.set(now);
+        activity.again.set(match finding {
+            Finding::Well => None,
+            Finding::Stalled => Some(LOOK_AFTER),
+            Finding::Suspect => Some(LOOK_AGAIN),
+        });
+    }
+
+    /// What the session was asked to do, once.
+    pub(crate) fn take_ask(&self) -> Option<Ask> {
+        self.ask.take()
+    }
+
+    /// Remembers the task to wake when something is asked.
+    pub(crate) fn set_waker(&self, waker: Waker) {
+        *self.waker.borrow_mut() = Some(waker);
+    }
+
+    /// Asks the session for something. An end that was asked for stays asked for.
+    pub(crate) fn ask(&self, ask: Ask) {
+        if !matches!(self.ask.get(), Some(Ask::End { .. })) {
+            self.ask.set(Some(ask));
+        }
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// What is due at `now`; `draining` is for how long the process has been draining.
+    pub(super) fn due(&self, now: u32, draining: Option<Duration>) -> Option<Ask> {
+        let limits = self.limits.get();
+        let silent = now.saturating_sub(self.last_byte());
+        let over = |limit: Option<u32>, since: u32| limit.is_some_and(|limit| since > limit);
+        if draining.is_some_and(|passed| passed >= limits.drain) {
+            return Some(Ask::End { outcome: Outcome::Shutdown, idle: false });
+        }
+        if self.half_closed.get() && over(limits.half_close, silent) {
+            return Some(Ask::End { outcome: Outcome::HalfClose, idle: true });
+        }
+        if over(limits.idle, silent) {
+            return Some(Ask::End { outcome: Outcome::Idle, idle: true });
+        }
+        if let Some(ask) = self.leave(silent) {
+            return Some(ask);
+        }
+        (self.client.wants_look(now) || self.endpoint.wants_look(now)).then_some(Ask::Look)
+    }
+
+    /// Whether the session should leave its endpoint, after `silent` seconds without a byte.
+    fn leave(&self, silent: u32) -> Option<Ask> {
+        let account = self.account.borrow();
+        let endpoint = &account.as_ref().filter(|_| self.connected.get())?.endpoint;
+        let rules = &endpoint.commons.sessions;
+        let idle = silent > seconds(rules.idle);
+        if let Some((cause, since)) = endpoint.leaving.get() {
+            let leaves = match cause.rule(rules) {
+                Leave::Keep => false,
+                Leave::WhenIdle => idle,
+                Leave::Deadline => idle || since.elapsed() >= rules.deadline,
+                Leave::Now => true,
+            };
+            if leaves {
+                return Some(Ask::End { outcome: cause.outcome(), idle });
+            }
+        }
+        let too_old = rules.max_age.is_some_and(|limit| self.identity.is_older_than(&limit));
+        (too_old && idle && endpoint.commons.may_age()).then_some(Ask::End { outcome: Outcome::MaxAge, idle })
+    }
+
+    /// What is told of it to who asks at `now`.
+    pub(super) fn tell(&self, now: u32) -> Told {
+        let (bytes_up, bytes_down) = self.bytes();
+        let account = self.account.borrow();
+        let endpoint = account.as_ref().map(|account| &account.endpoint);
+        Told {
+            identity: self.identity,
+            route: self.route.borrow().clone(),
+            pool: endpoint.map(|endpoint| Arc::clone(&endpoint.commons.pool)),
+            endpoint: endpoint.map(|endpoint| Arc::clone(&endpoint.name)),
+            connected: self.connected.get(),
+            bytes_up,
+            bytes_down,
+            silent: now.saturating_sub(self.last_byte()),
+        }
+    }
+
+    fn last_byte(&self) -> u32 {
+        let (client, endpoint) = (&self.client, &self.endpoint);
+        client.heard.get().max(client.told.get()).max(endpoint.heard.get()).max(endpoint.told.get())
+    }
+}
+
+impl Identity {
+    /// Of a session that was just accepted and has nothing to tell.
+    pub(crate) fn nobody() -> Identity {
+        Identity { id: 1, listener: 0, client: None, at: Instant::now(), start: SystemTime::now() }
+    }
+
+    /// Whether the session is older than the limit, each by a little more or less.
+    fn is_older_than(&self, limit: &MaxAge) -> bool {
+        // The same for a session each time, and spread over all of them: the fraction of the golden ratio's multiples.
+        let spread = (self.id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as f64 / f64::from(u32::MAX);
+        let jitter = f64::from(limit.jitter_percent) / 100.0 * (2.0 * spread - 1.0);
+        self.at.elapsed() > limit.age.mul_f64(1.0 + jitter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { idle: Some(10), half_close: Some(3), drain: Duration::from_secs(5) };
+
+    #[test]
+    fn limits_count_from_the_last_byte_and_end_late_rather_than_early() {
+        let idle = Some(Ask::End { outcome: Outcome::Idle, idle: true });
+        let half_close = Some(Ask::End { outcome: Outcome::HalfClose, idle: true });
+        let shutdown = Some(Ask::End { outcome: Outcome::Shutdown, idle: false });
+        let never = Limits { idle: None, half_close: None, drain: Duration::MAX };
+        let for_ms = |passed| Some(Duration::from_millis(passed));
+        // name, limits, half closed, last byte, draining for, now, due
+        let cases = [
+            ("at the idle limit", LIMITS, false, 100, None, 110, None),
+            ("over the idle limit", LIMITS, false, 100, None, 111, idle),
+            ("at the half-close limit", LIMITS, true, 100, None, 103, None),
+            ("over the half-close limit", LIMITS, true, 100, None, 104, half_close),
+            ("half-close counts from the last byte, not from the end", LIMITS, true, 200, None, 203, None),
+            ("no half-close limit, but an idle one", Limits { half_close: None, ..LIMITS }, true, 100, None, 111, idle),
+            ("no limits", never, true, 100, for_ms(20_000), 120, None),
+            ("draining", LIMITS, false, 100, for_ms(4_999), 103, None),
+            ("drained", LIMITS, false, 100, for_ms(5_000), 104, shutdown),
+            ("drained before idle", LIMITS, true, 100, for_ms(101_000), 200, shutdown),
+        ];
+        for (name, limits, half_closed, last, draining, now, due) in cases {
+            let entry = Entry::new(Identity::nobody(), last - 5, limits);
+            entry.moved(Side::Endpoint, 1, 0, last);
+            if half_closed {
+                entry.set_half_closed();
+            }
+            assert_eq!(entry.due(now, draining), due, "{name}");
+        }
+    }
+
+    /// Seconds, of those from 1 to `until`, at which a session is looked at; every look has the same finding.
+    fn looks(entry: &Entry, until: u32, finding: Finding, mut each: impl FnMut(u32)) -> Vec<u32> {
+        let mut looks = Vec::new();
+        for now in 1..=until {
+            each(now);
+            if entry.due(now, None) == Some(Ask::Look) {
+                looks.push(now);
+                entry.looked(Side::Client, finding, now);
+                entry.looked(Side::Endpoint, Finding::Well, now);
+            }
+        }
+        looks
+    }
+
+    fn unlimited() -> Entry {
+        Entry::new(Identity::nobody(), 0, Limits { drain: Duration::MAX, ..Limits::default() })
+    }
+
+    #[test]
+    fn who_is_silent_is_looked_at_as_often_as_the_last_look_calls_for() {
+        assert_eq!(looks(&unlimited(), 200, Finding::Well, |_| {}), [30], "nothing new since");
+        assert_eq!(looks(&unlimited(), 100, Finding::Stalled, |_| {}), [30, 60, 90], "output is stuck");
+        assert_eq!(looks(&unlimited(), 46, Finding::Suspect, |_| {}), [30, 35, 40, 45], "it does not answer");
+    }
+
+    #[test]
+    fn output_to_a_silent_peer_calls_for_another_look() {
+        let entry = unlimited();
+        let told_at_50 = |now| {
+            if now == 50 {
+                entry.moved(Side::Endpoint, 1, 1, now);
+            }
+        };
+        assert_eq!(looks(&entry, 200, Finding::Well, told_at_50), [30, 60]);
+    }
+
+    #[test]
+    fn a_peer_that_is_heard_is_not_looked_at() {
+        let entry = unlimited();
+        let both_talk = |now| {
+            entry.moved(Side::Client, 1, 1, now);
+            entry.moved(Side::Endpoint, 1, 1, now);
+        };
+        assert!(looks(&entry, 200, Finding::Well, both_talk).is_empty());
+    }
+
+    #[test]
+    fn an_end_that_was_asked_for_stays_asked_for_and_is_taken_once() {
+        let entry = unlimited();
+        entry.ask(Ask::Look);
+        entry.ask(Ask::End { outcome: Outcome::Idle, idle: true });
+        entry.ask(Ask::Look);
+        entry.ask(Ask::End { outcome: Outcome::Shutdown, idle: false });
+        assert_eq!(entry.take_ask(), Some(Ask::End { outcome: Outcome::Idle, idle: true }));
+        assert_eq!(entry.take_ask(), None);
+    }
+}
