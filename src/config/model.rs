@@ -86,6 +86,8 @@ pub enum LogFormat {
 pub struct Admin {
     /// Address of the read-only HTTP pages; `None` is `"off"`.
     pub http: Option<SocketAddr>,
+    /// Path of the unix socket for commands; `None` is `"off"`.
+    pub socket: Option<PathBuf>,
 }
 
 /// `[timeouts]`; `None` is `"off"`.

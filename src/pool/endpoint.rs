@@ -93,7 +93,7 @@ struct Trouble {
 }
 
 /// An endpoint's share is counted in so many parts of its weight, so that it can grow in steps.
-const PARTS: u32 = 10;
+pub(crate) const PARTS: u32 = 10;
 
 impl Endpoint {
     /// An endpoint without sessions that nothing judges.
