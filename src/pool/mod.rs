@@ -320,4 +320,6 @@ fn key_of_network(client: Option<IpAddr>, ipv4: u8, ipv6: u8) -> u64 {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
