@@ -18,6 +18,7 @@ mod endpoints;
 mod half_close;
 mod health;
 mod hellos;
+mod leaks;
 mod leaving;
 mod limits;
 mod listeners;
