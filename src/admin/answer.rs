@@ -133,7 +133,7 @@ fn pool_status(pool: &Pool) -> PoolStatus {
         panic: pool.panics(),
         held: pool.commons.held.len(),
         queued: pool.commons.queued.len(),
-        endpoints: pool.endpoints().iter().map(|endpoint| endpoint_status(endpoint)).collect(),
+        endpoints: pool.all().iter().map(|endpoint| endpoint_status(endpoint)).collect(),
     }
 }
 
@@ -147,6 +147,7 @@ fn endpoint_status(endpoint: &Endpoint) -> EndpointStatus {
         State::Maintenance => "maint",
         State::Refused => "refused",
         State::Down => "down",
+        State::Removed => "removed",
     };
     EndpointStatus {
         name: endpoint.name.to_string(),

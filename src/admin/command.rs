@@ -132,7 +132,7 @@ pub(crate) struct PoolStatus {
 pub(crate) struct EndpointStatus {
     pub(crate) name: String,
     pub(crate) address: String,
-    /// `up`, `down`, `refused`, `unknown`, `ejected`, `full`, `drain` or `maint`.
+    /// `up`, `down`, `refused`, `unknown`, `ejected`, `full`, `drain`, `maint` or `removed`.
     pub(crate) state: String,
     /// A number, or `backup`.
     pub(crate) priority: String,
