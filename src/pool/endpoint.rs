@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::balance::Load;
 use crate::health::outlier::Outlier;
-use crate::health::{Health, Observation, Standing};
+use crate::health::{Finding, Health, Standing};
 use crate::observe::metrics::EndpointMetrics;
 
 /// Where an endpoint is reached.
@@ -79,9 +79,9 @@ impl Endpoint {
         self.health.as_ref().map_or(Standing::Up, Health::standing)
     }
 
-    /// Takes in what a probe has found. Who comes up starts anew: what sessions found before is over.
-    pub(crate) fn observe(&self, observation: &Observation) {
-        let changed = self.health.as_ref().and_then(|health| health.observe(&self.pool, &self.name, observation));
+    /// Takes in what a probe or an agent has found at `now`. Who comes up starts anew: what sessions found before is over.
+    pub(crate) fn observe(&self, finding: &Finding, now: SystemTime) {
+        let changed = self.health.as_ref().and_then(|health| health.observe(&self.pool, &self.name, finding, now));
         if changed == Some(Standing::Up) {
             self.outlier.iter().for_each(Outlier::start_anew);
         }

@@ -31,7 +31,7 @@ pub(crate) struct Pool {
     pub(crate) timeouts: model::PoolTimeouts,
     pub(crate) metrics: PoolMetrics,
     balance: model::Balance,
-    health: Option<model::Health>,
+    health: Option<Arc<model::Health>>,
     outliers: Option<model::Outliers>,
     written: Vec<model::Endpoint>,
     source: Vec<IpAddr>,
@@ -61,7 +61,7 @@ impl Pool {
             timeouts: pool.timeouts.clone(),
             metrics: metrics.pool(&pool.name),
             balance: pool.balance,
-            health: pool.health,
+            health: pool.health.clone(),
             outliers: pool.outliers,
             written: pool.endpoints.clone(),
             source: pool.source.clone(),
@@ -130,12 +130,13 @@ impl Pool {
                 let before = known.get(name.as_str()).and_then(|known| known.endpoint.upgrade());
                 let same = before.filter(|known| known.target == target && known.weight == written.weight);
                 endpoints.push(same.unwrap_or_else(|| {
-                    let health = self.health.map(|settings| (settings, metrics.health(&self.name, &name)));
-                    let up = health.as_ref().map(|(_, metrics)| metrics.up.clone());
+                    let health = self.health.as_ref().map(|settings| (settings, metrics.health(&self.name, &name)));
+                    let probed = health.iter().flat_map(|(_, metrics)| metrics.gauges()).collect::<Vec<_>>();
                     let metrics = metrics.endpoint(&self.name, &name);
-                    let gauges = [metrics.active.clone(), metrics.ejected.clone()].into_iter().chain(up).collect();
+                    let gauges = [metrics.active.clone(), metrics.ejected.clone()].into_iter().chain(probed).collect();
                     let mut endpoint = Endpoint::new(&self.name, &name, target, written.weight, metrics);
-                    endpoint.health = health.map(|(settings, metrics)| Health::new(settings, metrics));
+                    endpoint.health =
+                        health.map(|(settings, metrics)| Health::new(settings, &written.address, metrics));
                     endpoint.outlier = self.outliers.map(Outlier::new);
                     endpoint.pool_active = self.counts.active.clone();
                     let endpoint = Arc::new(endpoint);

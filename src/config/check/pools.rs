@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::{Node, Table};
@@ -49,6 +50,7 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
     let endpoints = endpoints.unwrap_or_default();
     let source = table.get("source").map(|node| source(&node, known.then_some(&endpoints), check));
     let refresh = table.get("refresh").and_then(|node| node.duration_within(REFRESH, "\"1s\" to \"1d\"", check.report));
+    let health = table.get("health").map(|node| health::read(&node, known.then_some(&endpoints), check));
     let own = table.get("timeouts").map(|node| node.table(keys::POOL_TIMEOUTS, check.report));
     Read {
         model: Pool {
@@ -58,7 +60,7 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
             source: source.unwrap_or_default(),
             refresh: refresh.unwrap_or(DEFAULT_REFRESH),
             timeouts: settings::pool_timeouts(own.as_ref(), &timeouts.pool, check),
-            health: table.get("health").map(|node| health::read(&node, check)),
+            health: health.map(Arc::new),
             outliers: health::outliers(table.get("outliers").as_ref(), check),
         },
         at: table.at,
@@ -131,7 +133,7 @@ fn endpoint_name<'t>(node: &Node<'t>, check: &mut Check<'_>) -> Option<&'t str> 
 }
 
 /// The local addresses; each must be of use for one of `endpoints`, if these are known.
-fn source(node: &Node<'_>, endpoints: Option<&Vec<Endpoint>>, check: &mut Check<'_>) -> Vec<IpAddr> {
+pub(super) fn source(node: &Node<'_>, endpoints: Option<&Vec<Endpoint>>, check: &mut Check<'_>) -> Vec<IpAddr> {
     let empty = "an empty list says nothing; leave the key out to let the kernel choose";
     let elements = node.list(address::IP, empty, check.report);
     let mut addresses: Vec<IpAddr> = Vec::new();
