@@ -21,6 +21,7 @@ mod limits;
 mod listeners;
 mod network;
 mod observe;
+mod probes;
 mod quiet;
 mod refusals;
 mod reset;

@@ -5,8 +5,8 @@
 //! `ready`; and `maxconn:` is read over.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
 
+use super::Deadline;
 use super::channel::Channel;
 use crate::health::verdict::Text;
 
@@ -93,7 +93,7 @@ pub(crate) fn parse(line: &[u8]) -> Option<Said> {
 ///
 /// # Errors
 /// Why it has not said anything.
-pub(super) async fn run(channel: &mut Channel, send: &[u8], deadline: Instant) -> Result<Said, Text> {
+pub(super) async fn run(channel: &mut Channel, send: &[u8], deadline: Deadline) -> Result<Said, Text> {
     let mut line = Vec::new();
     let ask = async {
         if !send.is_empty() {
@@ -103,10 +103,10 @@ pub(super) async fn run(channel: &mut Channel, send: &[u8], deadline: Instant) -
         while !is_whole(&line) && channel.read_buf(&mut line).await? > 0 {}
         std::io::Result::Ok(())
     };
-    match timeout_at(deadline, ask).await {
+    match deadline.hold(ask).await {
         // A line without an end that came before something went wrong is a line as well.
         Ok(Err(error)) if line.is_empty() => return Err(error.to_string().into()),
-        Err(_) if line.is_empty() => return Err("no answer in time".into()),
+        Err(_) if line.is_empty() => return Err(deadline.missed("no answer")),
         Err(_) => return Err("its line has no end".into()),
         Ok(_) => {}
     }

@@ -11,8 +11,8 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout_at};
 
+use super::Deadline;
 use super::channel::Channel;
 use super::tls;
 use crate::config::model::{HttpExpect, HttpProbe};
@@ -64,7 +64,7 @@ pub(super) async fn run(
     channel: Channel,
     probe: &HttpProbe,
     host: &str,
-    deadline: Instant,
+    deadline: Deadline,
 ) -> (Result<Answer, Observation>, Option<Channel>) {
     let started = http1::Builder::new().max_buf_size(MOST_HEAD).handshake(TokioIo::new(channel)).await;
     let (sender, mut connection) = match started {
@@ -87,20 +87,20 @@ async fn exchange(
     mut sender: SendRequest<Empty<Bytes>>,
     probe: &HttpProbe,
     host: &str,
-    deadline: Instant,
+    deadline: Deadline,
 ) -> Result<Answer, Observation> {
     let request = request(probe, host).map_err(|error| Observation::Refused(error.to_string().into()))?;
-    let response = match timeout_at(deadline, sender.send_request(request)).await {
+    let response = match deadline.hold(sender.send_request(request)).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(observation(&error)),
-        Err(_) => return Err(Observation::Missing("no answer to the request in time".into())),
+        Err(_) => return Err(Observation::Missing(deadline.missed("no answer to the request"))),
     };
     let (status, mut body, mut broken) = (response.status(), Vec::new(), None);
     if probe.reads_body {
-        broken = match timeout_at(deadline, read(response.into_body(), &mut body)).await {
+        broken = match deadline.hold(read(response.into_body(), &mut body)).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(observation(&error).text().clone()),
-            Err(_) => Some("no more came in time".into()),
+            Err(_) => Some(deadline.missed("no more came")),
         };
     }
     Ok(Answer { status, body, broken })

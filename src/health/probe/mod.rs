@@ -10,6 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use self::channel::{Channel, Line};
@@ -25,6 +26,13 @@ pub(crate) struct Call {
     pub(crate) target: Target,
     pub(crate) source: Option<IpAddr>,
     pub(crate) patience: Duration,
+}
+
+/// When a probe is over, and how long it may take.
+#[derive(Clone, Copy, Debug)]
+struct Deadline {
+    at: Instant,
+    length: Duration,
 }
 
 /// What one probe has found.
@@ -65,6 +73,22 @@ impl Found {
     }
 }
 
+impl Deadline {
+    fn from(now: Instant, length: Duration) -> Deadline {
+        Deadline { at: now + length, length }
+    }
+
+    /// Has `talk` go on until then.
+    async fn hold<T>(self, talk: impl Future<Output = T>) -> Result<T, Elapsed> {
+        timeout_at(self.at, talk).await
+    }
+
+    /// Says what did not come in time.
+    fn missed(self, what: &str) -> Text {
+        format!("{what} in {:?}", self.length).into()
+    }
+}
+
 impl Ending {
     /// Ends it politely, within a second.
     pub(crate) async fn end(self) {
@@ -86,12 +110,12 @@ pub(crate) async fn run(
     tls: Option<&Result<tls::Client, Observation>>,
 ) -> io::Result<(Found, Ending)> {
     let began = Instant::now();
-    let deadline = began + call.patience;
+    let deadline = Deadline::from(began, call.patience);
     let (reply, expires, channel) = match dial(call, deadline).await? {
         Err(why) => (Reply::Plain(Observation::Missing(why)), None, None),
         Ok(line) => talk(line, dialogue, host, tls, deadline).await,
     };
-    let found = Found { reply: timed(reply, call.patience), expires, took: began.elapsed() };
+    let found = Found { reply, expires, took: began.elapsed() };
     Ok((found, Ending(channel)))
 }
 
@@ -100,7 +124,7 @@ pub(crate) async fn run(
 /// # Errors
 /// As [`run`]; the inner error is why the agent has not said anything.
 pub(crate) async fn ask_agent(call: &Call, send: &Secret) -> io::Result<(Result<agent::Said, Text>, Ending)> {
-    let deadline = Instant::now() + call.patience;
+    let deadline = Deadline::from(Instant::now(), call.patience);
     match dial(call, deadline).await? {
         Err(why) => Ok((Err(why), Ending(None))),
         Ok(line) => {
@@ -112,12 +136,12 @@ pub(crate) async fn ask_agent(call: &Call, send: &Secret) -> io::Result<(Result<
 }
 
 /// The outer error is our own; the inner one is why there is no connection.
-async fn dial(call: &Call, deadline: Instant) -> io::Result<Result<Line, Text>> {
-    match timeout_at(deadline, connect::dial(&call.target, call.source)).await {
+async fn dial(call: &Call, deadline: Deadline) -> io::Result<Result<Line, Text>> {
+    match deadline.hold(connect::dial(&call.target, call.source)).await {
         Ok(Ok(stream)) => Ok(Ok(Line(stream))),
         Ok(Err(error)) if connect::blame(&error).by == Side::Us => Err(error),
         Ok(Err(error)) => Ok(Err(error.to_string().into())),
-        Err(_) => Ok(Err("no connection in time".into())),
+        Err(_) => Ok(Err(deadline.missed("no connection"))),
     }
 }
 
@@ -126,23 +150,23 @@ async fn talk(
     dialogue: &Dialogue,
     host: &str,
     tls: Option<&Result<tls::Client, Observation>>,
-    deadline: Instant,
+    deadline: Deadline,
 ) -> (Reply, Option<SystemTime>, Option<Channel>) {
     let plain = |observation, expires, channel| (Reply::Plain(observation), expires, channel);
     let (mut channel, expires) = match tls {
         None => (Channel::Clear(line), None),
         Some(Err(observation)) => return plain(observation.clone(), None, Some(Channel::Clear(line))),
-        Some(Ok(client)) => match timeout_at(deadline, client.open(line)).await {
+        Some(Ok(client)) => match deadline.hold(client.open(line)).await {
             Ok(Ok(opened)) => (opened.channel, opened.expires),
             Ok(Err((observation, channel))) => return plain(observation, None, Some(channel)),
-            Err(_) => return plain(Observation::Missing("no TLS handshake in time".into()), None, None),
+            Err(_) => return plain(Observation::Missing(deadline.missed("no TLS handshake")), None, None),
         },
     };
     match &dialogue.probe {
         // A connection in clear on which nothing was said needs no more than to be closed.
         Probe::Tcp if tls.is_none() => plain(Observation::Pass("connected".into()), None, None),
         Probe::Tcp => {
-            let confirmed = timeout_at(deadline, tls::confirm(&mut channel)).await;
+            let confirmed = deadline.hold(tls::confirm(&mut channel)).await;
             plain(confirmed.unwrap_or_else(|_| Observation::Pass("TLS".into())), expires, None)
         }
         Probe::Script(steps) => {
@@ -153,17 +177,5 @@ async fn talk(
             (Ok(answer), channel) => (Reply::Http(answer), expires, channel),
             (Err(observation), channel) => plain(observation, expires, channel),
         },
-    }
-}
-
-/// Says how long "in time" was.
-fn timed(reply: Reply, patience: Duration) -> Reply {
-    match reply {
-        Reply::Plain(Observation::Missing(why)) => {
-            let why =
-                if why.contains("in time") { why.replace("in time", &format!("in {patience:?}")).into() } else { why };
-            Reply::Plain(Observation::Missing(why))
-        }
-        other => other,
     }
 }

@@ -1,8 +1,8 @@
 //! The script of a probe: what is sent, and what has to come, step by step.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
 
+use super::Deadline;
 use super::channel::Channel;
 use super::tls;
 use crate::config::model::Step;
@@ -14,13 +14,13 @@ const MOST_UNREAD: usize = 64 * 1024;
 const SHOWN: usize = 60;
 
 /// Follows `steps` until `deadline`.
-pub(super) async fn run(channel: &mut Channel, steps: &[Step], deadline: Instant) -> Observation {
+pub(super) async fn run(channel: &mut Channel, steps: &[Step], deadline: Deadline) -> Observation {
     let mut incoming = Incoming::default();
     let last = steps.iter().rposition(|step| matches!(step, Step::Expect(_)));
     for (index, step) in steps.iter().enumerate() {
         let done = match step {
-            Step::Send(bytes) => timeout_at(deadline, send(channel, &bytes.0)).await,
-            Step::Expect(expected) => timeout_at(deadline, expect(channel, &mut incoming, expected)).await,
+            Step::Send(bytes) => deadline.hold(send(channel, &bytes.0)).await,
+            Step::Expect(expected) => deadline.hold(expect(channel, &mut incoming, expected)).await,
         };
         let why = match done {
             Ok(Ok(())) => continue,
@@ -32,7 +32,7 @@ pub(super) async fn run(channel: &mut Channel, steps: &[Step], deadline: Instant
                 Observation::Missing(why) => why.into_owned(),
                 definite => return definite,
             },
-            Err(_) => "no answer in time".to_owned(),
+            Err(_) => deadline.missed("no answer").into_owned(),
         };
         let place = format!("at step {} of {}", index + 1, steps.len());
         return match step {
