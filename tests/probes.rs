@@ -1,6 +1,7 @@
 //! Probes that ask something: TLS, HTTP, scripts and agents, between a balancer and servers that answer as they are told.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -291,7 +292,7 @@ fn an_agent_says_how_an_endpoint_is_to_be_treated() {
     let alone = format!("health = {{ {table}, timeout = '1s' }}");
     let (text, health) = (config(at, "probe = 'tcp'"), format!("health = {{ probe = 'tcp', {QUICK} }}"));
     assert!(text.contains(&health));
-    let process = Process::start(&text.replace(&health, &alone));
+    let process = Process::start(&format!("log.level = 'debug'\n{}", text.replace(&health, &alone)));
     for line in ["50%", "drain", "up maint", "ready 75%"] {
         agent.answer(&format!("{line}\n"));
         says(&process, &format!(r#"the agent says \"{line}\""#));
@@ -333,4 +334,65 @@ fn pools_share_probes_and_judge_by_themselves() {
     let probes = server.talks().len() - before;
     // One every 180 to 220 ms, whatever number of pools asks.
     assert!((8..=17).contains(&probes), "{probes} probes in {time:?}");
+}
+
+/// A server that is installed; ended with the test.
+struct Installed(Child);
+
+impl Installed {
+    /// Starts it, and waits until it listens; nothing where it is not installed.
+    fn start(words: &[&str], at: SocketAddr) -> Option<Installed> {
+        let child = Command::new(words[0]).args(&words[1..]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let Ok(child) = child else {
+            eprintln!("left out: {} is not installed", words[0]);
+            return None;
+        };
+        let installed = Installed(child);
+        eventually("it listens", || TcpStream::connect(at).ok());
+        Some(installed)
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn openssl_answers_in_every_version_of_tls() {
+    let folder = TempDir::new().unwrap();
+    let authority = Authority::new(folder.path());
+    let (identity, ours) = (authority.sign("web.test"), authority.sign("probe.test"));
+    let (ca, certificate, key) = (authority.file(), identity.file("pem"), identity.file("key"));
+    let shown = format!("certificate = '{}', key = '{}'", ours.file("pem"), ours.file("key"));
+    for version in ["-tls1_2", "-tls1_3"] {
+        let at = free_address();
+        let accept = at.to_string();
+        let words = ["openssl", "s_server", "-accept", &accept, version, "-www", "-cert", &certificate, "-key", &key];
+        let demand = ["-Verify", "1", "-verify_return_error", "-CAfile", &ca];
+        let Some(_server) = Installed::start(&[&words[..], &demand].concat(), at) else { return };
+        for probe in ["tls", "http"] {
+            let tls = |more: &str| format!("probe = '{probe}', tls = {{ name = 'web.test', ca = '{ca}', {more} }}");
+            assert!(is_well(at, &tls(&shown)), "{probe} over {version}");
+            assert!(!is_well(at, &tls("warn_expiry = 'off'")), "{probe} over {version} without a certificate");
+        }
+    }
+}
+
+#[test]
+fn redis_follows_the_script() {
+    let at = free_address();
+    let port = at.port().to_string();
+    let words = ["redis-server", "--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"];
+    let Some(_server) = Installed::start(&words, at) else { return };
+    let script = |expected: &str| {
+        format!(
+            "probe = 'script', script = [{{ send = \"INFO replication\\r\\n\" }}, {{ expect = '{expected}' }}, \
+             {{ send = \"QUIT\\r\\n\" }}]"
+        )
+    };
+    assert!(is_well(at, &script("role:master")));
+    assert!(!is_well(at, &script("role:slave")));
 }

@@ -12,7 +12,7 @@ mod tests;
 mod verdict;
 pub(crate) mod watch;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -155,8 +155,11 @@ impl Health {
             Finding::Agent(said) => {
                 let before = state.agent;
                 state.agent = before.after(said);
-                if state.agent != before {
+                if (state.agent.is_down, state.agent.mode) != (before.is_down, before.mode) {
                     tracing::info!(pool, endpoint, "the agent says {:?}", said.text);
+                } else if state.agent != before {
+                    // Weights may follow the load of a machine: that is a line every few seconds.
+                    tracing::debug!(pool, endpoint, "the agent says {:?}", said.text);
                 }
                 state.report.agent = Some(said.text.clone());
                 self.mode.store(state.agent.mode as u8, Ordering::Relaxed);
@@ -195,12 +198,13 @@ impl Health {
         self.standing.store(standing as u8, Ordering::Relaxed);
         (state.report.standing, state.report.since) = (standing, now);
         let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        self.metrics.changed(standing == Standing::Up, seconds);
         match standing {
             Standing::Up => tracing::info!(pool, endpoint, "is up"),
             Standing::Down => tracing::warn!(pool, endpoint, "is down: {why}"),
-            Standing::Unknown => tracing::info!(pool, endpoint, "is not known yet"),
+            // Its agent has taken back what it said before the first probe was over.
+            Standing::Unknown => return Some(standing),
         }
+        self.metrics.changed(standing == Standing::Up, seconds);
         Some(standing)
     }
 
@@ -213,9 +217,7 @@ impl Health {
     /// Where to probe an endpoint that sessions reach at `target`.
     fn probed(&self, target: &Target) -> Target {
         match (target, self.settings.address, self.settings.port) {
-            (Target::Ip(own), address, port) => {
-                Target::Ip(SocketAddr::new(address.unwrap_or(own.ip()), port.unwrap_or(own.port())))
-            }
+            (Target::Ip(own), address, port) => Target::Ip(moved(*own, address, port.unwrap_or(own.port()))),
             (Target::Unix(_), Some(address), Some(port)) => Target::Ip(SocketAddr::new(address, port)),
             (Target::Unix(_), _, _) => target.clone(),
         }
@@ -223,10 +225,21 @@ impl Health {
 
     /// Where the agent of an endpoint is that sessions reach at `target`.
     fn agent_at(&self, target: &Target, agent: &model::Agent) -> Option<Target> {
-        let own = match target {
-            Target::Ip(own) => Some(own.ip()),
-            Target::Unix(_) => None,
+        let at = match target {
+            Target::Ip(own) => moved(*own, self.settings.address, agent.port),
+            Target::Unix(_) => SocketAddr::new(self.settings.address?, agent.port),
         };
-        Some(Target::Ip(SocketAddr::new(self.settings.address.or(own)?, agent.port)))
+        Some(Target::Ip(at))
+    }
+}
+
+/// `own` with another port and, if there is one, another address. The scope of an IPv6 address stays with it.
+fn moved(mut own: SocketAddr, address: Option<IpAddr>, port: u16) -> SocketAddr {
+    match address {
+        Some(address) => SocketAddr::new(address, port),
+        None => {
+            own.set_port(port);
+            own
+        }
     }
 }

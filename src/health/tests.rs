@@ -1,18 +1,22 @@
 //! The health of one endpoint, told what probes and its agent find.
 
 use super::*;
-use crate::config::model::Address;
 use crate::observe::metrics::Metrics;
 
 fn health(table: &str) -> Health {
+    health_of("10.0.0.1:1", table)
+}
+
+/// The health of an endpoint that is written like this, with this table.
+pub(super) fn health_of(endpoint: &str, table: &str) -> Health {
     let text = format!(
-        "[listener.a]\nbind = '127.0.0.1:0'\n[route.a]\nlistener = 'a'\npool = 'a'\n[pool.a]\nendpoints = '10.0.0.1:1'\n\
+        "[listener.a]\nbind = '127.0.0.1:0'\n[route.a]\nlistener = 'a'\npool = 'a'\n[pool.a]\nendpoints = '{endpoint}'\n\
          health = {{ {table} }}"
     );
     let config = crate::config::parse_str("a.toml".as_ref(), &text).unwrap_or_else(|problems| panic!("{problems}"));
-    let settings = config.config.pools[0].health.clone().unwrap();
-    let address = Address::Ip("10.0.0.1:1".parse().unwrap());
-    Health::new(&settings, &address, Metrics::new().health("a", "10.0.0.1:1"))
+    let pool = &config.config.pools[0];
+    let metrics = Metrics::new().health("a", endpoint);
+    Health::new(pool.health.as_ref().unwrap(), &pool.endpoints[0].address, metrics)
 }
 
 /// What is found at this second of the epoch.

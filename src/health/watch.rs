@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustls::ClientConfig;
 use tokio::sync::{Notify, Semaphore};
@@ -270,9 +270,9 @@ async fn watch(prober: Arc<Prober>) {
             match prober.ask().await {
                 Ok((Ok(finding), ending)) => {
                     silent = false;
-                    let pause = prober.tell(Some(&finding));
+                    let (pause, told) = (prober.tell(Some(&finding)), Instant::now());
                     ending.end().await;
-                    pause
+                    pause.saturating_sub(told.elapsed())
                 }
                 Ok((Err(why), ending)) => {
                     if !std::mem::replace(&mut silent, true) {
@@ -291,5 +291,36 @@ async fn watch(prober: Arc<Prober>) {
         };
         // Somebody new wants an answer at once.
         let _ = timeout(pause, prober.listeners.changed.notified()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::tests::health_of;
+
+    #[test]
+    fn what_an_endpoint_is_called() {
+        for (endpoint, table, target, host, name) in [
+            ("10.0.0.1:80", "probe = 'http'", "10.0.0.1:80", "10.0.0.1", ""),
+            ("10.0.0.1:8080", "probe = 'http'", "10.0.0.1:8080", "10.0.0.1:8080", ""),
+            ("[::1]:8080", "probe = 'http'", "[::1]:8080", "[::1]:8080", ""),
+            ("[::1]:443", "probe = 'http', tls = {}", "[::1]:443", "[::1]", "::1"),
+            ("web.test:443", "probe = 'http', tls = {}", "10.0.0.1:443", "web.test", "web.test"),
+            ("web.test:80", "probe = 'http', tls = {}", "10.0.0.1:80", "web.test:80", "web.test"),
+            ("web.test:1", "probe = 'http', tls.name = 'a.test'", "10.0.0.1:1", "a.test:1", "a.test"),
+            ("web.test:1", "probe = 'http', http.host = 'a.test'", "10.0.0.1:1", "a.test", ""),
+            ("web.test:1", "probe = 'tls'", "10.0.0.1:1", "", "web.test"),
+            // Nothing is said by which they could differ: endpoints at one address share their probes.
+            ("web.test:1", "probe = 'tcp'", "10.0.0.1:1", "", ""),
+        ] {
+            let health = health_of(endpoint, table);
+            let dialogue = health.settings.dialogue.clone().unwrap();
+            let (found_host, found_name) = called(&dialogue, &health, &Target::Ip(target.parse().unwrap()));
+            assert_eq!((&*found_host, &*found_name), (host, name), "{endpoint} with {table}");
+        }
+        let health = health_of("unix:/run/x", "probe = 'http'");
+        let dialogue = health.settings.dialogue.clone().unwrap();
+        assert_eq!(&*called(&dialogue, &health, &Target::Unix("/run/x".into())).0, "localhost");
     }
 }

@@ -17,7 +17,7 @@
 //! | `pointsman_endpoint_sessions_total` | counter | pool, endpoint | Sessions that were connected to this endpoint. |
 //! | `pointsman_endpoint_active_sessions` | gauge | pool, endpoint | Sessions that hold a lease on this endpoint. |
 //! | `pointsman_endpoint_connect_failures_total` | counter | pool, endpoint | Attempts that did not reach it, or that it ended without an answer. |
-//! | `pointsman_endpoint_up` | gauge | pool, endpoint | 1: probes find it well, 0: they do not, or have not yet. Only where there are probes. |
+//! | `pointsman_endpoint_up` | gauge | pool, endpoint | 1: probes and its agent find it well, 0: they do not, or have not yet. Only where there are any. |
 //! | `pointsman_endpoint_transitions_total` | counter | pool, endpoint, to | Changes of what probes find: to up, to down. |
 //! | `pointsman_endpoint_last_transition_timestamp_seconds` | gauge | pool, endpoint | When that last changed, in Unix time; 0: never. |
 //! | `pointsman_endpoint_probe_seconds` | gauge | pool, endpoint | How long the last probe took. |
@@ -341,7 +341,7 @@ families! {
     ENDPOINT_ACTIVE Gauge "pointsman_endpoint_active_sessions" "Sessions that hold a lease on this endpoint.";
     CONNECT_FAILURES Counter "pointsman_endpoint_connect_failures_total" "Attempts that did not reach it, or that it ended without an answer.";
     ENDPOINT_UP Gauge "pointsman_endpoint_up"
-        "1: probes find it well, 0: they do not, or have not yet. Only where there are probes.";
+        "1: probes and its agent find it well, 0: they do not, or have not yet. Only where there are any.";
     TRANSITIONS Counter "pointsman_endpoint_transitions_total" "Changes of what probes find: to up, to down.";
     LAST_TRANSITION Gauge "pointsman_endpoint_last_transition_timestamp_seconds"
         "When that last changed, in Unix time; 0: never.";
