@@ -24,6 +24,7 @@ mod limits;
 mod listeners;
 mod network;
 mod observe;
+mod probes;
 mod quiet;
 mod ranks;
 mod refusals;

@@ -83,6 +83,10 @@ pub(crate) fn members(written: &[Endpoint], resolved: &HashMap<Host, Vec<SocketA
         weight: written.weight,
         priority: written.priority,
         max_connections: written.max_connections,
+        host: match &written.address {
+            Address::Host { host, .. } => Some(host.as_str().into()),
+            _ => None,
+        },
     };
     let mut members = Vec::new();
     for endpoint in written {

@@ -29,7 +29,7 @@ pub(super) fn described(balance: model::Balance) -> model::Pool {
 /// A member that is called by its address.
 pub(super) fn member(address: &str) -> Member {
     let target = Target::Ip(address.parse().unwrap());
-    Member { name: address.into(), target, weight: 1, priority: 0, max_connections: None }
+    Member { name: address.into(), target, weight: 1, priority: 0, max_connections: None, host: None }
 }
 
 fn pool(balance: model::Balance, endpoints: &[(&str, u16)]) -> Pool {

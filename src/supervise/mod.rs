@@ -287,8 +287,13 @@ fn budget(config: &Config, workers: usize, listening: usize) -> Result<(usize, u
     let limit = descriptors::raise();
     // A host name may stand for several endpoints.
     let probes = |endpoint: &Endpoint| if matches!(endpoint.address, Address::Host { .. }) { 16 } else { 1 };
-    let probed = config.pools.iter().filter(|pool| pool.health.is_some());
-    let probed = probed.flat_map(|pool| &pool.endpoints).map(probes).sum();
+    let probed = config.pools.iter().map(|pool| {
+        let ways = pool.health.as_ref();
+        let ways =
+            ways.map_or(0, |health| usize::from(health.dialogue.is_some()) + usize::from(health.agent.is_some()));
+        ways * pool.endpoints.iter().map(probes).sum::<usize>()
+    });
+    let probed = probed.sum();
     let pages = config.admin.http.map_or(0, |_| descriptors::ADMIN_PAGES);
     let admin = pages + config.admin.socket.as_ref().map_or(0, |_| descriptors::ADMIN_SOCKET);
     let Budget { connections, pipes, probes, fixed } = descriptors::budget(limit, workers, listening, admin, probed);

@@ -3,6 +3,7 @@
 //! `conf/` to its word.
 
 mod files;
+mod health;
 mod listeners;
 mod never_panics;
 mod pools;
