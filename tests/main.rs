@@ -15,6 +15,7 @@ mod clients;
 mod costs;
 mod demo;
 mod endpoints;
+mod faults;
 mod half_close;
 mod health;
 mod hellos;
