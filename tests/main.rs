@@ -13,6 +13,7 @@ mod cli;
 mod clients;
 mod costs;
 mod demo;
+mod discovery;
 mod endpoints;
 mod half_close;
 mod health;

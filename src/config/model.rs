@@ -25,6 +25,8 @@ pub struct Config {
     pub log: Log,
     /// `[admin]`
     pub admin: Admin,
+    /// `[dns]`
+    pub dns: Dns,
     /// `[timeouts]`: the defaults; listeners and pools hold their own, resolved values.
     pub timeouts: Timeouts,
     /// `[listener.*]`, at least one.
@@ -86,6 +88,15 @@ pub enum LogFormat {
 pub struct Admin {
     /// Address of the read-only HTTP pages; `None` is `"off"`.
     pub http: Option<SocketAddr>,
+}
+
+/// `[dns]`: who is asked for the names of endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Servers; empty: those of the system (resolv.conf(5)).
+    pub servers: Vec<SocketAddr>,
+    /// For one question to one server.
+    pub timeout: Duration,
 }
 
 /// `[timeouts]`; `None` is `"off"`.
@@ -182,11 +193,13 @@ pub struct Pool {
     pub name: String,
     /// How an endpoint is chosen.
     pub balance: Balance,
-    /// Endpoints as written, at least one, no name twice.
+    /// Endpoints as written, no name twice; at least one if there is no file of them.
     pub endpoints: Vec<Endpoint>,
+    /// `endpoints_file`: further endpoints, which may change at any time.
+    pub endpoints_file: Option<EndpointsFile>,
     /// Local addresses to connect from; the first of the endpoint's family is used; empty: the kernel chooses.
     pub source: Vec<IpAddr>,
-    /// How often host names are resolved again.
+    /// The longest time from one look-up of a name to the next.
     pub refresh: Duration,
     /// `[pool.NAME.timeouts]`, or the defaults.
     pub timeouts: PoolTimeouts,
@@ -307,6 +320,15 @@ pub struct Endpoint {
     pub max_connections: Option<u32>,
 }
 
+/// A file that lists endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointsFile {
+    /// Its absolute path, which ends in `.json` or `.toml`.
+    pub path: PathBuf,
+    /// [`Endpoint::max_connections`] of those that say nothing of it.
+    pub max_connections: Option<u32>,
+}
+
 /// The priority of a backup: after all that can be written.
 pub const BACKUP: u32 = u32::MAX;
 /// The greatest priority that can be written.
@@ -329,6 +351,9 @@ pub enum Address {
         /// The port, 1 to 65535.
         port: u16,
     },
+    /// `{ srv = "_postgresql._tcp.example.com" }`: every address of every record is an endpoint, named
+    /// `name#address:port`; priority and weight are those of the record (RFC 2782).
+    Srv(String),
 }
 
 impl fmt::Display for AccessTarget {
@@ -367,6 +392,7 @@ impl fmt::Display for Address {
             Address::Ip(address) => address.fmt(f),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Host { host, port } => write!(f, "{host}:{port}"),
+            Address::Srv(name) => f.write_str(name),
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Pools: the endpoints that serve the same thing, and the leases that sessions hold on them.
 //!
-//! A pool never connects; it says who is to be tried. Its endpoints may change at any time (names are resolved again),
+//! A pool never connects; it says who is to be tried. Its endpoints may change at any time (`discovery`),
 //! and those that stay keep their sessions and counters. Workers take leases; the control side [settles](Pool::settle)
 //! what they go by whenever something has changed.
 
 pub(crate) mod commons;
+pub(crate) mod discovery;
 pub(crate) mod endpoint;
 pub(crate) mod leaving;
 pub(crate) mod operator;
-pub(crate) mod resolve;
 mod tier;
 mod tiers;
 pub(crate) mod waiting;
@@ -95,7 +95,7 @@ pub(crate) struct Settled {
 }
 
 impl Pool {
-    /// The pool as configured; endpoints with host names join once they are resolved. `bell` is told of every change.
+    /// The pool as configured; those that are to be discovered join later. `bell` is told of every change.
     pub(crate) fn new(pool: &model::Pool, metrics: &Metrics, bell: &Arc<Bell>) -> Pool {
         let new = Pool {
             name: pool.name.as_str().into(),
@@ -112,7 +112,7 @@ impl Pool {
             position: AtomicUsize::new(0),
             members: Mutex::default(),
         };
-        new.set(resolve::members(&pool.endpoints, &HashMap::new()), metrics);
+        new.set(discovery::members(&pool.endpoints, |_| None), metrics);
         new
     }
 

@@ -7,6 +7,7 @@ fn pool(balance: model::Balance, endpoints: &[(&str, u16)]) -> Pool {
         name: "p".into(),
         balance,
         endpoints: endpoints.iter().map(|(written, weight)| entry(written, *weight)).collect(),
+        endpoints_file: None,
         source: vec!["10.0.0.9".parse().unwrap(), "::9".parse().unwrap()],
         refresh: std::time::Duration::from_secs(30),
         timeouts: model::PoolTimeouts {
@@ -63,10 +64,14 @@ fn endpoints_that_stay_keep_their_sessions() {
     let pool = pool(model::Balance::LeastConnections, &[]);
     assert_eq!(pool.lease(0, &[]).err(), Some(Lack::Nobody), "not resolved yet");
     let set = |addresses: &[&str]| {
-        let at = |address: &&str| vec![format!("{address}:5432").parse().unwrap()];
-        let member =
-            |address| resolve::members(&[entry("db", 1)], &HashMap::from([(("db".to_owned(), 5432), at(address))]));
-        pool.set(addresses.iter().flat_map(member).collect(), &Metrics::new());
+        let member = |address: &&str| Member {
+            name: format!("db#{address}"),
+            target: Target::Ip(format!("{address}:5432").parse().unwrap()),
+            weight: 1,
+            priority: 0,
+            max_connections: None,
+        };
+        pool.set(addresses.iter().map(member).collect(), &Metrics::new());
     };
     set(&["10.0.0.1"]);
     let first = pool.lease(0, &[]).unwrap();

@@ -3,6 +3,7 @@
 pub mod balancer;
 pub mod bulk;
 pub mod client;
+pub mod dns;
 pub mod endpoint;
 pub mod flow;
 pub mod network;
@@ -12,6 +13,7 @@ pub mod tls;
 
 pub use balancer::Balancer;
 pub use client::Client;
+pub use dns::{Broken, Dns};
 pub use endpoint::{Endpoint, Manner};
 pub use pattern::Pattern;
 pub use process::Process;
