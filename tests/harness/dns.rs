@@ -85,7 +85,8 @@ impl Dns {
 
     /// A name has exactly these addresses from now on.
     pub fn set(&self, name: &str, ttl: u32, addresses: &[&str]) {
-        let record = |address: &&str| Record::from_rdata(absolute(name), ttl, address.parse::<IpAddr>().unwrap().into());
+        let record =
+            |address: &&str| Record::from_rdata(absolute(name), ttl, address.parse::<IpAddr>().unwrap().into());
         self.zone.lock().unwrap().records.insert(absolute(name), addresses.iter().map(record).collect());
     }
 

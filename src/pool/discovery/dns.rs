@@ -176,7 +176,7 @@ impl Dns {
         let mut look_ups = JoinSet::new();
         let targets: BTreeSet<Name> = records.iter().map(|record| record.target.to_lowercase()).collect();
         for target in targets {
-            let (dns, host) = (Arc::clone(self), target.to_string());
+            let (dns, host) = (Arc::clone(self), target.to_ascii());
             let before = last.iter().filter(|before| before.host == host).flat_map(|before| &before.addresses);
             let before: BTreeSet<IpAddr> = before.copied().collect();
             look_ups.spawn(async move { (host, dns.addresses(target, before.clone()).await, before) });
@@ -204,7 +204,7 @@ impl Dns {
         let mut services: Vec<Service> = records
             .iter()
             .map(|record| {
-                let host = record.target.to_lowercase().to_string();
+                let host = record.target.to_lowercase().to_ascii();
                 let addresses = known.get(&host).cloned().unwrap_or_default();
                 Service { host, addresses, port: record.port, priority: record.priority, weight: record.weight }
             })
