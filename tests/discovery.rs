@@ -129,7 +129,7 @@ fn what_was_found_last_is_kept_while_look_ups_fail() {
     let (port, _endpoints) = endpoints(["127.0.13.1", "127.0.13.2"]);
     let [one, two] = [1, 2].map(|last| format!("db.test:{port}#127.0.13.{last}"));
     dns.set("db.test", 1, &["127.0.13.1"]);
-    let balancer = Balancer::start(&config(&dns.config(), &format!("endpoints = 'db.test:{port}'")));
+    let balancer = Balancer::start(&config(&dns.config(), &format!("endpoints = 'db.test:{port}'\nrefresh = '1s'")));
     reaches(&balancer, &[&one]);
     let more_failures = |what: &str| {
         let before = failures(&balancer);
@@ -155,7 +155,7 @@ fn a_family_that_fails_keeps_its_addresses_while_the_other_changes() {
     let (port, _endpoints) = endpoints(["127.0.14.1", "127.0.14.2"]);
     dns.set("db.test", 1, &["127.0.14.1"]);
     dns.break_kind(RecordType::AAAA, Some(Broken::Silent));
-    let balancer = Balancer::start(&config(&dns.config(), &format!("endpoints = 'db.test:{port}'")));
+    let balancer = Balancer::start(&config(&dns.config(), &format!("endpoints = 'db.test:{port}'\nrefresh = '1s'")));
     assert_eq!(reached(&balancer), format!("db.test:{port}#127.0.14.1"), "half an answer is enough to start with");
     assert!(failures(&balancer) >= 1.0);
     dns.set("db.test", 1, &["127.0.14.2"]);
@@ -202,7 +202,7 @@ fn services_whose_targets_fail_keep_what_was_found() {
     dns.set("a.test", 1, &["127.0.0.1"]);
     dns.set("b.test", 1, &["127.0.0.1"]);
     dns.set_services("_pg._tcp.test", 1, &[(0, 1, ports[0], "a.test"), (0, 1, ports[1], "b.test")]);
-    let balancer = Balancer::start(&config(&dns.config(), "endpoints = [{ srv = '_pg._tcp.test' }]"));
+    let balancer = Balancer::start(&config(&dns.config(), "endpoints = [{ srv = '_pg._tcp.test' }]\nrefresh = '1s'"));
     reaches(&balancer, &[&names[0], &names[1]]);
     dns.remove("b.test");
     let before = failures(&balancer);

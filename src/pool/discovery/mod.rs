@@ -86,14 +86,13 @@ pub(crate) async fn keep(
     let (mut due, mut last_set): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
         let now = Instant::now();
-        if due.is_some_and(|due| due <= now) {
+        // Who waits for the first round is not kept waiting for the sake of those that come after it.
+        let is_first = first.is_some() && discovery.has_looked_at_all();
+        if due.is_some_and(|due| due <= now || is_first) {
             discovery.put(&metrics);
             (due, last_set) = (None, Some(now));
         }
-        if due.is_none()
-            && discovery.has_looked_at_all()
-            && let Some(first) = first.take()
-        {
+        if is_first && let Some(first) = first.take() {
             first();
         }
         let event = tokio::select! {
