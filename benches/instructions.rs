@@ -24,7 +24,7 @@ use pointsman::wire::client_hello::{ClientHello, Reader};
 const HELLO: &[u8] = include_bytes!("../tests/data/hellos/chromium-156-a.bin");
 
 /// Name, repetitions, ceiling in instructions a repetition.
-const CASES: [(&str, usize, u64); 19] = [
+const CASES: [(&str, usize, u64); 22] = [
     ("hello", 1_000, 3_000),
     ("route among 1 name", 1_000, 620),
     ("route among 10,000 names", 1_000, 620),
@@ -42,6 +42,9 @@ const CASES: [(&str, usize, u64); 19] = [
     ("maglev, 100 endpoints", 1_000, 250),
     ("maglev, 1,000 endpoints", 1_000, 250),
     ("maglev table, 1,000 endpoints", 5, 14_000_000),
+    ("lease, 2 endpoints", 1_000, 1_000),
+    ("lease, 100 endpoints", 500, 20_000),
+    ("pool from its configuration, 10,000 endpoints", 1, 1_000_000_000),
     ("session: one message there and back", 500, 6_000),
     ("log line", 1_000, 12_000),
 ];
@@ -115,6 +118,8 @@ fn run(case: &str, times: usize) -> anyhow::Result<()> {
         "random two" => drop(black_box(counted::random_two(endpoints()?, times))),
         "maglev" => drop(black_box(counted::maglev(endpoints()?, times))),
         "maglev table" => counted::maglev_tables(endpoints()?, times),
+        "lease" => counted::leases(endpoints()?, times),
+        "pool from its configuration" => counted::pools(endpoints()?, times),
         "session: one message there and back" => counted::session(times)?,
         "log line" => {
             let hello = hello()?;

@@ -5,11 +5,16 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
 use crate::balance::random_two::Urn;
 use crate::balance::{Load, least_connections, maglev, round_robin};
+use crate::config;
 use crate::forward::{Forward, Tools};
+use crate::observe::metrics::Metrics;
+use crate::pool::Pool;
 use crate::stream::{Family, Stream};
 use crate::table::{Entry, Identity, Limits};
 
@@ -52,6 +57,30 @@ pub fn maglev_tables(endpoints: usize, times: usize) {
 fn maglev_table(endpoints: usize) -> maglev::Table {
     let names: Vec<String> = (0..endpoints).map(|index| format!("10.0.{}.{}:443", index / 250, index % 250)).collect();
     maglev::Table::new(names.iter().map(|name| (name.as_str(), 1)))
+}
+
+/// Makes a pool of so many endpoints, so many times.
+pub fn pools(endpoints: usize, times: usize) {
+    (0..times).for_each(|_| drop(black_box(pool(endpoints))));
+}
+
+/// Leases of a pool of so many endpoints by least connections, each given back at once.
+pub fn leases(endpoints: usize, times: usize) {
+    let pool = pool(endpoints);
+    (0..times).for_each(|_| drop(black_box(pool.lease(0, &[]))));
+}
+
+fn pool(endpoints: usize) -> Pool {
+    let names = (0..endpoints).map(|index| format!("\"10.0.{}.{}:443\"", index / 250, index % 250));
+    let list = names.collect::<Vec<_>>().join(",");
+    let text = format!(
+        "listener.l.bind = '127.0.0.1:1'\nroute.r = {{ listener = 'l', pool = 'p' }}\npool.p.endpoints = [{list}]"
+    );
+    let loaded = config::parse_str("counted.toml".as_ref(), &text).ok();
+    let model = loaded.and_then(|mut loaded| loaded.config.pools.pop());
+    let pool = Pool::new(&model.unwrap_or_else(|| std::process::abort()), &Metrics::new(), &Arc::default());
+    pool.settle(Instant::now());
+    pool
 }
 
 /// One session of the forwarder over socket pairs: so many messages of 200 bytes go to the endpoint and come back.

@@ -11,6 +11,12 @@
 //! | pool | endpoints that serve the same thing |
 //! | endpoint | one address that connections are forwarded to |
 //! | lease | one session's claim on an endpoint, given back when it ends |
+//! | member | an endpoint that a pool is to have, however it became known |
+//! | tier | the endpoints of a pool that have the same priority |
+//! | share | what an endpoint's weight comes to at the moment |
+//! | fit | up, not left out as an outlier, and in service |
+//! | held, queued | of a client: it waits because nobody can be chosen, or because all who can are full |
+//! | settle | to bring what a pool's choices go by up to date with its endpoints |
 //! | session | one accepted connection, from accept to record |
 //! | half | one direction of a session |
 //! | outcome | the one word for how a connection ended |

@@ -8,6 +8,7 @@
 
 mod harness;
 
+mod admin;
 mod bulk;
 mod cli;
 mod clients;
@@ -18,13 +19,17 @@ mod endpoints;
 mod half_close;
 mod health;
 mod hellos;
+mod leaks;
+mod leaving;
 mod limits;
 mod listeners;
 mod network;
 mod observe;
 mod quiet;
+mod ranks;
 mod refusals;
 mod reset;
 mod retries;
+mod shortage;
 mod smoke;
 mod stop;

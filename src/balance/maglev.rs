@@ -23,6 +23,8 @@ const FREE: u16 = u16::MAX;
 pub(crate) struct Table {
     /// Empty if no endpoint has a weight.
     entries: Vec<u16>,
+    /// A hash of each endpoint's name.
+    names: Vec<u64>,
 }
 
 /// An endpoint while a table is filled.
@@ -39,6 +41,8 @@ struct Turn {
 impl Table {
     /// The table for endpoints of these names and weights; of more than 65,535 the first are taken.
     pub(crate) fn new<'a>(endpoints: impl Iterator<Item = (&'a str, u16)>) -> Table {
+        let endpoints: Vec<(&str, u16)> = endpoints.collect();
+        let names = endpoints.iter().map(|(name, _)| key(name.as_bytes())).collect();
         let mut named: Vec<(&str, Turn)> = (0..FREE)
             .zip(endpoints)
             .filter(|(_, (_, weight))| *weight > 0)
@@ -59,7 +63,14 @@ impl Table {
                 }
             }
         }
-        Table { entries }
+        Table { entries, names }
+    }
+
+    /// The endpoint of `key` among those that `may` allows, where [`Table::pick`] met none: by the greatest hash of both
+    /// (rendezvous hashing, Thaler and Ravishankar, 1998), so that it too is the same everywhere. Looks at all endpoints.
+    pub(crate) fn pick_any(&self, key: u64, may: impl Fn(usize) -> bool) -> Option<usize> {
+        let allowed = self.names.iter().enumerate().filter(|(index, _)| may(*index));
+        allowed.max_by_key(|(_, name)| self::key(&(key ^ **name).to_le_bytes())).map(|(index, _)| index)
     }
 
     /// The endpoint of `key`, or, where `may` does not allow it, the one of an entry further on: always the same one
@@ -232,6 +243,25 @@ mod tests {
         let spread = |taken: i32| (taken - others).abs() * 10 <= others;
         assert!(taken.iter().enumerate().all(|(index, &taken)| index == down || spread(taken)), "{taken:?}");
         assert_eq!(table.pick(7, |_| false), Err(NoneNear));
+    }
+
+    #[test]
+    fn where_nearly_all_may_not_the_few_share_the_keys_and_keep_them() {
+        let names = names(1_000);
+        let table = table(&names);
+        let few = [17, 400, 999];
+        let among = |allowed: &[usize], client: u64| {
+            table.pick_any(key(&client.to_be_bytes()), |index| allowed.contains(&index)).unwrap()
+        };
+        let chosen: Vec<usize> = (0..3_000).map(|client| among(&few, client)).collect();
+        for index in few {
+            let count = chosen.iter().filter(|&&chosen| chosen == index).count();
+            assert!((900..1_100).contains(&count), "{index}: {count}");
+        }
+        for (client, before) in (0..).zip(&chosen).filter(|(_, before)| **before != 400) {
+            assert_eq!(among(&[17, 999], client), *before, "only the keys of who leaves move");
+        }
+        assert_eq!(table.pick_any(1, |_| false), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod operate;
 mod run;
 
 use std::path::PathBuf;
@@ -42,6 +43,8 @@ enum Command {
         #[arg(long)]
         once: bool,
     },
+    #[command(flatten)]
+    Operate(operate::Operate),
 }
 
 /// Runs what the command line asks for.
@@ -50,5 +53,6 @@ pub fn main() -> ExitCode {
         Command::Run { config } => run::run(&config),
         Command::Check { config, bind } => check::check(&config, bind),
         Command::Demo { once } => demo::demo(once),
+        Command::Operate(command) => operate::operate(command),
     }
 }

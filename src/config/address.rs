@@ -102,7 +102,8 @@ fn refuse_mapped(address: IpAddr, text: &str) -> Result<(), Refused> {
     }
 }
 
-fn unix_path(path: &str) -> Result<PathBuf, Refused> {
+/// Reads the absolute path of a unix socket.
+pub(super) fn unix_path(path: &str) -> Result<PathBuf, Refused> {
     if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
         return Err(Refused::misread(path, "is not the absolute path of a socket"));
     }

@@ -7,7 +7,7 @@ pub(super) const RUNTIME: &[&str] = &["workers", "max_connections", "opening_mem
 /// `[log]`
 pub(super) const LOG: &[&str] = &["level", "access", "format"];
 /// `[admin]`
-pub(super) const ADMIN: &[&str] = &["http"];
+pub(super) const ADMIN: &[&str] = &["socket", "http"];
 /// `[dns]`
 pub(super) const DNS: &[&str] = &["servers", "timeout"];
 /// `[timeouts]`

@@ -88,6 +88,8 @@ pub enum LogFormat {
 pub struct Admin {
     /// Address of the read-only HTTP pages; `None` is `"off"`.
     pub http: Option<SocketAddr>,
+    /// Path of the unix socket for commands; `None` is `"off"`.
+    pub socket: Option<PathBuf>,
 }
 
 /// `[dns]`: who is asked for the names of endpoints.

@@ -97,7 +97,8 @@ pub(crate) struct SocketFile {
 }
 
 impl SocketFile {
-    fn at(path: &Path) -> io::Result<SocketFile> {
+    /// Of a socket that was bound just now.
+    pub(crate) fn at(path: &Path) -> io::Result<SocketFile> {
         let file = std::fs::symlink_metadata(path)?;
         Ok(SocketFile { path: path.to_owned(), device: file.dev(), inode: file.ino() })
     }
@@ -204,7 +205,8 @@ fn prepare(socket: &Socket, listener: &Listener) -> io::Result<()> {
     Ok(())
 }
 
-fn unix(path: &Path) -> io::Result<Socket> {
+/// A unix socket bound to `path`, which an abandoned one may have left behind.
+pub(crate) fn unix(path: &Path) -> io::Result<Socket> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
     match socket.bind(&address) {

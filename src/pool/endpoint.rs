@@ -80,6 +80,8 @@ pub(crate) enum State {
     Refused,
     /// Probes do not reach it.
     Down,
+    /// The pool no longer has it, but it still has sessions.
+    Removed,
 }
 
 /// Failures to use an endpoint, counted where they happen and told elsewhere.
@@ -93,7 +95,7 @@ struct Trouble {
 }
 
 /// An endpoint's share is counted in so many parts of its weight, so that it can grow in steps.
-const PARTS: u32 = 10;
+pub(crate) const PARTS: u32 = 10;
 
 impl Endpoint {
     /// An endpoint without sessions that nothing judges.
@@ -177,6 +179,9 @@ impl Endpoint {
 
     /// What it is doing.
     pub(crate) fn state(&self) -> State {
+        if self.gone.load(Ordering::Relaxed) {
+            return State::Removed;
+        }
         match (self.operator.mode(), self.standing()) {
             (Mode::Maintenance, _) => State::Maintenance,
             (Mode::Drain, _) => State::Drain,
@@ -190,10 +195,8 @@ impl Endpoint {
 
     /// Why its sessions should leave as far as it is itself the cause.
     pub(super) fn cause(&self) -> Option<Cause> {
-        if self.gone.load(Ordering::Relaxed) {
-            return Some(Cause::Removal);
-        }
         match self.state() {
+            State::Removed => Some(Cause::Removal),
             State::Maintenance | State::Down => Some(Cause::Down),
             State::Refused => Some(Cause::Demotion),
             State::Drain => Some(Cause::Drain),

@@ -255,11 +255,13 @@ impl Pool {
         self.health.is_some() && self.tiers.load().endpoints().any(unknown)
     }
 
-    /// Those of the set, and those that have left it and still have sessions.
-    fn all(&self) -> Vec<Arc<Endpoint>> {
+    /// Those of the set, by priority and name, and those that have left it and still have sessions.
+    pub(crate) fn all(&self) -> Vec<Arc<Endpoint>> {
         let members = self.members();
         let known = members.known.values().map(|known| &known.endpoint);
-        known.chain(&members.former).filter_map(Weak::upgrade).collect()
+        let mut all: Vec<_> = known.chain(&members.former).filter_map(Weak::upgrade).collect();
+        all.sort_by(|a, b| (a.priority(), &a.name).cmp(&(b.priority(), &b.name)));
+        all
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
@@ -319,5 +321,7 @@ fn key_of_network(client: Option<IpAddr>, ipv4: u8, ipv6: u8) -> u64 {
     }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

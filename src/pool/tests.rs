@@ -2,19 +2,20 @@
 
 use super::*;
 
-fn pool(balance: model::Balance, endpoints: &[(&str, u16)]) -> Pool {
-    let pool = model::Pool {
+/// A pool of no endpoint yet, as it is configured.
+pub(super) fn described(balance: model::Balance) -> model::Pool {
+    model::Pool {
         name: "p".into(),
         balance,
-        endpoints: endpoints.iter().map(|(written, weight)| entry(written, *weight)).collect(),
+        endpoints: Vec::new(),
         endpoints_file: None,
         source: vec!["10.0.0.9".parse().unwrap(), "::9".parse().unwrap()],
-        refresh: std::time::Duration::from_secs(30),
+        refresh: Duration::from_secs(30),
         timeouts: model::PoolTimeouts {
-            connect: std::time::Duration::from_secs(5),
+            connect: Duration::from_secs(5),
             idle: None,
             half_close: None,
-            drain: std::time::Duration::ZERO,
+            drain: Duration::ZERO,
         },
         health: None,
         outliers: None,
@@ -23,8 +24,18 @@ fn pool(balance: model::Balance, endpoints: &[(&str, u16)]) -> Pool {
         panic_percent: None,
         shortage: model::Shortage::default(),
         sessions: model::Sessions::default(),
-    };
-    Pool::new(&pool, &Metrics::new(), &Arc::default())
+    }
+}
+
+/// A member that is called by its address.
+pub(super) fn member(address: &str) -> Member {
+    let target = Target::Ip(address.parse().unwrap());
+    Member { name: address.into(), target, weight: 1, priority: 0, max_connections: None }
+}
+
+fn pool(balance: model::Balance, endpoints: &[(&str, u16)]) -> Pool {
+    let endpoints = endpoints.iter().map(|(written, weight)| entry(written, *weight)).collect();
+    Pool::new(&model::Pool { endpoints, ..described(balance) }, &Metrics::new(), &Arc::default())
 }
 
 fn entry(written: &str, weight: u16) -> model::Endpoint {
@@ -107,4 +118,33 @@ fn least_connections_is_exact_over_threads() {
     });
     let count = |name: &str| names(&leases).iter().filter(|lease| **lease == name).count();
     assert_eq!([count("10.0.0.1:1"), count("10.0.0.2:1"), count("10.0.0.3:1")], [100, 100, 200]);
+}
+
+#[test]
+fn what_operators_said_stays_with_the_name() {
+    use super::operator::Mode;
+    let pool = pool(model::Balance::LeastConnections, &[]);
+    let set = |addresses: &[&str]| {
+        let members = addresses.iter().map(|address| Member { name: "a".into(), ..member(address) }).collect();
+        pool.set(members, &Metrics::new());
+        pool.settle(Instant::now());
+        pool.publish(Duration::ZERO);
+    };
+    set(&["10.0.0.1:1"]);
+    let first = pool.lease(0, &[]).unwrap();
+    pool.find("a").unwrap().operator.set_mode(Mode::Drain);
+    assert_eq!(pool.lease(0, &[]).err(), Some(Lack::Nobody));
+    assert_eq!(first.endpoint().leaving.get().map(|(cause, _)| cause), None, "not settled yet");
+    pool.settle(Instant::now());
+    assert_eq!(first.endpoint().leaving.get().map(|(cause, _)| cause), Some(Cause::Drain));
+    // Gone for a while, and back with another address.
+    set(&[]);
+    assert_eq!(first.endpoint().leaving.get().map(|(cause, _)| cause), Some(Cause::Removal));
+    set(&["10.0.0.2:1"]);
+    assert_eq!(pool.lease(0, &[]).err(), Some(Lack::Nobody), "it still drains");
+    assert_eq!(first.endpoint().leaving.get().map(|(cause, _)| cause), Some(Cause::Removal), "that is another one");
+    pool.find("a").unwrap().operator.set_mode(Mode::Ready);
+    pool.settle(Instant::now());
+    let second = pool.lease(0, &[]).unwrap();
+    assert_eq!((second.endpoint().active(), first.endpoint().active()), (1, 1));
 }

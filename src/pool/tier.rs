@@ -171,7 +171,8 @@ impl Tier {
     /// The endpoint that `key` leads to.
     fn hashed(&self, chooser: &Chooser<'_>, table: &maglev::Table, may: impl Fn(usize) -> bool) -> Option<Choice> {
         // Where nobody near can be chosen, those who can are so few that looking at all of them is what is left.
-        table.pick(chooser.key, &may).map(|index| (index, None)).ok().or_else(|| self.least(chooser, may))
+        let found = table.pick(chooser.key, &may).ok().or_else(|| table.pick_any(chooser.key, may));
+        found.map(|index| (index, None))
     }
 
     /// The endpoint that `key` leads to, of those that have room.

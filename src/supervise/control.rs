@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::shared::{Order, Shared};
@@ -22,6 +22,12 @@ const PUBLISH: Duration = Duration::from_secs(1);
 
 /// Between two looks at whether a spike of sessions is over.
 const EBB: Duration = Duration::from_secs(30);
+
+/// What operators connect to.
+struct Admin {
+    pages: Option<TcpListener>,
+    socket: Option<UnixListener>,
+}
 
 /// Where the endpoints of all pools are found.
 pub(crate) struct Finds {
@@ -46,7 +52,7 @@ impl Control {
     /// The runtime or the thread cannot be made.
     pub(crate) fn start(
         shared: Arc<Shared>,
-        admin: Option<std::net::TcpListener>,
+        (pages, socket): (Option<std::net::TcpListener>, Option<std::os::unix::net::UnixListener>),
         finds: Finds,
         probes: usize,
     ) -> io::Result<Control> {
@@ -56,7 +62,10 @@ impl Control {
             tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(files + 2).build()?;
         let admin = {
             let _entered = runtime.enter();
-            admin.map(TcpListener::from_std).transpose()?
+            Admin {
+                pages: pages.map(TcpListener::from_std).transpose()?,
+                socket: socket.map(UnixListener::from_std).transpose()?,
+            }
         };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -91,7 +100,7 @@ impl Control {
 #[expect(clippy::disallowed_methods, reason = "this is the control runtime; nothing here outlives block_on")]
 async fn control(
     shared: Arc<Shared>,
-    admin: Option<TcpListener>,
+    admin: Admin,
     finds: Finds,
     probes: usize,
     first: SyncSender<()>,
@@ -106,8 +115,9 @@ async fn control(
         };
         tokio::spawn(discovery::keep(Arc::clone(pool), sources, Arc::clone(&dns), Arc::clone(&shared.metrics), told));
     }
-    let pages =
-        admin.map(|listener| tokio::spawn(admin::http::serve(listener, Arc::clone(&shared.pages), stop.clone())));
+    let pages = admin.pages.map(|listener| admin::http::serve(listener, Arc::clone(&shared.pages), stop.clone()));
+    let commands = admin.socket.map(|listener| admin::socket::serve(listener, Arc::clone(&shared), stop.clone()));
+    let (pages, commands) = (pages.map(tokio::spawn), commands.map(tokio::spawn));
     let mut publish = tokio::time::interval(PUBLISH);
     let mut looked = Instant::now();
     let mut spike = Spike::default();
@@ -138,8 +148,9 @@ async fn control(
             }
         }
     }
-    if let Some(pages) = pages {
-        let _ = pages.await;
+    for task in pages.into_iter().chain(commands) {
+        // A panic there was reported when it happened.
+        let _ = task.await;
     }
 }
 

@@ -10,8 +10,10 @@ const PER_WORKER: u64 = 5;
 const PIPES: u64 = 32;
 /// The share of all descriptors that pipes may take: one in so many.
 const PIPES_SHARE: u64 = 8;
-/// The admin listener and its connections.
-const ADMIN: u64 = 66;
+/// The listener of the admin pages and its connections.
+pub(crate) const ADMIN_PAGES: u64 = 66;
+/// The admin socket and its connections.
+pub(crate) const ADMIN_SOCKET: u64 = 18;
 /// Probes that may be under way at once, where there are plenty of descriptors.
 const PROBES: usize = 1024;
 /// The share of all descriptors that probes may take: one in so many.
@@ -42,14 +44,14 @@ pub(crate) struct Budget {
     pub(crate) fixed: u64,
 }
 
-/// Deals out `limit` descriptors (`None`: there is no limit) where `probed` endpoints may be probed.
-pub(crate) fn budget(limit: Option<u64>, workers: usize, listening: usize, admin: bool, probed: usize) -> Budget {
+/// Deals out `limit` descriptors (`None`: there is no limit) where `probed` endpoints may be probed, and operators take
+/// `admin`.
+pub(crate) fn budget(limit: Option<u64>, workers: usize, listening: usize, admin: u64, probed: usize) -> Budget {
     let workers = workers.max(1) as u64;
     let limit = limit.unwrap_or(u64::MAX / 2);
     let pipes = (limit / PIPES_SHARE / workers / 2).min(PIPES);
     let probes = (probed.min(PROBES) as u64).min((limit / PROBES_SHARE).max(1));
-    let fixed =
-        RESERVE + probes + (PER_WORKER + 2 * pipes) * workers + listening as u64 + if admin { ADMIN } else { 0 };
+    let fixed = RESERVE + probes + (PER_WORKER + 2 * pipes) * workers + listening as u64 + admin;
     let connections = usize::try_from(limit.saturating_sub(fixed) / PER_SESSION).unwrap_or(usize::MAX);
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     Budget { connections, pipes: count(pipes), probes: count(probes), fixed }
@@ -69,11 +71,11 @@ mod tests {
             ("hardly any", Some(60), 2, false, 5, 1),
             ("too few", Some(40), 2, false, 0, 1),
         ] {
-            let budget = budget(limit, workers, 2 * workers, admin, 0);
+            let budget = budget(limit, workers, 2 * workers, if admin { ADMIN_PAGES } else { 0 }, 0);
             assert_eq!((budget.connections, budget.pipes), (connections, pipes), "{case}: {budget:?}");
         }
-        assert!(budget(None, 2, 4, true, 0).connections > 1 << 40);
-        let probed = budget(Some(1_024), 2, 4, false, 10_000);
+        assert!(budget(None, 2, 4, ADMIN_PAGES, 0).connections > 1 << 40);
+        let probed = budget(Some(1_024), 2, 4, 0, 10_000);
         assert_eq!((probed.connections, probed.probes), (393, 64), "{probed:?}");
     }
 }

@@ -9,6 +9,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,6 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use self::control::{Control, Finds};
 use self::descriptors::Budget;
 use self::shared::{Colleague, Door, Order, Shared};
+use crate::admin;
 use crate::admin::pages::{Pages, State};
 use crate::config::model::{AccessTarget, Address, Bind, Config, Endpoint, Pool};
 use crate::detect::Memory;
@@ -46,6 +49,9 @@ pub enum StartError {
     /// The address of the admin pages cannot be listened on.
     #[error("admin.http: cannot listen on {0}: {1}")]
     Admin(SocketAddr, io::Error),
+    /// The path of the admin socket cannot be listened on.
+    #[error("admin.socket: cannot listen on {0}: {1}")]
+    AdminSocket(PathBuf, io::Error),
     /// The access log cannot be opened.
     #[error("log.access: cannot write to {0}: {1}")]
     AccessLog(AccessTarget, io::Error),
@@ -75,6 +81,8 @@ pub struct Balancer {
     /// Removed when the listeners close.
     files: Mutex<Vec<SocketFile>>,
     admin: Option<SocketAddr>,
+    /// Removed with the process.
+    _admin_file: Option<SocketFile>,
 }
 
 impl Balancer {
@@ -103,13 +111,15 @@ impl Balancer {
         }
         warn_of_short_queues(config);
         let admin = config.admin.http.map(open_admin).transpose()?;
+        let socket = config.admin.socket.as_deref().map(open_admin_socket).transpose()?;
+        let (socket, admin_file) = socket.unzip();
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
         let listening = groups.iter().map(|group| group.sockets.len()).sum();
         let (capacity, pipes, probes) = budget(config, count, listening)?;
         let (shared, inboxes, log) = share(config, count, capacity)?;
         let sources = config.pools.iter().map(Sources::of).collect();
         let finds = Finds { dns: Dns::new(config.dns.clone()), sources };
-        let control = Control::start(Arc::clone(&shared), admin, finds, probes)?;
+        let control = Control::start(Arc::clone(&shared), (admin, socket), finds, probes)?;
         let began = Instant::now();
         control.wait_resolved(config.pools.len(), PATIENCE);
         wait_for_verdicts(&shared, began + PATIENCE);
@@ -135,7 +145,16 @@ impl Balancer {
             tracing::info!(%address, "admin pages");
         }
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = count, max_connections = capacity, "serving");
-        Ok(Balancer { shared, workers, control, log, addresses, files: Mutex::new(files), admin: admin_address })
+        Ok(Balancer {
+            shared,
+            workers,
+            control,
+            log,
+            addresses,
+            files: Mutex::new(files),
+            admin: admin_address,
+            _admin_file: admin_file,
+        })
     }
 
     /// Where a listener listens, free ports filled in.
@@ -278,8 +297,9 @@ fn budget(config: &Config, workers: usize, listening: usize) -> Result<(usize, u
         pool.endpoints.iter().map(of_endpoint).sum::<usize>() + if pool.endpoints_file.is_some() { 256 } else { 0 }
     };
     let probed = config.pools.iter().filter(|pool| pool.health.is_some()).map(of_pool).sum();
-    let Budget { connections, pipes, probes, fixed } =
-        descriptors::budget(limit, workers, listening, config.admin.http.is_some(), probed);
+    let pages = config.admin.http.map_or(0, |_| descriptors::ADMIN_PAGES);
+    let admin = pages + config.admin.socket.as_ref().map_or(0, |_| descriptors::ADMIN_SOCKET);
+    let Budget { connections, pipes, probes, fixed } = descriptors::budget(limit, workers, listening, admin, probed);
     let limit = limit.unwrap_or(u64::MAX);
     if connections == 0 {
         return Err(StartError::Descriptors { limit, fixed });
@@ -312,6 +332,10 @@ fn open_admin(address: SocketAddr) -> Result<std::net::TcpListener, StartError> 
     open().map_err(|error| StartError::Admin(address, error))
 }
 
+fn open_admin_socket(path: &Path) -> Result<(UnixListener, SocketFile), StartError> {
+    admin::socket::open(path).map_err(|error| StartError::AdminSocket(path.to_owned(), error))
+}
+
 /// Tries every address that [`Balancer::start`] would listen on, and lets go of it again. No client notices.
 ///
 /// # Errors
@@ -322,6 +346,7 @@ pub fn try_addresses(config: &Config) -> Result<(), Vec<StartError>> {
         errors.push(StartError::Bind(taken));
     }
     errors.extend(config.admin.http.and_then(|address| open_admin(address).err()));
+    errors.extend(config.admin.socket.as_deref().and_then(|path| open_admin_socket(path).err()));
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 

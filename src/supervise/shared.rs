@@ -18,6 +18,7 @@ use crate::live::Live;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{ListenerMetrics, Metrics};
 use crate::pool::commons::Bell;
+use crate::supervise::worker::Worker;
 use crate::table::Limits;
 
 /// One balancer's state.
@@ -67,8 +68,9 @@ pub(crate) struct Colleague {
 }
 
 /// What a worker is told.
-#[derive(Debug)]
 pub(crate) enum Order {
+    /// Do this, at once and without waiting.
+    Do(Box<dyn FnOnce(&Worker) + Send>),
     /// Serve this connection.
     Serve(Accepted),
     /// Look at every session now: endpoints have changed.

@@ -93,6 +93,7 @@ async fn work(Start { index, shared, sockets, pipes, mut inbox }: Start) {
         tokio::select! {
             Some(order) = inbox.recv() => match order {
                 Order::Serve(accepted) => worker.serve(accepted),
+                Order::Do(task) => task(&worker),
                 Order::Sweep => worker.sweep(phase),
                 Order::Drain => {
                     stop.cancel();

@@ -1,11 +1,14 @@
 //! A balancer inside the test process, for everything that needs no process of its own.
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 
 use pointsman::config::{self, model::Bind};
+use serde_json::json;
 use tempfile::TempDir;
 
-use super::{Line, Log};
+use super::{Line, Log, PATIENCE};
 
 /// A running balancer; ends with the test.
 pub struct Balancer {
@@ -18,7 +21,8 @@ impl Balancer {
     pub fn start(config: &str) -> Balancer {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let log = folder.path().join("access.log");
-        let text = format!("log.access = {:?}\nruntime.workers = 2\n{config}", log.to_str().unwrap());
+        let socket = folder.path().join("admin.sock");
+        let text = format!("log.access = {log:?}\nruntime.workers = 2\nadmin.socket = {socket:?}\n{config}");
         let loaded = config::parse_str("test.toml".as_ref(), &text).unwrap_or_else(|problems| panic!("{problems}"));
         let running = pointsman::supervise::Balancer::start(&loaded.config).unwrap_or_else(|error| panic!("{error}"));
         Balancer { running: Some(running), folder }
@@ -52,6 +56,22 @@ impl Balancer {
         let mut records = self.records(1);
         assert_eq!(records.len(), 1, "{records:#?}");
         records.remove(0)
+    }
+
+    /// The answer to a request over the admin socket.
+    pub fn ask(&self, request: &Line) -> Line {
+        let mut socket = UnixStream::connect(self.folder.path().join("admin.sock")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(format!("{request}\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        BufReader::new(socket).read_line(&mut answer).unwrap();
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
+    }
+
+    /// Changes an endpoint over the admin socket: drain, maint or ready.
+    pub fn set(&self, command: &str, pool: &str, endpoint: &str) {
+        let answer = self.ask(&json!({ "command": command, "pool": pool, "endpoint": endpoint }));
+        assert!(answer["endpoint"].is_object(), "{answer}");
     }
 
     /// The value of a metric's series, as rendered, such as `pointsman_route_sessions_total{route="a"}`.

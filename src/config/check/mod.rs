@@ -46,7 +46,7 @@ pub(super) fn check(written: &Written, environment: Vec<String>, report: &mut Re
     let listeners = listeners::read(&top, &timeouts, &mut check);
     let pools = pools::read(&top, &timeouts, &mut check);
     let routes = routes::read(&top, &listeners, &pools, &mut check);
-    same_addresses(&listeners, admin.1, &mut check);
+    same_addresses(&listeners, &admin.1, &mut check);
     reach::check(&listeners, &routes, &mut check);
     pools::refusals(&pools, &listeners, &routes, &mut check);
     Config {
@@ -62,12 +62,10 @@ pub(super) fn check(written: &Written, environment: Vec<String>, report: &mut Re
     }
 }
 
-/// Refuses one address for two listeners, or for a listener and the admin pages.
-fn same_addresses(listeners: &[listeners::Read], admin: Option<(Bind, At)>, check: &mut Check<'_>) {
+/// Refuses one address for two listeners, or for a listener and what operators use.
+fn same_addresses(listeners: &[listeners::Read], admin: &[(Bind, &str, At)], check: &mut Check<'_>) {
     let mut known: HashMap<&Bind, (&str, At)> = HashMap::new();
-    if let Some((bind, at)) = &admin {
-        known.insert(bind, ("admin.http", *at));
-    }
+    known.extend(admin.iter().map(|(bind, key, at)| (bind, (*key, *at))));
     for listener in listeners {
         for (bind, at, path) in &listener.bind {
             // Port 0 takes another free port each time.

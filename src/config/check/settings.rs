@@ -71,14 +71,22 @@ fn access(node: &Node<'_>, check: &mut Check<'_>) -> Option<AccessTarget> {
     }
 }
 
-/// `[admin]`, and the address of its pages with its place.
-pub(super) fn admin(top: &Table<'_>, check: &mut Check<'_>) -> (Admin, Option<(Bind, At)>) {
+/// `[admin]`, and what it listens on: with its key and place.
+pub(super) fn admin(top: &Table<'_>, check: &mut Check<'_>) -> (Admin, Vec<(Bind, &'static str, At)>) {
     const EXPECTED: &str = "an address such as \"127.0.0.1:9180\", or \"off\"";
+    const SOCKET: &str = "the absolute path of a socket such as \"/run/pointsman/admin.sock\", or \"off\"";
     let report = &mut *check.report;
-    let node = top.get("admin").and_then(|node| node.table(keys::ADMIN, report).get("http"));
+    let table = top.get("admin").map(|node| node.table(keys::ADMIN, report));
+    let node = table.as_ref().and_then(|table| table.get("http"));
     let read = |text: &str| if text == "off" { Ok(None) } else { address::socket(text).map(Some) };
     let http = node.as_ref().and_then(|node| node.parse(EXPECTED, report, read)).flatten();
-    (Admin { http }, http.zip(node).map(|(address, node)| (Bind::Tcp(address), node.at)))
+    let path = |text: &str| if text == "off" { Ok(None) } else { address::unix_path(text).map(Some) };
+    let socket = table.as_ref().and_then(|table| table.get("socket"));
+    let socket = socket.and_then(|node| node.parse(SOCKET, report, path).flatten().map(|path| (path, node.at)));
+    let pages = http.zip(node).map(|(address, node)| (Bind::Tcp(address), "admin.http", node.at));
+    let commands = socket.as_ref().map(|(path, at)| (Bind::Unix(path.clone()), "admin.socket", *at));
+    let binds = pages.into_iter().chain(commands).collect();
+    (Admin { http, socket: socket.map(|(path, _)| path) }, binds)
 }
 
 /// `[timeouts]`

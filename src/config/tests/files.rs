@@ -186,6 +186,7 @@ fn the_environment_overrides_files() {
         http: Some(
             127.0.0.1:9180,
         ),
+        socket: None,
     }
     Timeouts {
         open: 5s,

@@ -1,0 +1,238 @@
+//! What becomes of sessions whose endpoint is no longer to be used: counted by session, and byte for byte.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::client::hello;
+use crate::harness::{Balancer, Client, Endpoint, Manner, eventually};
+
+const HEALTH: &str = "health = { probe = 'tcp', interval = '200ms', fast_interval = '100ms', rise = 1, fall = 2 }";
+
+fn start(endpoints: &[(&str, SocketAddr, u32)], more: &str) -> Balancer {
+    let list: Vec<String> = endpoints
+        .iter()
+        .map(|(name, address, priority)| format!("{{ name = '{name}', address = '{address}', priority = {priority} }}"))
+        .collect();
+    Balancer::start(&format!(
+        r#"
+        listener.edge.bind = "127.0.0.1:0"
+        route.all = {{ listener = "edge", pool = "all" }}
+        [pool.all]
+        endpoints = [{}]
+        {more}
+        "#,
+        list.join(", ")
+    ))
+}
+
+/// Sessions that stand, each with its first bytes there and back.
+fn sessions(balancer: &Balancer, count: usize) -> Vec<Client> {
+    let hello = hello("www.example.com");
+    let mut clients: Vec<Client> = (0..count).map(|_| Client::sending(balancer.address("edge"), &hello)).collect();
+    clients.iter_mut().for_each(|client| client.expect(&hello));
+    clients
+}
+
+/// How many sessions of each endpoint there are.
+fn active<const N: usize>(balancer: &Balancer, names: [&str; N]) -> [u64; N] {
+    let status = balancer.ask(&json!({ "command": "status", "pool": "all" }));
+    let endpoints = status["pools"][0]["endpoints"].as_array().unwrap().clone();
+    names.map(|name| {
+        let endpoint = endpoints.iter().find(|endpoint| endpoint["name"] == name);
+        endpoint.map_or(0, |endpoint| endpoint["sessions"].as_u64().unwrap())
+    })
+}
+
+/// Still echoes.
+fn goes_on(client: &mut Client) {
+    client.send(b"more");
+    client.expect(b"more");
+}
+
+fn was_reset(client: &mut Client) -> bool {
+    client.rest().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+/// Outcomes of the log with their number, once it has `count` lines.
+fn outcomes(balancer: &Balancer, count: usize) -> Vec<(String, usize)> {
+    let mut outcomes: Vec<(String, usize)> = Vec::new();
+    for record in balancer.records(count) {
+        let outcome = record["outcome"].as_str().unwrap().to_owned();
+        match outcomes.iter_mut().find(|(known, _)| *known == outcome) {
+            Some((_, count)) => *count += 1,
+            None => outcomes.push((outcome, 1)),
+        }
+    }
+    outcomes.sort();
+    outcomes
+}
+
+#[test]
+fn sessions_of_an_endpoint_that_goes_down_are_killed_and_no_others() {
+    // The endpoint only stops listening: its sessions would live on.
+    let (staying, dying) = (Endpoint::start(Manner::Echoes), Endpoint::start(Manner::Echoes));
+    let balancer = start(
+        &[("stays", staying.address(), 0), ("dies", dying.address(), 0)],
+        &format!("sessions.on_down = 'close'\n{HEALTH}"),
+    );
+    let mut clients = sessions(&balancer, 40);
+    assert_eq!(active(&balancer, ["stays", "dies"]), [20, 20]);
+    let began = Instant::now();
+    drop(dying);
+    let records = balancer.records(20);
+    // Found by two probes, 100 ms apart after the first; the sessions end at once when it is.
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(records.iter().all(|record| record["outcome"] == "killed_down" && record["endpoint"] == "dies"));
+    assert!(records.iter().all(|record| record["by"] == "policy"), "{records:#?}");
+    assert_eq!(active(&balancer, ["stays", "dies"]), [20, 0]);
+    let (mut reset, mut going) = (0, 0);
+    let bytes = hello("www.example.com").len() as u64;
+    for client in &mut clients {
+        if records.iter().any(|record| record["client"] == client.address()) {
+            assert!(was_reset(client), "in the middle of a session, so that nobody takes it for its end");
+            reset += 1;
+        } else {
+            goes_on(client);
+            going += 1;
+        }
+    }
+    assert_eq!((reset, going), (20, 20));
+    assert!(records.iter().all(|record| record["bytes_up"] == bytes && record["bytes_down"] == bytes));
+}
+
+#[test]
+fn by_default_nobody_is_cut() {
+    let (staying, dying) = (Endpoint::start(Manner::Echoes), Endpoint::start(Manner::Echoes));
+    let balancer = start(&[("stays", staying.address(), 0), ("dies", dying.address(), 0)], HEALTH);
+    let mut clients = sessions(&balancer, 10);
+    drop(dying);
+    balancer.set("maint", "all", "stays");
+    sleep(Duration::from_secs(2));
+    clients.iter_mut().for_each(goes_on);
+    assert!(balancer.log().lines().is_empty());
+}
+
+#[test]
+fn a_drained_endpoint_loses_its_sessions_at_their_idle_points() {
+    let endpoints = [(); 2].map(|()| Endpoint::start(Manner::Echoes));
+    let balancer = start(
+        &[("a", endpoints[0].address(), 0), ("b", endpoints[1].address(), 0)],
+        "sessions = { on_drain = 'close-when-idle', idle = '2s' }",
+    );
+    let mut clients = sessions(&balancer, 20);
+    let before = active(&balancer, ["a", "b"]);
+    assert_eq!(before, [10, 10]);
+    balancer.set("drain", "all", "a");
+    // New ones go elsewhere.
+    clients.extend(sessions(&balancer, 10));
+    assert_eq!(active(&balancer, ["a", "b"]), [10, 20]);
+    // Five of the ten are busy for 5 s, and are not touched.
+    let of_a = balancer.ask(&json!({ "command": "sessions", "only": { "endpoint": "a" } }));
+    let of_a: Vec<String> =
+        of_a["sessions"].as_array().unwrap().iter().map(|told| told["client"].as_str().unwrap().to_owned()).collect();
+    let (mut of_a, mut others): (Vec<Client>, Vec<Client>) =
+        clients.into_iter().partition(|client| of_a.contains(&client.address()));
+    let mut idle = of_a.split_off(5);
+    for _ in 0..5 {
+        of_a.iter_mut().for_each(goes_on);
+        sleep(Duration::from_secs(1));
+    }
+    assert_eq!(active(&balancer, ["a", "b"])[0], 5);
+    for client in &mut idle {
+        assert_eq!(client.rest().unwrap(), b"", "a plain end, at an idle point");
+    }
+    of_a.iter_mut().for_each(goes_on);
+    eventually("the busy ones end once they are idle", || (active(&balancer, ["a", "b"])[0] == 0).then_some(()));
+    others.iter_mut().for_each(goes_on);
+    assert_eq!(outcomes(&balancer, 10), [("killed_drain".to_owned(), 10)]);
+}
+
+#[test]
+fn a_deadline_ends_who_is_never_idle() {
+    let endpoint = Endpoint::start(Manner::Echoes);
+    let balancer =
+        start(&[("a", endpoint.address(), 0)], "sessions = { on_drain = 'deadline', deadline = '3s', idle = '60s' }");
+    let mut clients = sessions(&balancer, 2);
+    let began = Instant::now();
+    balancer.set("drain", "all", "a");
+    balancer.records(2);
+    let took = began.elapsed();
+    assert!((Duration::from_secs(3)..Duration::from_secs(5)).contains(&took), "{took:?}");
+    assert!(clients.iter_mut().all(was_reset));
+}
+
+#[test]
+fn a_drain_that_is_taken_back_ends_nobody() {
+    let endpoint = Endpoint::start(Manner::Echoes);
+    let balancer =
+        start(&[("a", endpoint.address(), 0)], "sessions = { on_drain = 'deadline', deadline = '2s', idle = '60s' }");
+    let mut clients = sessions(&balancer, 2);
+    balancer.set("drain", "all", "a");
+    balancer.set("ready", "all", "a");
+    sleep(Duration::from_secs(4));
+    clients.iter_mut().for_each(goes_on);
+}
+
+#[test]
+fn sessions_of_a_standby_end_when_the_primary_is_back() {
+    let (primary, standby) = (Endpoint::start(Manner::Echoes), Endpoint::start(Manner::Echoes));
+    let at = primary.address();
+    let balancer = start(
+        &[("primary", at, 0), ("standby", standby.address(), 1)],
+        &format!("sessions.on_recovery = 'close'\n{HEALTH}"),
+    );
+    drop(primary);
+    eventually("the primary is down", || {
+        let status = balancer.ask(&json!({ "command": "status", "pool": "all" }));
+        (status["pools"][0]["serving"] == "1").then_some(())
+    });
+    let mut clients = sessions(&balancer, 5);
+    assert_eq!(active(&balancer, ["primary", "standby"]), [0, 5]);
+    let _back = Endpoint::start_at(at, Manner::Echoes);
+    assert_eq!(outcomes(&balancer, 5), [("killed_recovery".to_owned(), 5)]);
+    assert!(clients.iter_mut().all(was_reset));
+    sessions(&balancer, 5).iter_mut().for_each(goes_on);
+    assert_eq!(active(&balancer, ["standby"]), [0]);
+}
+
+#[test]
+fn old_sessions_are_closed_at_idle_points_and_not_all_at_once() {
+    let endpoint = Endpoint::start(Manner::Echoes);
+    let balancer = start(
+        &[("a", endpoint.address(), 0)],
+        "sessions = { max_age = '2s', max_age_jitter = 0, max_age_per_minute = 60, idle = '1s' }",
+    );
+    let mut busy = sessions(&balancer, 1);
+    let mut idle = sessions(&balancer, 6);
+    let began = Instant::now();
+    let mut ended = Vec::new();
+    while ended.len() < 6 && began.elapsed() < Duration::from_secs(20) {
+        busy.iter_mut().for_each(goes_on);
+        sleep(Duration::from_millis(100));
+        ended.resize_with(balancer.log().lines().len(), || began.elapsed());
+    }
+    assert_eq!(ended.len(), 6);
+    // One a second: the sixth at the earliest five seconds after the first.
+    assert!(ended[5] - ended[0] > Duration::from_secs(4), "{ended:?}");
+    assert!(ended[0] >= Duration::from_secs(2), "{ended:?}");
+    assert_eq!(outcomes(&balancer, 6), [("max_age".to_owned(), 6)]);
+    for client in &mut idle {
+        assert_eq!(client.rest().unwrap(), b"");
+    }
+    busy.iter_mut().for_each(goes_on);
+}
+
+#[test]
+fn a_session_that_is_still_looking_for_an_endpoint_is_not_killed_with_the_one_it_left() {
+    // The first endpoint takes the opening and hangs up; the session goes on to the next, and the first is drained.
+    let (bad, good) = (Endpoint::start(Manner::HangsUpAfter(1)), Endpoint::start(Manner::Echoes));
+    let balancer = start(&[("bad", bad.address(), 0), ("good", good.address(), 1)], "sessions.on_drain = 'close'");
+    let mut clients = sessions(&balancer, 5);
+    balancer.set("drain", "all", "bad");
+    sleep(Duration::from_millis(1500));
+    clients.iter_mut().for_each(goes_on);
+}
