@@ -14,6 +14,7 @@ mod cli;
 mod clients;
 mod costs;
 mod demo;
+mod discovery;
 mod endpoints;
 mod faults;
 mod half_close;

@@ -73,16 +73,24 @@ fn host(text: &str) -> Result<Address, Refused> {
     let Some(port) = port.parse::<u16>().ok().filter(|_| digits) else {
         return Err(Refused::misread(port, "is not a port"));
     };
-    let name = match Name::read(host.as_bytes()) {
+    if matches!(Name::read(host.as_bytes()), Ok(Written::Address(_))) {
+        return Err(Refused::misread(text, "is not an address and a port"));
+    }
+    Ok(Address::Host { host: host_name(host)?, port })
+}
+
+/// Reads a name that servers are to be asked for.
+pub(super) fn host_name(text: &str) -> Result<String, Refused> {
+    let name = match Name::read(text.as_bytes()) {
         Ok(Written::Name(name)) => name,
-        Ok(Written::Address(_)) => return Err(Refused::misread(text, "is not an address and a port")),
-        Err(error) => return Err(Refused::misread(host, &format!("is not a host name: {error}"))),
+        Ok(Written::Address(_)) => return Err(Refused::misread(text, "is an address, not a host name")),
+        Err(error) => return Err(Refused::misread(text, &format!("is not a host name: {error}"))),
     };
     // No host has such a name: the top-level domains are letters. It is an address with a slip in it.
     if name.as_str().rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit())) {
-        return Err(Refused::misread(host, "is neither an address nor a host name"));
+        return Err(Refused::misread(text, "is neither an address nor a host name"));
     }
-    Ok(Address::Host { host: name.as_str().to_owned(), port })
+    Ok(name.as_str().to_owned())
 }
 
 /// Sockets are IPv6 only here, so an IPv4 address in IPv6 clothes would never match anything.

@@ -40,26 +40,29 @@ impl File {
     /// # Errors
     /// What the system says, and a file of more than a GiB.
     pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+        File::read_at_most(LONGEST_FILE, path)
+    }
+
+    /// The bytes of the file at `path`, which may have `longest` of them.
+    ///
+    /// # Errors
+    /// What the system says, and a longer file.
+    pub(super) fn read_at_most(longest: u64, path: &Path) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        fs::File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > LONGEST_FILE {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 1 GiB"));
+        fs::File::open(path)?.take(longest + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > longest {
+            let message = match longest >> 30 {
+                0 => format!("it has more than {} MiB", longest >> 20),
+                gibibytes => format!("it has more than {gibibytes} GiB"),
+            };
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
         }
         Ok(bytes)
     }
 
     /// Parses `bytes` as the file at `path`; what is wrong is reported.
     pub(super) fn parse(path: &Path, bytes: Vec<u8>, report: &mut Report) -> Option<File> {
-        let text = match String::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(error) => {
-                let good = error.utf8_error().valid_up_to();
-                let text = String::from_utf8_lossy(error.as_bytes().get(..good).unwrap_or_default()).into_owned();
-                let number = report.file(path.to_owned(), text);
-                report.add(At::byte(number, good), "", "the file is not UTF-8");
-                return None;
-            }
-        };
+        let text = text(path, bytes, report)?;
         let parsed = Document::parse(text.as_str()).map(|document| {
             let dict = table(document.as_table());
             // The number is only known once the text has been handed over, and the document borrows the text.
@@ -74,6 +77,20 @@ impl File {
                 report.add(at, "", format!("not TOML: {message}"));
                 None
             }
+        }
+    }
+}
+
+/// `bytes` as the text of the file at `path`; what is no text is reported.
+pub(super) fn text(path: &Path, bytes: Vec<u8>, report: &mut Report) -> Option<String> {
+    match String::from_utf8(bytes) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            let good = error.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(error.as_bytes().get(..good).unwrap_or_default()).into_owned();
+            let number = report.file(path.to_owned(), text);
+            report.add(At::byte(number, good), "", "the file is not UTF-8");
+            None
         }
     }
 }

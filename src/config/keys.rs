@@ -1,13 +1,15 @@
 //! Every key there is. A key that is not here is an error wherever it is written, so that nothing is read and ignored.
 
 /// The top level.
-pub(super) const TOP: &[&str] = &["include", "runtime", "log", "admin", "timeouts", "listener", "route", "pool"];
+pub(super) const TOP: &[&str] = &["include", "runtime", "log", "admin", "dns", "timeouts", "listener", "route", "pool"];
 /// `[runtime]`
 pub(super) const RUNTIME: &[&str] = &["workers", "max_connections", "opening_memory"];
 /// `[log]`
 pub(super) const LOG: &[&str] = &["level", "access", "format"];
 /// `[admin]`
 pub(super) const ADMIN: &[&str] = &["socket", "http"];
+/// `[dns]`
+pub(super) const DNS: &[&str] = &["servers", "timeout"];
 /// `[timeouts]`
 pub(super) const TIMEOUTS: &[&str] = &["open", "connect", "idle", "half_close", "drain"];
 /// `[listener.NAME]`
@@ -24,6 +26,7 @@ pub(super) const POOL: &[&str] = &[
     "hash_prefix_ipv6",
     "hash_balance_factor",
     "endpoints",
+    "endpoints_file",
     "source",
     "refresh",
     "timeouts",
@@ -82,4 +85,6 @@ pub(super) const HEALTH_AGENT: &[&str] = &["port", "interval", "send"];
 /// `[pool.NAME.timeouts]`
 pub(super) const POOL_TIMEOUTS: &[&str] = &["connect", "idle", "half_close", "drain"];
 /// An endpoint that is written as a table.
-pub(super) const ENDPOINT: &[&str] = &["address", "name", "weight", "backup", "priority", "max_connections"];
+pub(super) const ENDPOINT: &[&str] = &["address", "srv", "name", "weight", "backup", "priority", "max_connections"];
+/// The top level of a file of endpoints.
+pub(super) const ENDPOINTS_FILE: &[&str] = &["endpoints"];

@@ -9,8 +9,10 @@
 mod address;
 #[expect(clippy::indexing_slicing, reason = "indices into lists that the same walk has built")]
 mod check;
+mod endpoints;
 mod environment;
 mod file;
+mod json;
 mod keys;
 pub mod model;
 mod problem;
@@ -24,6 +26,7 @@ mod written;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+pub(crate) use endpoints::read as read_endpoints;
 pub use model::Config;
 pub use problem::{Place, Problem, Problems};
 
@@ -60,7 +63,7 @@ pub fn load_with(path: &Path, environment: impl IntoIterator<Item = (OsString, O
 }
 
 /// Reads `text` as the only file, which messages call `path`, without any environment. `include` is checked, but
-/// nothing is included.
+/// nothing is included, and no file of endpoints is read.
 ///
 /// # Errors
 /// As [`load`].
@@ -72,9 +75,10 @@ pub fn parse_str(path: &Path, text: &str) -> Result<Loaded, Problems> {
 }
 
 fn finish(written: &Written, environment: &Environment, mut report: Report) -> Result<Loaded, Problems> {
+    let files = report.paths().cloned().collect();
     let config = check::check(written, environment.names(), &mut report);
     if report.is_clean() {
-        return Ok(Loaded { config, files: report.paths().cloned().collect() });
+        return Ok(Loaded { config, files });
     }
     Err(report.finish())
 }

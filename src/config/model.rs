@@ -28,6 +28,8 @@ pub struct Config {
     pub log: Log,
     /// `[admin]`
     pub admin: Admin,
+    /// `[dns]`
+    pub dns: Dns,
     /// `[timeouts]`: the defaults; listeners and pools hold their own, resolved values.
     pub timeouts: Timeouts,
     /// `[listener.*]`, at least one.
@@ -91,6 +93,15 @@ pub struct Admin {
     pub http: Option<SocketAddr>,
     /// Path of the unix socket for commands; `None` is `"off"`.
     pub socket: Option<PathBuf>,
+}
+
+/// `[dns]`: who is asked for the names of endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Servers; empty: those of the system (resolv.conf(5)).
+    pub servers: Vec<SocketAddr>,
+    /// For one question to one server.
+    pub timeout: Duration,
 }
 
 /// `[timeouts]`; `None` is `"off"`.
@@ -187,11 +198,13 @@ pub struct Pool {
     pub name: String,
     /// How an endpoint is chosen.
     pub balance: Balance,
-    /// Endpoints as written, at least one, no name twice.
+    /// Endpoints as written, no name twice; at least one if there is no file of them.
     pub endpoints: Vec<Endpoint>,
+    /// `endpoints_file`: further endpoints, which may change at any time.
+    pub endpoints_file: Option<EndpointsFile>,
     /// Local addresses to connect from; the first of the endpoint's family is used; empty: the kernel chooses.
     pub source: Vec<IpAddr>,
-    /// How often host names are resolved again.
+    /// The longest time from one look-up of a name to the next.
     pub refresh: Duration,
     /// `[pool.NAME.timeouts]`, or the defaults.
     pub timeouts: PoolTimeouts,
@@ -205,6 +218,8 @@ pub struct Pool {
     pub slow_start: Option<Duration>,
     /// Where fewer endpoints than so many percent are fit, it is as if all were, 1 to 100; `None`: never.
     pub panic_percent: Option<u32>,
+    /// Sessions at once of an endpoint that has no limit of its own, at least 1; `None`: no limit.
+    pub max_connections_per_endpoint: Option<u32>,
     /// What happens while no endpoint can take a client.
     pub shortage: Shortage,
     /// `[pool.NAME.sessions]`, or the defaults.
@@ -285,6 +300,15 @@ pub struct Endpoint {
     pub max_connections: Option<u32>,
 }
 
+/// A file that lists endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointsFile {
+    /// Its absolute path, which ends in `.json` or `.toml`.
+    pub path: PathBuf,
+    /// [`Endpoint::max_connections`] of those that say nothing of it.
+    pub max_connections: Option<u32>,
+}
+
 /// The priority of a backup: after all that can be written.
 pub const BACKUP: u32 = u32::MAX;
 /// The greatest priority that can be written.
@@ -307,6 +331,9 @@ pub enum Address {
         /// The port, 1 to 65535.
         port: u16,
     },
+    /// `{ srv = "_postgresql._tcp.example.com" }`: every address of every record is an endpoint, named
+    /// `name#address:port`; priority and weight are those of the record (RFC 2782).
+    Srv(String),
 }
 
 impl fmt::Display for AccessTarget {
@@ -345,6 +372,7 @@ impl fmt::Display for Address {
             Address::Ip(address) => address.fmt(f),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Host { host, port } => write!(f, "{host}:{port}"),
+            Address::Srv(name) => f.write_str(name),
         }
     }
 }

@@ -35,6 +35,11 @@ impl Spans {
         Spans { key: at, value: at, within: None }
     }
 
+    /// A list of these elements, written at `at`.
+    pub(super) fn list(at: At, elements: Vec<Spans>) -> Spans {
+        Spans { key: at, value: at, within: Some(Box::new(Within::Array(elements))) }
+    }
+
     /// The places of a parsed document, the file `file`.
     pub(super) fn of_document(file: u32, root: &toml_edit::Table) -> Spans {
         Self::of_table(file, At::byte(file, 0), root)

@@ -13,7 +13,7 @@
 //! | `pointsman_listener_opening_seconds` | histogram | listener | From accept until the route was known. |
 //! | `pointsman_route_sessions_total` | counter | route | Sessions that took this route. |
 //! | `pointsman_pool_connect_seconds` | histogram | pool | From the first attempt to connect to the established connection. |
-//! | `pointsman_pool_resolve_failures_total` | counter | pool | Host names of endpoints that could not be resolved. |
+//! | `pointsman_pool_discovery_failures_total` | counter | pool | Look-ups of names of endpoints, and readings of files of them, that failed. |
 //! | `pointsman_pool_held_sessions` | gauge | pool | Clients that wait because no endpoint can be chosen. |
 //! | `pointsman_pool_queued_sessions` | gauge | pool | Clients that wait because every endpoint that can be chosen is full. |
 //! | `pointsman_pool_wait_seconds` | histogram | pool | How long clients waited for an endpoint; only those that did. |
@@ -85,8 +85,8 @@ pub struct RouteMetrics {
 pub struct PoolMetrics {
     /// Seconds from the first attempt to connect to the established connection.
     pub connect: Histogram,
-    /// Host names of endpoints that could not be resolved.
-    pub resolve_failures: Counter,
+    /// Look-ups of names of endpoints, and readings of files of them, that failed.
+    pub discovery_failures: Counter,
     /// Clients that wait because nobody can be chosen.
     pub held: Gauge,
     /// Clients that wait for a place.
@@ -233,7 +233,7 @@ impl Metrics {
         let of = self.with("pool", name);
         PoolMetrics {
             connect: of.histogram(&CONNECT),
-            resolve_failures: of.counter(&RESOLVE_FAILURES),
+            discovery_failures: of.counter(&DISCOVERY_FAILURES),
             held: of.gauge(&HELD),
             queued: of.gauge(&QUEUED),
             wait: of.histogram(&WAIT),
@@ -366,8 +366,8 @@ families! {
     ROUTE_SESSIONS Counter "pointsman_route_sessions_total" "Sessions that took this route.";
     CONNECT Histogram "pointsman_pool_connect_seconds"
         "From the first attempt to connect to the established connection.";
-    RESOLVE_FAILURES Counter "pointsman_pool_resolve_failures_total"
-        "Host names of endpoints that could not be resolved.";
+    DISCOVERY_FAILURES Counter "pointsman_pool_discovery_failures_total"
+        "Look-ups of names of endpoints, and readings of files of them, that failed.";
     HELD Gauge "pointsman_pool_held_sessions" "Clients that wait because no endpoint can be chosen.";
     QUEUED Gauge "pointsman_pool_queued_sessions"
         "Clients that wait because every endpoint that can be chosen is full.";

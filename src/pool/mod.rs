@@ -1,14 +1,14 @@
 //! Pools: the endpoints that serve the same thing, and the leases that sessions hold on them.
 //!
-//! A pool never connects; it says who is to be tried. Its endpoints may change at any time (names are resolved again),
+//! A pool never connects; it says who is to be tried. Its endpoints may change at any time (`discovery`),
 //! and those that stay keep their sessions and counters. Workers take leases; the control side [settles](Pool::settle)
 //! what they go by whenever something has changed.
 
 pub(crate) mod commons;
+pub(crate) mod discovery;
 pub(crate) mod endpoint;
 pub(crate) mod leaving;
 pub(crate) mod operator;
-pub(crate) mod resolve;
 mod tier;
 mod tiers;
 pub(crate) mod waiting;
@@ -48,6 +48,8 @@ pub(crate) struct Pool {
     health: Option<Arc<model::Health>>,
     outliers: Option<model::Outliers>,
     slow_start: Option<Duration>,
+    /// Sessions at once of an endpoint that has no limit of its own.
+    most: Option<u32>,
     source: Vec<IpAddr>,
     tiers: ArcSwap<Tiers>,
     /// Choices made so far.
@@ -97,7 +99,7 @@ pub(crate) struct Settled {
 }
 
 impl Pool {
-    /// The pool as configured; endpoints with host names join once they are resolved. `bell` is told of every change.
+    /// The pool as configured; those that are to be discovered join later. `bell` is told of every change.
     pub(crate) fn new(pool: &model::Pool, metrics: &Metrics, bell: &Arc<Bell>) -> Pool {
         let new = Pool {
             name: pool.name.as_str().into(),
@@ -109,12 +111,13 @@ impl Pool {
             health: pool.health.clone(),
             outliers: pool.outliers,
             slow_start: pool.slow_start,
+            most: pool.max_connections_per_endpoint,
             source: pool.source.clone(),
             tiers: ArcSwap::from_pointee(Tiers::none(pool.fails_back, pool.panic_percent)),
             position: AtomicUsize::new(0),
             members: Mutex::default(),
         };
-        new.set(resolve::members(&pool.endpoints, &HashMap::new()), metrics);
+        new.set(discovery::members(&pool.endpoints, |_| None), metrics);
         new
     }
 
@@ -178,7 +181,7 @@ impl Pool {
                 former.extend(by_name.insert(name, new).map(|known| known.endpoint));
                 endpoint
             });
-            endpoint.join(&member);
+            endpoint.join(&member, self.most);
             endpoint.reckon(self.slow_start, now);
             endpoints.push(endpoint);
         }

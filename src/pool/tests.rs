@@ -8,6 +8,7 @@ pub(super) fn described(balance: model::Balance) -> model::Pool {
         name: "p".into(),
         balance,
         endpoints: Vec::new(),
+        endpoints_file: None,
         source: vec!["10.0.0.9".parse().unwrap(), "::9".parse().unwrap()],
         refresh: Duration::from_secs(30),
         timeouts: model::PoolTimeouts {
@@ -21,6 +22,7 @@ pub(super) fn described(balance: model::Balance) -> model::Pool {
         fails_back: true,
         slow_start: None,
         panic_percent: None,
+        max_connections_per_endpoint: None,
         shortage: model::Shortage::default(),
         sessions: model::Sessions::default(),
     }
@@ -74,10 +76,8 @@ fn endpoints_that_stay_keep_their_sessions() {
     let pool = pool(model::Balance::LeastConnections, &[]);
     assert_eq!(pool.lease(0, &[]).err(), Some(Lack::Nobody), "not resolved yet");
     let set = |addresses: &[&str]| {
-        let at = |address: &&str| vec![format!("{address}:5432").parse().unwrap()];
-        let member =
-            |address| resolve::members(&[entry("db", 1)], &HashMap::from([(("db".to_owned(), 5432), at(address))]));
-        pool.set(addresses.iter().flat_map(member).collect(), &Metrics::new());
+        let member = |address: &&str| Member { name: format!("db#{address}"), ..member(&format!("{address}:5432")) };
+        pool.set(addresses.iter().map(member).collect(), &Metrics::new());
     };
     set(&["10.0.0.1"]);
     let first = pool.lease(0, &[]).unwrap();

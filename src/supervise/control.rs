@@ -1,4 +1,4 @@
-//! The control runtime: one thread for everything that is not a session. Names are resolved, pages are served and
+//! The control runtime: one thread for everything that is not a session. Endpoints are discovered, pages are served and
 //! gauges are brought up to date here; nothing here is ever waited for by a worker.
 
 use std::io;
@@ -12,9 +12,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::shared::{Order, Shared};
 use crate::admin;
-use crate::config::model::Endpoint;
 use crate::health::watch::Watch;
-use crate::pool::{Pool, resolve};
+use crate::pool::Pool;
+use crate::pool::discovery::{self, Dns, Sources};
 use crate::sys;
 
 /// Between two rounds of bringing gauges up to date.
@@ -29,12 +29,12 @@ struct Admin {
     socket: Option<UnixListener>,
 }
 
-/// What is resolved for one pool.
-pub(crate) struct Names {
-    /// Its endpoints as written.
-    pub(crate) written: Vec<Endpoint>,
-    /// From one look-up to the next.
-    pub(crate) refresh: Duration,
+/// Where the endpoints of all pools are found.
+pub(crate) struct Finds {
+    /// Who is asked for names.
+    pub(crate) dns: Dns,
+    /// Of each pool, in their order.
+    pub(crate) sources: Vec<Sources>,
 }
 
 /// The control thread.
@@ -46,20 +46,20 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Starts the control thread; `names` is what to resolve for each pool, `probes` how many may be under way at once.
+    /// Starts the control thread; `finds` says where endpoints are found, `probes` how many probes may be under way at once.
     ///
     /// # Errors
     /// The runtime or the thread cannot be made.
     pub(crate) fn start(
         shared: Arc<Shared>,
         (pages, socket): (Option<std::net::TcpListener>, Option<std::os::unix::net::UnixListener>),
-        names: Vec<Names>,
+        finds: Finds,
         probes: usize,
     ) -> io::Result<Control> {
-        // A look-up blocks a thread for as long as no server answers; each name has one, and the pages have their own.
-        let look_ups: usize = names.iter().map(|names| resolve::hosts(&names.written).count()).sum();
+        // A look at a file blocks a thread for as long as its file system does not answer; the pages have their own.
+        let files = finds.sources.iter().filter(|sources| sources.has_file()).count();
         let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(look_ups + 2).build()?;
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(files + 2).build()?;
         let admin = {
             let _entered = runtime.enter();
             Admin {
@@ -69,16 +69,16 @@ impl Control {
         };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let (first, resolved) = sync_channel(names.len());
+        let (first, resolved) = sync_channel(finds.sources.len());
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
-            runtime.block_on(control(shared, admin, names, probes, first, stopped));
-            // A look-up that hangs must not hold up the end of the process.
+            runtime.block_on(control(shared, admin, finds, probes, first, stopped));
+            // A look that hangs must not hold up the end of the process.
             runtime.shutdown_background();
         })?;
         Ok(Control { thread, stop: stop.drop_guard(), resolved })
     }
 
-    /// Waits until every pool's names have been looked up once, at most for `patience`.
+    /// Waits until every pool's file was read and its names have been looked up once, at most for `patience`.
     pub(crate) fn wait_resolved(&self, pools: usize, patience: Duration) {
         let until = Instant::now() + patience;
         for _ in 0..pools {
@@ -101,18 +101,19 @@ impl Control {
 async fn control(
     shared: Arc<Shared>,
     admin: Admin,
-    names: Vec<Names>,
+    finds: Finds,
     probes: usize,
     first: SyncSender<()>,
     stop: CancellationToken,
 ) {
-    for (pool, Names { written, refresh }) in shared.live.load().pools.iter().zip(names) {
+    let dns = Arc::new(finds.dns);
+    for (pool, sources) in shared.live.load().pools.iter().zip(finds.sources) {
         let first = first.clone();
         let told = move || {
             // Nobody waits for it any more.
             let _ = first.try_send(());
         };
-        tokio::spawn(resolve::keep(Arc::clone(pool), written, refresh, Arc::clone(&shared.metrics), told));
+        tokio::spawn(discovery::keep(Arc::clone(pool), sources, Arc::clone(&dns), Arc::clone(&shared.metrics), told));
     }
     let pages = admin.pages.map(|listener| admin::http::serve(listener, Arc::clone(&shared.pages), stop.clone()));
     let commands = admin.socket.map(|listener| admin::socket::serve(listener, Arc::clone(&shared), stop.clone()));

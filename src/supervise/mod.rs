@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use self::control::{Control, Names};
+use self::control::{Control, Finds};
 use self::descriptors::Budget;
 use self::shared::{Colleague, Door, Order, Shared};
 use crate::admin;
 use crate::admin::pages::{Pages, State};
-use crate::config::model::{AccessTarget, Address, Bind, Config, Endpoint};
+use crate::config::model::{AccessTarget, Address, Bind, Config, Endpoint, Pool};
 use crate::detect::Memory;
 use crate::listen::admission::Capacity;
 use crate::listen::inherited::Inherited;
@@ -30,9 +30,10 @@ use crate::listen::sockets::{self, BindError, Group, SocketFile};
 use crate::live::Live;
 use crate::observe::access_log::{AccessLog, Finish};
 use crate::observe::metrics::Metrics;
+use crate::pool::discovery::{Dns, Sources};
 use crate::sys;
 
-/// How long the start waits for host names to be resolved and for the first answers of probes.
+/// How long the start waits for endpoints to be discovered and for the first answers of probes.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the end waits for a slow reader of the access log.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -116,8 +117,9 @@ impl Balancer {
         let listening = groups.iter().map(|group| group.sockets.len()).sum();
         let (capacity, pipes, probes) = budget(config, count, listening)?;
         let (shared, inboxes, log) = share(config, count, capacity)?;
-        let names = config.pools.iter().map(|pool| Names { written: pool.endpoints.clone(), refresh: pool.refresh });
-        let control = Control::start(Arc::clone(&shared), (admin, socket), names.collect(), probes)?;
+        let sources = config.pools.iter().map(Sources::of).collect();
+        let finds = Finds { dns: Dns::new(config.dns.clone()), sources };
+        let control = Control::start(Arc::clone(&shared), (admin, socket), finds, probes)?;
         let began = Instant::now();
         control.wait_resolved(config.pools.len(), PATIENCE);
         wait_for_verdicts(&shared, began + PATIENCE);
@@ -285,13 +287,20 @@ fn workers(config: &Config) -> usize {
 /// once.
 fn budget(config: &Config, workers: usize, listening: usize) -> Result<(usize, usize, usize), StartError> {
     let limit = descriptors::raise();
-    // A host name may stand for several endpoints.
-    let probes = |endpoint: &Endpoint| if matches!(endpoint.address, Address::Host { .. }) { 16 } else { 1 };
+    let of_endpoint = |endpoint: &Endpoint| match endpoint.address {
+        // A name may stand for several endpoints.
+        Address::Host { .. } | Address::Srv(_) => 16,
+        Address::Ip(_) | Address::Unix(_) => 1,
+    };
+    // So may a file, and for many more.
+    let of_pool = |pool: &Pool| {
+        pool.endpoints.iter().map(of_endpoint).sum::<usize>() + if pool.endpoints_file.is_some() { 256 } else { 0 }
+    };
     let probed = config.pools.iter().map(|pool| {
         let ways = pool.health.as_ref();
         let ways =
             ways.map_or(0, |health| usize::from(health.dialogue.is_some()) + usize::from(health.agent.is_some()));
-        ways * pool.endpoints.iter().map(probes).sum::<usize>()
+        ways * of_pool(pool)
     });
     let probed = probed.sum();
     let pages = config.admin.http.map_or(0, |_| descriptors::ADMIN_PAGES);

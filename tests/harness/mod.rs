@@ -4,6 +4,7 @@ pub mod answering;
 pub mod balancer;
 pub mod bulk;
 pub mod client;
+pub mod dns;
 pub mod endpoint;
 pub mod flow;
 pub mod network;
@@ -13,6 +14,7 @@ pub mod tls;
 
 pub use balancer::Balancer;
 pub use client::Client;
+pub use dns::{Broken, Dns};
 pub use endpoint::{Endpoint, Manner};
 pub use pattern::Pattern;
 pub use process::Process;

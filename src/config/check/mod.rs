@@ -4,6 +4,7 @@
 //! stand-in, and the stand-ins are thrown away with the whole result if anything was reported.
 
 mod balance;
+pub(super) mod discovery;
 mod health;
 mod listeners;
 mod node;
@@ -29,15 +30,18 @@ struct Check<'r> {
     report: &'r mut Report,
     /// Whether everything that was written is known. If not, nothing is said of what is missing.
     complete: bool,
+    /// Whether files of endpoints are read.
+    with_endpoints: bool,
 }
 
 /// Checks `written`; the result counts only if `report` is clean.
 pub(super) fn check(written: &Written, environment: Vec<String>, report: &mut Report) -> Config {
     let top = Table::top(&written.values, &written.spans, keys::TOP, report);
-    let mut check = Check { report, complete: written.complete };
+    let mut check = Check { report, complete: written.complete, with_endpoints: written.with_endpoints };
     let runtime = settings::runtime(&top, &mut check);
     let log = settings::log(&top, &mut check);
     let admin = settings::admin(&top, &mut check);
+    let dns = discovery::dns(&top, &mut check);
     let timeouts = settings::timeouts(&top, &mut check);
     let listeners = listeners::read(&top, &timeouts, &mut check);
     let pools = pools::read(&top, &timeouts, &mut check);
@@ -49,6 +53,7 @@ pub(super) fn check(written: &Written, environment: Vec<String>, report: &mut Re
         runtime,
         log,
         admin: admin.0,
+        dns,
         timeouts,
         listeners: listeners.into_iter().map(|listener| listener.model).collect(),
         routes: routes.into_iter().filter_map(|route| route.resolved()).collect(),

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
 
-use figment::value::{Dict, Value};
+use figment::value::{Dict, Empty, Value};
 
 use crate::config::report::{At, Report, path_part, quote};
 use crate::config::spans::Spans;
@@ -215,6 +215,14 @@ impl<'t> Node<'t> {
 
     /// The elements of a list; a plain text is a list of one. Reports anything else, and an empty list as `empty`.
     pub(super) fn list(&self, expected: &str, empty: &str, report: &mut Report) -> Vec<Node<'t>> {
+        if matches!(self.value, Value::Array(_, elements) if elements.is_empty()) {
+            report.add(self.at, self.path(), empty);
+        }
+        self.any_list(expected, report)
+    }
+
+    /// The elements of a list, which may be empty; a plain text is a list of one. Reports anything else.
+    pub(super) fn any_list(&self, expected: &str, report: &mut Report) -> Vec<Node<'t>> {
         let elements = match self.value {
             Value::Array(_, elements) => elements,
             Value::String(..) => return vec![self.clone()],
@@ -223,9 +231,6 @@ impl<'t> Node<'t> {
                 return Vec::new();
             }
         };
-        if elements.is_empty() {
-            report.add(self.at, self.path(), empty);
-        }
         let element = |(index, value)| {
             let spans = self.spans.and_then(|spans| spans.element(index));
             let at = spans.map_or(self.at, |spans| spans.value);
@@ -346,6 +351,7 @@ fn kind(value: &Value) -> String {
             (None, Some(number)) => format!("found {number:?}"),
             (None, None) => "found a number".to_owned(),
         },
+        Value::Empty(_, Empty::None) => "found null".to_owned(),
         Value::Empty(..) => "found a date or time".to_owned(),
         Value::Dict(..) => "found a table".to_owned(),
         Value::Array(..) => "found a list".to_owned(),

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::{Node, Table};
-use super::{Check, balance, health, keys, listeners, named, routes, sessions, settings};
+use super::{Check, balance, discovery, health, keys, listeners, named, routes, sessions, settings};
 use crate::config::address;
 use crate::config::model::{
-    Address, BACKUP, Balance, Bind, Endpoint, MAX_PRIORITY, MAX_WEIGHT, NoEndpoint, Pool, Timeouts,
+    Address, BACKUP, Balance, Bind, Endpoint, EndpointsFile, MAX_PRIORITY, MAX_WEIGHT, NoEndpoint, Pool, Timeouts,
 };
 use crate::config::report::{At, quote};
 use crate::config::value::Refused;
 
-const ENDPOINTS: &str = "an address such as \"10.0.0.11:5432\", or a table with address, name, weight and backup";
+/// What an endpoint has to be.
+pub(super) const ENDPOINTS: &str =
+    "an address such as \"10.0.0.11:5432\", or a table with address, name, weight and backup";
 /// The longest name of an endpoint, in bytes.
 const LONGEST_NAME: usize = 255;
 const DEFAULT_REFRESH: Duration = Duration::from_secs(30);
@@ -23,6 +25,9 @@ const DEFAULT_REFRESH: Duration = Duration::from_secs(30);
 const MOST_CONNECTIONS: u32 = 1_000_000_000;
 const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 const REFRESH: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+
+/// Names of endpoints, and where they were written if that is known.
+pub(super) type Names = HashMap<String, Option<At>>;
 
 /// A pool as far as it could be read.
 pub(super) struct Read {
@@ -51,15 +56,20 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
     let table = node.table(keys::POOL, check.report);
     let balance = balance::read(&table, check);
     let before = check.report.count();
-    let node = table.require("endpoints", &format!("a list, each {ENDPOINTS}"), check.complete, check.report);
-    let endpoints = node.map(|node| endpoints(&node, check));
-    let known = endpoints.is_some() && check.report.count() == before;
-    let mut endpoints = endpoints.unwrap_or_default();
+    let file = table.get("endpoints_file");
+    let node = match &file {
+        Some(_) => table.get("endpoints"),
+        None => table.require("endpoints", &format!("a list, each {ENDPOINTS}"), check.complete, check.report),
+    };
+    let mut names = Names::new();
+    let endpoints = node.map(|node| endpoints(&node, file.is_none(), &mut names, check));
+    let known = endpoints.is_some() && file.is_none() && check.report.count() == before;
+    let endpoints = endpoints.unwrap_or_default();
+    let file = file.and_then(|node| discovery::file(&node, &mut names, check));
     let source = table.get("source").map(|node| source(&node, known.then_some(&endpoints), check));
     let refresh = table.get("refresh").and_then(|node| node.duration_within(REFRESH, "\"1s\" to \"1d\"", check.report));
     let most = table.get("max_connections_per_endpoint");
     let most = most.and_then(|node| node.number_unless("off", 1..=MOST_CONNECTIONS, check.report)).flatten();
-    endpoints.iter_mut().for_each(|endpoint| endpoint.max_connections = endpoint.max_connections.or(most));
     let fails_back = [("auto", true), ("never", false)];
     let fails_back = table.get("failback").and_then(|node| node.choice(&fails_back, check.report));
     let slow_start = table.get("slow_start").map(|node| slow_start(&node, balance, check));
@@ -71,6 +81,7 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
             name: name.to_owned(),
             balance,
             endpoints,
+            endpoints_file: file.map(|path| EndpointsFile { path, max_connections: most }),
             source: source.unwrap_or_default(),
             refresh: refresh.unwrap_or(DEFAULT_REFRESH),
             timeouts: settings::pool_timeouts(own.as_ref(), &timeouts.pool, check),
@@ -79,6 +90,7 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
             fails_back: fails_back.unwrap_or(true),
             slow_start: slow_start.flatten(),
             panic_percent: panics.flatten(),
+            max_connections_per_endpoint: most,
             shortage: sessions::shortage(&table, check),
             sessions: sessions::read(table.get("sessions").as_ref(), check),
         },
@@ -122,25 +134,11 @@ fn slow_start(node: &Node<'_>, balance: Balance, check: &mut Check<'_>) -> Optio
     time
 }
 
-fn endpoints(node: &Node<'_>, check: &mut Check<'_>) -> Vec<Endpoint> {
-    let mut endpoints = Vec::new();
-    let mut names: HashMap<String, At> = HashMap::new();
+/// The endpoints of the configuration; `all` if there are no others.
+fn endpoints(node: &Node<'_>, all: bool, names: &mut Names, check: &mut Check<'_>) -> Vec<Endpoint> {
     let elements = node.list(ENDPOINTS, "a pool without endpoints serves nothing", check.report);
-    let count = elements.len();
-    for element in elements {
-        let Some((endpoint, name_at)) = endpoint(&element, check) else { continue };
-        match names.get(&endpoint.name) {
-            Some(first) => {
-                let message = format!("two endpoints of the pool are called {}", quote(&endpoint.name));
-                check.report.add(name_at, element.path(), message).also(*first);
-            }
-            None => {
-                names.insert(endpoint.name.clone(), name_at);
-            }
-        }
-        endpoints.push(endpoint);
-    }
-    let all_read = endpoints.len() == count && count > 0;
+    let endpoints = list(&elements, names, check);
+    let all_read = all && endpoints.len() == elements.len() && !elements.is_empty();
     let backups_only = endpoints.iter().all(|endpoint| endpoint.priority == BACKUP);
     if all_read
         && endpoints.iter().all(|endpoint| endpoint.weight == 0 || (endpoint.priority == BACKUP && !backups_only))
@@ -152,6 +150,28 @@ fn endpoints(node: &Node<'_>, check: &mut Check<'_>) -> Vec<Endpoint> {
     }
     if all_read && backups_only {
         check.report.add(node.at, node.path(), "every endpoint is a backup, so there is none that they stand in for");
+    }
+    endpoints
+}
+
+/// The endpoints that are written as `elements`, as far as they could be read, and whose names are none of `names`.
+pub(super) fn list(elements: &[Node<'_>], names: &mut Names, check: &mut Check<'_>) -> Vec<Endpoint> {
+    let mut endpoints = Vec::new();
+    for element in elements {
+        let Some((endpoint, name_at)) = endpoint(element, check) else { continue };
+        match names.get(&endpoint.name) {
+            Some(first) => {
+                let message = format!("two endpoints of the pool are called {}", quote(&endpoint.name));
+                let found = check.report.add(name_at, element.path(), message);
+                if let Some(first) = *first {
+                    found.also(first);
+                }
+            }
+            None => {
+                names.insert(endpoint.name.clone(), Some(name_at));
+            }
+        }
+        endpoints.push(endpoint);
     }
     endpoints
 }
@@ -173,8 +193,13 @@ fn endpoint(node: &Node<'_>, check: &mut Check<'_>) -> Option<(Endpoint, At)> {
     let priority = priority(&table, check);
     let most = table.get("max_connections").map(|node| node.number(1..=MOST_CONNECTIONS, check.report));
     let name = name.map(|node| endpoint_name(&node, check));
-    let address_node = table.require("address", address::ENDPOINT, check.complete, check.report);
-    let (text, address) = address(&address_node?, address::ENDPOINT, check)?;
+    let (text, address) = match table.get("srv") {
+        Some(node) => discovery::srv(&table, &node, check)?,
+        None => {
+            let node = table.require("address", address::ENDPOINT, check.complete, check.report);
+            address(&node?, address::ENDPOINT, check)?
+        }
+    };
     let name = match name {
         Some(name) => name?,
         None => text,
@@ -215,7 +240,7 @@ pub(super) fn source(node: &Node<'_>, endpoints: Option<&Vec<Endpoint>>, check: 
         let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
         let usable = |endpoint: &Endpoint| match &endpoint.address {
             Address::Ip(endpoint) => endpoint.is_ipv4() == address.is_ipv4(),
-            Address::Host { .. } => true,
+            Address::Host { .. } | Address::Srv(_) => true,
             Address::Unix(_) => false,
         };
         let slot = &mut first[usize::from(address.is_ipv6())];

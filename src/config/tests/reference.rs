@@ -87,6 +87,7 @@ fn every_key_is_in_the_reference() {
         ("runtime", keys::RUNTIME),
         ("log", keys::LOG),
         ("admin", keys::ADMIN),
+        ("dns", keys::DNS),
         ("timeouts", keys::TIMEOUTS),
         ("listener", keys::LISTENER),
         ("listener.timeouts", keys::LISTENER_TIMEOUTS),

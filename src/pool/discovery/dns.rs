@@ -1,0 +1,427 @@
+//! Names: what servers and /etc/hosts say of them, and for how long that holds.
+//!
+//! Nothing is kept here but the servers to ask: what a name last came to is handed in, so that a part which fails keeps
+//! what was found before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::{self, ResponseCode};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{Hosts, TokioResolver, system_conf};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::stamp::Stamp;
+use crate::config::model;
+
+/// Names that are asked for at once; each takes a socket for each family.
+const AT_ONCE: usize = 8;
+/// How much longer than the one family the other may take.
+const GRACE: Duration = Duration::from_secs(1);
+/// Beyond this a look-up has failed, whatever it waits for.
+const LONGEST: Duration = Duration::from_secs(60);
+/// How often a question is asked.
+const ATTEMPTS: usize = 2;
+/// How long what does not come from a server holds.
+const FOREVER: Duration = Duration::MAX;
+/// The server where the system names none, as in resolv.conf(5).
+const LOCAL_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const HOSTS: &str = "/etc/hosts";
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Query {
+    /// The addresses of a host.
+    Host(String),
+    /// The services under a name (RFC 2782).
+    Srv(String),
+}
+
+/// What a name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Those of a host, at least one.
+    Addresses(BTreeSet<IpAddr>),
+    /// Those of an SRV name; none where it says that there is no such service.
+    Services(Vec<Service>),
+}
+
+/// One SRV record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Service {
+    /// Its target.
+    pub(super) host: String,
+    /// The addresses of the target.
+    pub(super) addresses: BTreeSet<IpAddr>,
+    pub(super) port: u16,
+    pub(super) priority: u16,
+    pub(super) weight: u16,
+}
+
+/// An answer that can be used.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(super) answer: Answer,
+    /// How long it holds.
+    pub(super) ttl: Duration,
+    /// Why parts of it are as they were before.
+    pub(super) failures: Vec<String>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("there is no such name")]
+    NoName,
+    #[error("the name has no {0}")]
+    NoRecord(&'static str),
+    #[error("no answer in time")]
+    Late,
+    #[error("no target of the SRV records has an address: {0}")]
+    NoTarget(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Whom to ask.
+#[derive(Debug)]
+pub(crate) struct Dns {
+    settings: model::Dns,
+    system: Mutex<Option<System>>,
+    places: Semaphore,
+}
+
+/// What the system says of names, as of one moment.
+#[derive(Clone, Debug)]
+struct System {
+    read: [Option<Stamp>; 2],
+    resolver: TokioResolver,
+    hosts: Arc<Hosts>,
+}
+
+/// Addresses of a host, or records.
+type Held<T> = (T, Duration);
+
+impl Dns {
+    /// Asks as `settings` say.
+    pub(crate) fn new(settings: model::Dns) -> Dns {
+        Dns { settings, system: Mutex::default(), places: Semaphore::new(AT_ONCE) }
+    }
+
+    /// What `query` comes to now; parts that fail are taken from `last`, what it came to before.
+    ///
+    /// # Errors
+    /// Nothing of it can be used.
+    pub(crate) async fn look_up(self: &Arc<Dns>, query: &Query, last: Option<Answer>) -> Result<Found, Failure> {
+        match query {
+            Query::Host(host) => {
+                let last = match last {
+                    Some(Answer::Addresses(last)) => last,
+                    _ => BTreeSet::new(),
+                };
+                let (addresses, ttl, failures) = self.addresses(name(host)?, last).await?;
+                Ok(Found { answer: Answer::Addresses(addresses), ttl, failures })
+            }
+            Query::Srv(service) => {
+                let last = match last {
+                    Some(Answer::Services(last)) => last,
+                    _ => Vec::new(),
+                };
+                self.services(name(service)?, &last).await
+            }
+        }
+    }
+
+    /// The addresses of a host, at least one, how long they hold, and what failed.
+    async fn addresses(
+        &self,
+        host: Name,
+        last: BTreeSet<IpAddr>,
+    ) -> Result<(BTreeSet<IpAddr>, Duration, Vec<String>), Failure> {
+        let _place = self.places.acquire().await;
+        let system = self.system()?;
+        let listed = system.listed(&host);
+        if !listed.is_empty() {
+            return Ok((listed, FOREVER, Vec::new()));
+        }
+        let of = |kind| system.ask(host.clone(), kind, "address", |data| data.ip_addr());
+        let [v4, v6] = both(of(RecordType::A), of(RecordType::AAAA)).await;
+        join([(v4, IpAddr::is_ipv4), (v6, IpAddr::is_ipv6)], &last)
+    }
+
+    async fn services(self: &Arc<Dns>, service: Name, last: &[Service]) -> Result<Found, Failure> {
+        let (records, mut ttl) = {
+            let _place = self.places.acquire().await;
+            let record = |data: &RData| match data {
+                RData::SRV(record) => Some(record.clone()),
+                _ => None,
+            };
+            let system = self.system()?;
+            let look_up = system.ask(service, RecordType::SRV, "SRV record", record);
+            timeout(LONGEST, look_up).await.unwrap_or(Err(Failure::Late))?
+        };
+        // A target of "." says that the service is decidedly not available.
+        let records: Vec<_> = records.into_iter().filter(|record| !record.target.is_root()).collect();
+        let mut look_ups = JoinSet::new();
+        let targets: BTreeSet<Name> = records.iter().map(|record| record.target.to_lowercase()).collect();
+        for target in targets {
+            let (dns, host) = (Arc::clone(self), target.to_ascii());
+            let before = last.iter().filter(|before| before.host == host).flat_map(|before| &before.addresses);
+            let before: BTreeSet<IpAddr> = before.copied().collect();
+            look_ups.spawn(async move { (host, dns.addresses(target, before.clone()).await, before) });
+        }
+        let (mut known, mut failures) = (BTreeMap::new(), Vec::new());
+        while let Some(look_up) = look_ups.join_next().await {
+            let (host, found, before) = look_up.map_err(|error| Failure::Failed(error.to_string()))?;
+            let addresses = match found {
+                Ok((addresses, holds, parts)) => {
+                    ttl = ttl.min(holds);
+                    failures.extend(parts.into_iter().map(|part| format!("{host}: {part}")));
+                    addresses
+                }
+                Err(error) => {
+                    failures.push(format!("{host}: {error}"));
+                    before
+                }
+            };
+            known.insert(host, addresses);
+        }
+        failures.sort();
+        if !records.is_empty() && known.values().all(BTreeSet::is_empty) {
+            return Err(Failure::NoTarget(failures.join("; ")));
+        }
+        let mut services: Vec<Service> = records
+            .iter()
+            .map(|record| {
+                let host = record.target.to_lowercase().to_ascii();
+                let addresses = known.get(&host).cloned().unwrap_or_default();
+                Service { host, addresses, port: record.port, priority: record.priority, weight: record.weight }
+            })
+            .collect();
+        // Servers turn their records round.
+        services.sort_by(|a, b| (a.priority, &a.host, a.port, a.weight).cmp(&(b.priority, &b.host, b.port, b.weight)));
+        Ok(Found { answer: Answer::Services(services), ttl, failures })
+    }
+
+    /// Whom the system says to ask, read anew once that has changed.
+    fn system(&self) -> Result<System, Failure> {
+        let now = [RESOLV_CONF, HOSTS].map(|path| Stamp::of(Path::new(path)).ok());
+        let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(system) = system.as_ref().filter(|system| system.read == now) {
+            return Ok(system.clone());
+        }
+        let hosts = Hosts::from_system().unwrap_or_else(|error| {
+            tracing::warn!("cannot read {HOSTS}: {error}");
+            Hosts::default()
+        });
+        let resolver = self.resolver().map_err(|error| Failure::Failed(error.to_string()))?;
+        Ok(system.insert(System { read: now, resolver, hosts: Arc::new(hosts) }).clone())
+    }
+
+    fn resolver(&self) -> Result<TokioResolver, NetError> {
+        let (config, mut options) = if self.settings.servers.is_empty() {
+            system_conf::read_system_conf().unwrap_or_else(|error| {
+                tracing::warn!("{RESOLV_CONF} names no server ({error}): asking {LOCAL_SERVER}");
+                (servers(&[LOCAL_SERVER]), ResolverOpts::default())
+            })
+        } else {
+            (servers(&self.settings.servers), ResolverOpts::default())
+        };
+        options.timeout = self.settings.timeout;
+        options.attempts = ATTEMPTS;
+        // Who asks here knows how long an answer holds, and asks again only then.
+        options.cache_size = 0;
+        options.num_concurrent_reqs = 1;
+        options.use_hosts_file = ResolveHosts::Never;
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        *builder.options_mut() = options;
+        builder.build()
+    }
+}
+
+impl System {
+    /// The addresses that /etc/hosts lists. Where there are any, nobody is asked, for either family.
+    fn listed(&self, host: &Name) -> BTreeSet<IpAddr> {
+        let of = |kind| self.hosts.lookup_static_host(&op::Query::query(host.clone(), kind));
+        let found = [RecordType::A, RecordType::AAAA].into_iter().filter_map(of);
+        found
+            .flat_map(|found| found.answers().iter().filter_map(|record| record.data.ip_addr()).collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// Records of one kind, at least one, as `read` takes them, and how long they hold.
+    async fn ask<T>(
+        &self,
+        name: Name,
+        kind: RecordType,
+        called: &'static str,
+        read: impl Fn(&RData) -> Option<T>,
+    ) -> Result<Held<Vec<T>>, Failure> {
+        let found = self.resolver.lookup(name, kind).await.map_err(|error| match error {
+            NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NXDomain => {
+                Failure::NoName
+            }
+            NetError::Dns(DnsError::NoRecordsFound(_)) => Failure::NoRecord(called),
+            NetError::Timeout => Failure::Late,
+            error => Failure::Failed(error.to_string()),
+        })?;
+        let ttl = found.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
+        let records: Vec<T> = found.answers().iter().filter_map(|record| read(&record.data)).collect();
+        if records.is_empty() {
+            return Err(Failure::NoRecord(called));
+        }
+        Ok((records, Duration::from_secs(ttl.into())))
+    }
+}
+
+/// What one family came to.
+type Family = Result<Held<Vec<IpAddr>>, Failure>;
+
+/// Both, where the one that comes later is not waited for much longer once the other has addresses.
+async fn both(v4: impl Future<Output = Family>, v6: impl Future<Output = Family>) -> [Family; 2] {
+    let (mut v4, mut v6) = (pin!(v4), pin!(v6));
+    let patience = |first: &Family| if first.is_ok() { GRACE } else { LONGEST };
+    let late = |other: Result<Family, _>| other.unwrap_or(Err(Failure::Late));
+    tokio::select! {
+        v4 = &mut v4 => {
+            let v6 = timeout(patience(&v4), v6).await.map_err(drop);
+            [v4, late(v6)]
+        }
+        v6 = &mut v6 => {
+            let v4 = timeout(patience(&v6), v4).await.map_err(drop);
+            [late(v4), v6]
+        }
+        () = tokio::time::sleep(LONGEST) => [Err(Failure::Late), Err(Failure::Late)],
+    }
+}
+
+/// Which of the addresses belong to a family.
+type Of = fn(&IpAddr) -> bool;
+
+/// The addresses of both families. One that failed, where the other did not, keeps those of it that are in `last`; that
+/// it has no addresses is no failure as long as the other has some.
+fn join(
+    families: [(Family, Of); 2],
+    last: &BTreeSet<IpAddr>,
+) -> Result<(BTreeSet<IpAddr>, Duration, Vec<String>), Failure> {
+    let (mut addresses, mut ttl) = (BTreeSet::new(), FOREVER);
+    let (mut kept, mut failures, mut absent) = (BTreeSet::new(), Vec::new(), None);
+    for (family, of) in families {
+        match family {
+            Ok((found, holds)) => {
+                addresses.extend(found);
+                ttl = ttl.min(holds);
+            }
+            Err(error @ (Failure::NoName | Failure::NoRecord(_))) => absent = absent.or(Some(error)),
+            Err(error) => {
+                kept.extend(last.iter().copied().filter(of));
+                failures.push(error);
+            }
+        }
+    }
+    if addresses.is_empty() {
+        return Err(failures.into_iter().next().or(absent).unwrap_or(Failure::NoRecord("address")));
+    }
+    addresses.extend(kept);
+    let failures = failures.into_iter().map(|error| format!("some addresses could not be asked for: {error}"));
+    Ok((addresses, ttl, failures.collect()))
+}
+
+fn name(text: &str) -> Result<Name, Failure> {
+    Name::from_ascii(text).map_err(|error| Failure::Failed(error.to_string()))
+}
+
+fn servers(servers: &[SocketAddr]) -> ResolverConfig {
+    let server = |at: &SocketAddr| {
+        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+            connection.port = at.port();
+            connection
+        });
+        NameServerConfig::new(at.ip(), true, connections.into())
+    };
+    ResolverConfig::from_name_servers(servers.iter().map(server).collect())
+}
+
+impl fmt::Display for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Query::Host(name) | Query::Srv(name)) = self;
+        f.write_str(name)
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list =
+            |addresses: &BTreeSet<IpAddr>| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        match self {
+            Answer::Addresses(addresses) => f.write_str(&list(addresses)),
+            Answer::Services(services) => {
+                for (index, Service { host, addresses, port, priority, weight }) in services.iter().enumerate() {
+                    let comma = if index > 0 { ", " } else { "" };
+                    write!(f, "{comma}{priority} {weight} {port} {host} ({})", list(addresses))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_are_joined() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let ok = |addresses: &[&str], ttl| -> Family {
+            Ok((addresses.iter().map(|text| ip(text)).collect(), Duration::from_secs(ttl)))
+        };
+        let failed = || -> Family { Err(Failure::Failed("refused".into())) };
+        let no_name = || -> Family { Err(Failure::NoName) };
+        let none = || -> Family { Err(Failure::NoRecord("address")) };
+        let last = BTreeSet::from(["10.0.0.1", "10.0.0.2", "::1"].map(ip));
+        for (case, v4, v6, expected) in [
+            ("both", ok(&["10.0.0.2"], 9), ok(&["::2"], 5), "10.0.0.2 ::2 for 5s"),
+            ("one has none", ok(&["10.0.0.3", "10.0.0.2"], 9), none(), "10.0.0.2 10.0.0.3 for 9s"),
+            ("a server that knows one kind only", no_name(), ok(&["::2"], 5), "::2 for 5s"),
+            ("one failed", failed(), ok(&["::2"], 5), "10.0.0.1 10.0.0.2 ::2 for 5s, 1 failed"),
+            ("the other failed", ok(&["10.0.0.3"], 5), failed(), "10.0.0.3 ::1 for 5s, 1 failed"),
+            ("both failed", failed(), failed(), "refused"),
+            ("one failed, the other has none", none(), failed(), "refused"),
+            ("no name", no_name(), no_name(), "there is no such name"),
+            ("no address", none(), none(), "the name has no address"),
+        ] {
+            let told = match join([(v4, IpAddr::is_ipv4), (v6, IpAddr::is_ipv6)], &last) {
+                Ok((addresses, ttl, failures)) => {
+                    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                    let failed = if failures.is_empty() { "".into() } else { format!(", {} failed", failures.len()) };
+                    format!("{} for {ttl:?}{failed}", addresses.join(" "))
+                }
+                Err(error) => error.to_string(),
+            };
+            assert_eq!(told, expected, "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn names_of_the_machine() {
+        let dns = Arc::new(Dns::new(model::Dns { servers: Vec::new(), timeout: Duration::from_millis(100) }));
+        let found = dns.look_up(&Query::Host("localhost".into()), None).await.unwrap();
+        let Answer::Addresses(addresses) = found.answer else { panic!("{found:?}") };
+        assert!(addresses.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{addresses:?}");
+        assert!(addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
+        let failed = dns.look_up(&Query::Host("nowhere.invalid".into()), None).await;
+        assert!(matches!(failed, Err(Failure::NoName)), "{failed:?}");
+    }
+}

@@ -1,0 +1,168 @@
+//! A file of endpoints that may change at any time.
+//!
+//! It is looked at twice a second and read once it rests, so that one that is written in place is not read halfway. What
+//! cannot be read changes nothing.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::stamp::Stamp;
+use crate::config::model::{Endpoint, EndpointsFile};
+use crate::config::read_endpoints;
+
+/// From one look to the next. A file has to look the same twice before it is read.
+const LOOK: Duration = Duration::from_millis(500);
+/// The most problems of a file that are told.
+const MOST_TOLD: usize = 20;
+
+/// A file, and what was last found in its place.
+pub(super) struct Watched {
+    file: EndpointsFile,
+    /// Endpoints of the configuration, whose names are taken.
+    others: Vec<Endpoint>,
+    seen: Option<Sight>,
+    /// What was last told of.
+    told: Option<Sight>,
+}
+
+/// A version of the file, or why there is none.
+type Sight = Result<Stamp, String>;
+
+/// What a new version of a file comes to.
+pub(super) enum Reading {
+    /// The endpoints that it lists.
+    Endpoints(Vec<Endpoint>),
+    /// What is wrong with it, a problem each, at least one.
+    Failed(Vec<String>),
+}
+
+impl Watched {
+    /// A file that was not looked at yet, beside these endpoints.
+    pub(super) fn new(file: EndpointsFile, others: Vec<Endpoint>) -> Watched {
+        Watched { file, others, seen: None, told: None }
+    }
+
+    /// Its path.
+    pub(super) fn path(&self) -> &PathBuf {
+        &self.file.path
+    }
+
+    /// Waits for a version that was not told of yet. Nothing if the process is about to end.
+    pub(super) async fn next(mut self) -> Option<(Watched, Reading)> {
+        loop {
+            if self.seen.is_some() {
+                sleep(LOOK).await;
+            }
+            // It may be on a file system that does not answer.
+            let look = spawn_blocking(move || {
+                let reading = self.look();
+                (self, reading)
+            });
+            let (watched, reading) = look.await.ok()?;
+            match reading {
+                Some(reading) => return Some((watched, reading)),
+                None => self = watched,
+            }
+        }
+    }
+
+    /// Reads the file if there is a version that was not told of, and that rests.
+    fn look(&mut self) -> Option<Reading> {
+        let sight = self.sight();
+        let seen = self.seen.replace(sight.clone());
+        if self.told.as_ref() == Some(&sight) || seen.is_some_and(|seen| seen != sight) {
+            return None;
+        }
+        let reading = match &sight {
+            Err(error) => Reading::Failed(vec![format!("{}: {error}", self.file.path.display())]),
+            Ok(_) => self.read(),
+        };
+        if self.sight() != sight {
+            return None;
+        }
+        self.told = Some(sight);
+        Some(reading)
+    }
+
+    fn sight(&self) -> Sight {
+        Stamp::of(&self.file.path).map_err(|error| error.to_string())
+    }
+
+    fn read(&self) -> Reading {
+        match read_endpoints(&self.file.path, &self.others) {
+            Ok(mut endpoints) => {
+                for endpoint in &mut endpoints {
+                    endpoint.max_connections = endpoint.max_connections.or(self.file.max_connections);
+                }
+                Reading::Endpoints(endpoints)
+            }
+            Err(problems) => {
+                let mut told: Vec<String> = problems.0.iter().take(MOST_TOLD).map(ToString::to_string).collect();
+                if let Some(more) = problems.0.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
+                    told.push(format!("and {more} more"));
+                }
+                Reading::Failed(told)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn told(reading: Option<Reading>) -> String {
+        match reading {
+            None => "nothing".into(),
+            Some(Reading::Endpoints(endpoints)) => {
+                let names: Vec<String> = endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
+                format!("[{}] of at most {:?}", names.join(" "), endpoints.first().and_then(|one| one.max_connections))
+            }
+            Some(Reading::Failed(problems)) => problems.join("; "),
+        }
+    }
+
+    #[test]
+    fn versions_are_told_once_and_when_they_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("e.json");
+        let others = crate::config::read_endpoints;
+        fs::write(folder.path().join("others.json"), r#"["10.0.0.9:1"]"#).unwrap();
+        let others = others(&folder.path().join("others.json"), &[]).unwrap();
+        let mut file = Watched::new(EndpointsFile { path: path.clone(), max_connections: Some(3) }, others);
+        let mut look = |case: &str, expected: &str| {
+            let told = told(file.look()).replace(&format!("{}/", folder.path().display()), "");
+            assert_eq!(told, expected, "{case}");
+        };
+        look("not there", "e.json: No such file or directory (os error 2)");
+        look("still not there", "nothing");
+        fs::write(&path, r#"["10.0.0.1:1"]"#).unwrap();
+        look("it may be written to", "nothing");
+        look("it rests", "[10.0.0.1:1] of at most Some(3)");
+        look("the same", "nothing");
+        fs::write(&path, r#"["10.0.0.1:1", "10.0.0.2"]"#).unwrap();
+        look("it may be written to", "nothing");
+        look(
+            "what is wrong",
+            "e.json:1:16: endpoints[1]: \"10.0.0.2\" has no port; expected an address such as \"10.0.0.11:5432\", or a \
+             table with address, name, weight and backup",
+        );
+        look("told once", "nothing");
+        fs::write(folder.path().join("new"), r#"{"endpoints": ["10.0.0.9:1"]}"#).unwrap();
+        fs::rename(folder.path().join("new"), &path).unwrap();
+        look("another file", "nothing");
+        look("a name that is taken", "e.json:1:16: endpoints[0]: two endpoints of the pool are called \"10.0.0.9:1\"");
+        fs::remove_file(&path).unwrap();
+        look("for a moment", "nothing");
+        look("gone", "e.json: No such file or directory (os error 2)");
+        fs::write(folder.path().join("v1"), "[]").unwrap();
+        std::os::unix::fs::symlink("v1", &path).unwrap();
+        look("a link", "nothing");
+        look("a link to an empty list", "[] of at most None");
+    }
+}
