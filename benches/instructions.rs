@@ -118,8 +118,8 @@ fn run(case: &str, times: usize) -> anyhow::Result<()> {
         "random two" => drop(black_box(counted::random_two(endpoints()?, times))),
         "maglev" => drop(black_box(counted::maglev(endpoints()?, times))),
         "maglev table" => counted::maglev_tables(endpoints()?, times),
-        "lease" => counted::leases(endpoints()?, times),
-        "pool from its configuration" => counted::pools(endpoints()?, times),
+        "lease" => counted::leases(endpoints()?, times).context("nobody was chosen")?,
+        "pool from its configuration" => counted::pools(endpoints()?, times).context("the pool was refused")?,
         "session: one message there and back" => counted::session(times)?,
         "log line" => {
             let hello = hello()?;

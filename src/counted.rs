@@ -59,28 +59,28 @@ fn maglev_table(endpoints: usize) -> maglev::Table {
     maglev::Table::new(names.iter().map(|name| (name.as_str(), 1)))
 }
 
-/// Makes a pool of so many endpoints, so many times.
-pub fn pools(endpoints: usize, times: usize) {
-    (0..times).for_each(|_| drop(black_box(pool(endpoints))));
+/// Makes a pool of so many endpoints, so many times. `None`: its configuration is refused.
+pub fn pools(endpoints: usize, times: usize) -> Option<()> {
+    (0..times).try_for_each(|_| pool(endpoints).map(|pool| drop(black_box(pool))))
 }
 
-/// Leases of a pool of so many endpoints by least connections, each given back at once.
-pub fn leases(endpoints: usize, times: usize) {
-    let pool = pool(endpoints);
-    (0..times).for_each(|_| drop(black_box(pool.lease(0, &[]))));
+/// Leases of a pool of so many endpoints by least connections, each given back at once. `None`: its configuration is
+/// refused, or nobody can be chosen.
+pub fn leases(endpoints: usize, times: usize) -> Option<()> {
+    let pool = pool(endpoints)?;
+    (0..times).try_for_each(|_| pool.lease(0, &[]).ok().map(|lease| drop(black_box(lease))))
 }
 
-fn pool(endpoints: usize) -> Pool {
+fn pool(endpoints: usize) -> Option<Pool> {
     let names = (0..endpoints).map(|index| format!("\"10.0.{}.{}:443\"", index / 250, index % 250));
     let list = names.collect::<Vec<_>>().join(",");
     let text = format!(
         "listener.l.bind = '127.0.0.1:1'\nroute.r = {{ listener = 'l', pool = 'p' }}\npool.p.endpoints = [{list}]"
     );
-    let loaded = config::parse_str("counted.toml".as_ref(), &text).ok();
-    let model = loaded.and_then(|mut loaded| loaded.config.pools.pop());
-    let pool = Pool::new(&model.unwrap_or_else(|| std::process::abort()), &Metrics::new(), &Arc::default());
+    let model = config::parse_str("counted.toml".as_ref(), &text).ok()?.config.pools.pop()?;
+    let pool = Pool::new(&model, &Metrics::new(), &Arc::default());
     pool.settle(Instant::now());
-    pool
+    Some(pool)
 }
 
 /// One session of the forwarder over socket pairs: so many messages of 200 bytes go to the endpoint and come back.

@@ -41,7 +41,7 @@ fn serving(bind: &str) -> String {
 fn the_examples_are_correct() {
     for (path, counts) in [
         ("conf/minimal.toml", "(listeners: 1, routes: 1, pools: 1)"),
-        ("conf/reference.toml", "(listeners: 2, routes: 3, pools: 3)"),
+        ("conf/reference.toml", "(listeners: 2, routes: 4, pools: 4)"),
     ] {
         let said = pointsman(&["check", path], &[]);
         assert_eq!(said, (Some(0), format!("{path}: ok {counts}\n"), String::new()));

@@ -205,6 +205,47 @@ fn who_answers_that_it_should_not_serve_is_demoted_and_not_down() {
 }
 
 #[test]
+fn sessions_of_who_is_removed_leave_and_those_of_who_stays_stay() {
+    let (stays, goes) = (Endpoint::start(Manner::Echoes), Endpoint::start(Manner::Echoes));
+    let folder = tempfile::tempdir().unwrap();
+    let (file, new) = (folder.path().join("endpoints.json"), folder.path().join("new"));
+    let both = json!([stays.address().to_string(), goes.address().to_string()]);
+    std::fs::write(&file, both.to_string()).unwrap();
+    let balancer = Balancer::start(&format!(
+        r#"
+        listener.edge.bind = "127.0.0.1:0"
+        route.all = {{ listener = "edge", pool = "all" }}
+        [pool.all]
+        endpoints_file = {file:?}
+        sessions.on_removal = "close"
+        "#
+    ));
+    let mut clients = sessions(&balancer, 10);
+    let names = [stays.address().to_string(), goes.address().to_string()];
+    assert_eq!(active(&balancer, names.each_ref().map(String::as_str)), [5, 5]);
+    std::fs::write(&new, json!([names[0]]).to_string()).unwrap();
+    std::fs::rename(&new, &file).unwrap();
+    assert_eq!(outcomes(&balancer, 5), [("killed_removal".to_owned(), 5)]);
+    let ended: Vec<String> =
+        balancer.records(5).iter().map(|record| record["client"].as_str().unwrap().to_owned()).collect();
+    for client in &mut clients {
+        if ended.contains(&client.address()) {
+            assert!(was_reset(client));
+        } else {
+            goes_on(client);
+        }
+    }
+    // Who comes back starts with nothing, and is used again.
+    std::fs::write(&new, both.to_string()).unwrap();
+    std::fs::rename(&new, &file).unwrap();
+    eventually("it is back", || {
+        let status = balancer.ask(&json!({ "command": "status" }));
+        (status["pools"][0]["endpoints"].as_array().unwrap().len() == 2).then_some(())
+    });
+    sessions(&balancer, 5).iter_mut().for_each(goes_on);
+}
+
+#[test]
 fn what_an_agent_says_is_done() {
     let (endpoint, other) = (Endpoint::start(Manner::Echoes), Endpoint::start(Manner::Echoes));
     let agent = Server::start(Speaks::First, "up 100%\n");

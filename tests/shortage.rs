@@ -15,12 +15,13 @@ fn start(endpoints: &str, more: &str) -> Balancer {
 }
 
 fn config(endpoints: &str, more: &str) -> String {
+    let endpoints = if endpoints.is_empty() { String::new() } else { format!("endpoints = [{endpoints}]") };
     format!(
         r#"
         listener.edge.bind = "127.0.0.1:0"
         route.all = {{ listener = "edge", pool = "all" }}
         [pool.all]
-        endpoints = [{endpoints}]
+        {endpoints}
         {more}
         "#
     )
@@ -71,6 +72,18 @@ fn an_endpoint_that_restarts_unnoticed_costs_no_held_client() {
     let clients: Vec<Client> = (0..20).map(|_| waits(&balancer)).collect();
     thread::sleep(Duration::from_secs(1));
     let _back = Endpoint::start_at(address, Manner::Echoes);
+    clients.into_iter().for_each(is_served);
+}
+
+#[test]
+fn held_clients_are_served_by_an_endpoint_that_is_discovered() {
+    let (endpoint, folder) = (Endpoint::start(Manner::Echoes), tempfile::tempdir().unwrap());
+    let (file, new) = (folder.path().join("endpoints.json"), folder.path().join("new"));
+    let balancer = start("", &format!("endpoints_file = {file:?}\nno_endpoint = 'hold'\nhold = '30s'"));
+    let clients: Vec<Client> = (0..20).map(|_| waits(&balancer)).collect();
+    eventually("all are held", || (gauge(&balancer, "held_sessions") == 20.0).then_some(()));
+    std::fs::write(&new, format!("[\"{}\"]", endpoint.address())).unwrap();
+    std::fs::rename(&new, &file).unwrap();
     clients.into_iter().for_each(is_served);
 }
 
