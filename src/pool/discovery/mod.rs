@@ -9,6 +9,7 @@ mod dns;
 mod file;
 mod members;
 mod stamp;
+mod system;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
