@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::harness::answering::{Server, Speaks, http};
 use crate::harness::client::hello;
 use crate::harness::{Balancer, Client, Endpoint, Manner, eventually};
 
@@ -175,6 +176,73 @@ fn a_drain_that_is_taken_back_ends_nobody() {
     balancer.set("ready", "all", "a");
     sleep(Duration::from_secs(4));
     clients.iter_mut().for_each(goes_on);
+}
+
+#[test]
+fn who_answers_that_it_should_not_serve_is_demoted_and_not_down() {
+    let (endpoint, role) = (Endpoint::start(Manner::Echoes), Server::start(Speaks::Once, &http("200 OK", "")));
+    let health = format!(
+        "health = {{ probe = 'http', http.path = '/primary', port = {}, interval = '200ms', fast_interval = '100ms' }}",
+        role.address().port()
+    );
+    for (rules, outcome) in [("on_down = 'close'", None), ("on_demotion = 'close'", Some("killed_demotion"))] {
+        role.answer_status("200 OK", "");
+        let balancer = start(&[("a", endpoint.address(), 0)], &format!("sessions.{rules}\n{health}"));
+        let mut clients = sessions(&balancer, 3);
+        role.answer_status("503 Service Unavailable", "");
+        let state = || balancer.ask(&json!({ "command": "status" }))["pools"][0]["endpoints"][0].clone();
+        let refused = eventually("it is refused", || Some(state()).filter(|state| state["state"] == "refused"));
+        let last = refused["health"]["last"].as_str().unwrap();
+        assert!(last.contains("503"), "{refused}");
+        match outcome {
+            Some(outcome) => assert_eq!(outcomes(&balancer, 3), [(outcome.to_owned(), 3)]),
+            None => {
+                sleep(Duration::from_millis(1500));
+                clients.iter_mut().for_each(goes_on);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_an_agent_says_is_done() {
+    let (endpoint, other) = (Endpoint::start(Manner::Echoes), Endpoint::start(Manner::Echoes));
+    let agent = Server::start(Speaks::First, "up 100%\n");
+    let health = format!("health = {{ agent = {{ port = {}, interval = '100ms' }} }}", agent.address().port());
+    let endpoints = [("a", endpoint.address(), 0)];
+    let rules = "sessions = { on_drain = 'close-when-idle', on_down = 'close', idle = '1s' }";
+    let more = format!(
+        "{rules}\n{health}\n[pool.standby]\nendpoints = '{}'\n[route.standby]\nlistener = 'edge'\nsni = 'x.test'\npool = 'standby'",
+        other.address()
+    );
+    let balancer = start(&endpoints, &more);
+    let is = |key: &str, wanted: serde_json::Value| {
+        eventually("the endpoint follows its agent", || {
+            let status = balancer.ask(&json!({ "command": "status", "pool": "all" }));
+            (status["pools"][0]["endpoints"][0][key] == wanted).then_some(())
+        });
+    };
+    is("state", "up".into());
+    agent.answer("50%\n");
+    is("share", 0.5.into());
+    agent.answer("100%\n");
+    is("share", 1.0.into());
+    let mut clients = sessions(&balancer, 4);
+    agent.answer("drain\n");
+    is("state", "drain".into());
+    for client in &mut clients {
+        assert_eq!(client.rest().unwrap(), b"", "at an idle point");
+    }
+    agent.answer("ready\n");
+    is("state", "up".into());
+    let mut clients = sessions(&balancer, 2);
+    agent.answer("maint\n");
+    is("state", "maint".into());
+    assert!(clients.iter_mut().all(was_reset));
+    assert_eq!(outcomes(&balancer, 6), [("killed_down".to_owned(), 2), ("killed_drain".to_owned(), 4)]);
+    agent.answer("up\n");
+    is("state", "up".into());
+    sessions(&balancer, 1).iter_mut().for_each(goes_on);
 }
 
 #[test]

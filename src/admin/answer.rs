@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout_at;
 
 use super::command::{
-    Changed, Command, EndpointStatus, Filter, Killed, LISTED, ListenerStatus, Place, PoolStatus, Refusal,
+    Changed, Command, EndpointStatus, Filter, HealthStatus, Killed, LISTED, ListenerStatus, Place, PoolStatus, Refusal,
     SessionStatus, Sessions, Status,
 };
 use super::pages::State as Process;
 use crate::config::model::{BACKUP, MAX_WEIGHT};
+use crate::health::Report;
 use crate::pool::endpoint::{PARTS, State};
 use crate::pool::operator::Mode;
 use crate::pool::{Endpoint, Pool};
@@ -158,6 +159,18 @@ fn endpoint_status(endpoint: &Endpoint) -> EndpointStatus {
         share: f64::from(endpoint.share()) / f64::from(PARTS),
         sessions: endpoint.active(),
         max_connections: endpoint.max_connections(),
+        health: endpoint.health.as_ref().map(|health| health_status(&health.report())),
+    }
+}
+
+fn health_status(report: &Report) -> HealthStatus {
+    let ago = |at: SystemTime| at.elapsed().unwrap_or_default().as_secs();
+    HealthStatus {
+        since: ago(report.since),
+        last: report.last.as_ref().map(|last| last.to_string()),
+        last_ago: report.last_at.map(ago),
+        took: report.took.as_secs_f64(),
+        agent: report.agent.clone(),
     }
 }
 

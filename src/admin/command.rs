@@ -141,6 +141,23 @@ pub(crate) struct EndpointStatus {
     pub(crate) share: f64,
     pub(crate) sessions: u32,
     pub(crate) max_connections: Option<u32>,
+    /// What probes and agents found; only where there are any.
+    pub(crate) health: Option<HealthStatus>,
+}
+
+/// What was found out about an endpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct HealthStatus {
+    /// Seconds since it came up or went down.
+    pub(crate) since: u64,
+    /// What the last probe has found, in words.
+    pub(crate) last: Option<String>,
+    /// Seconds since then.
+    pub(crate) last_ago: Option<u64>,
+    /// How long that probe took, in seconds.
+    pub(crate) took: f64,
+    /// What the agent has said last.
+    pub(crate) agent: Option<String>,
 }
 
 /// What is told of a session.

@@ -13,7 +13,8 @@ use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 
 use crate::admin::command::{
-    Changed, Command, EndpointStatus, Filter, Killed, Place, PoolStatus, Refusal, SessionStatus, Sessions, Status,
+    Changed, Command, EndpointStatus, Filter, HealthStatus, Killed, Place, PoolStatus, Refusal, SessionStatus,
+    Sessions, Status,
 };
 
 /// Where a packaged process has its admin socket.
@@ -244,16 +245,29 @@ fn show_pool(pool: &PoolStatus) -> String {
     }
     text += if pool.panic { ", too few endpoints are fit: all are used\n" } else { "\n" };
     let rows = pool.endpoints.iter().map(|endpoint| {
-        let EndpointStatus { name, address, state, priority, weight, share, sessions, max_connections } = endpoint;
+        let EndpointStatus { name, address, state, priority, weight, share, sessions, max_connections, health } =
+            endpoint;
         let grown = f64::from(*weight) <= *share;
         let weight = if grown { weight.to_string() } else { format!("{share:.1} of {weight}") };
         let sessions = match max_connections {
             Some(most) => format!("{sessions} of {most}"),
             None => sessions.to_string(),
         };
-        [name.clone(), state.clone(), weight, priority.clone(), sessions, address.clone()]
+        let (since, last) = health.as_ref().map(told).unwrap_or_default();
+        [name.clone(), state.clone(), since, weight, priority.clone(), sessions, address.clone(), last]
     });
-    text + &table(["endpoint", "state", "weight", "priority", "sessions", "address"], rows)
+    text + &table(["endpoint", "state", "since", "weight", "priority", "sessions", "address", "last probe"], rows)
+}
+
+/// For how long an endpoint has been what it is, and what was found out last.
+fn told(health: &HealthStatus) -> (String, String) {
+    let HealthStatus { since, last, last_ago, took, agent } = health;
+    let probe = last.as_ref().map(|last| {
+        let ago = last_ago.map(|ago| format!(", {} ago", time(ago))).unwrap_or_default();
+        format!("{last} ({:.1} ms{ago})", took * 1000.0)
+    });
+    let agent = agent.as_ref().map(|agent| format!("agent: {agent}"));
+    (time(*since), probe.into_iter().chain(agent).collect::<Vec<_>>().join("; "))
 }
 
 fn show_sessions(Sessions { sessions, total }: &Sessions) -> String {

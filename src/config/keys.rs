@@ -58,7 +58,30 @@ pub(super) const SESSIONS: &[&str] = &[
 /// `[pool.NAME.outliers]`
 pub(super) const OUTLIERS: &[&str] = &["failures", "ejection", "longest", "most_percent"];
 /// `[pool.NAME.health]`
-pub(super) const HEALTH: &[&str] = &["probe", "interval", "fast_interval", "timeout", "rise", "fall"];
+pub(super) const HEALTH: &[&str] = &[
+    "probe",
+    "interval",
+    "fast_interval",
+    "jitter",
+    "timeout",
+    "rise",
+    "fall",
+    "address",
+    "port",
+    "source",
+    "tls",
+    "http",
+    "script",
+    "agent",
+];
+/// `[pool.NAME.health.tls]`
+pub(super) const HEALTH_TLS: &[&str] = &["name", "alpn", "verify", "ca", "certificate", "key", "warn_expiry"];
+/// `[pool.NAME.health.http]`
+pub(super) const HEALTH_HTTP: &[&str] = &["method", "path", "host", "headers", "status", "body"];
+/// `[[pool.NAME.health.script]]`
+pub(super) const HEALTH_STEP: &[&str] = &["send", "send_hex", "expect", "expect_hex"];
+/// `[pool.NAME.health.agent]`
+pub(super) const HEALTH_AGENT: &[&str] = &["port", "interval", "send"];
 /// `[pool.NAME.timeouts]`
 pub(super) const POOL_TIMEOUTS: &[&str] = &["connect", "idle", "half_close", "drain"];
 /// An endpoint that is written as a table.

@@ -3,16 +3,19 @@
 //! A [`Config`] only comes out of [`super::load`], so whoever holds one needs no further checks. Lists keep the order
 //! of the files, but no answer may depend on it.
 
+mod health;
 mod sessions;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use self::health::*;
 pub use self::sessions::{Leave, MaxAge, NoEndpoint, Sessions, Shortage};
 use crate::wire::name::Name;
 
@@ -206,7 +209,7 @@ pub struct Pool {
     /// `[pool.NAME.timeouts]`, or the defaults.
     pub timeouts: PoolTimeouts,
     /// `[pool.NAME.health]`; `None`: endpoints are not probed and count as up.
-    pub health: Option<Health>,
+    pub health: Option<Arc<Health>>,
     /// `[pool.NAME.outliers]`, or the defaults; `None`: off.
     pub outliers: Option<Outliers>,
     /// Whether endpoints of a better priority serve again as soon as they can, or only once the others fail.
@@ -232,33 +235,6 @@ pub struct Outliers {
     pub longest: Duration,
     /// The most endpoints of a pool that are left out at once, in percent, 1 to 100.
     pub most_percent: u32,
-}
-
-/// `[pool.NAME.health]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Health {
-    /// What endpoints are asked.
-    pub probe: Probe,
-    /// From one probe to the next.
-    pub interval: Duration,
-    /// The same while the last answers speak against the standing; at most `interval`.
-    pub fast_interval: Duration,
-    /// For one probe.
-    pub timeout: Duration,
-    /// Passes in a row that bring an endpoint up, 1 to [`MOST_PROBES`].
-    pub rise: u32,
-    /// Failures in a row that take an endpoint down, 1 to [`MOST_PROBES`].
-    pub fall: u32,
-}
-
-/// The greatest `rise` and `fall`.
-pub const MOST_PROBES: u32 = 100;
-
-/// What an endpoint is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Probe {
-    /// To take a connection.
-    Tcp,
 }
 
 /// How a pool chooses an endpoint.

@@ -1,41 +1,102 @@
-//! Health: what probes find out about endpoints, and what a pool makes of it.
+//! Health: what probes and agents find out about endpoints, and what a pool makes of it.
 //!
 //! [`verdict`] is pure: observations in, a standing out. [`probe`] talks to one endpoint once. [`watch`] keeps probes
 //! going on the control runtime; the same endpoint that several pools probe in the same way is probed once. [`outlier`] is
-//! what clients find out by themselves. Workers only ever read a standing.
+//! what clients find out by themselves. Workers only ever read what came of it, in atomics.
 
+mod expiry;
 pub(crate) mod outlier;
 mod probe;
+#[cfg(test)]
+mod tests;
 mod verdict;
 pub(crate) mod watch;
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
-pub(crate) use self::verdict::{Observation, Standing};
-use self::verdict::{Rules, Verdict};
+use self::probe::Found;
+use self::probe::agent::{AgentState, Mode, Said};
+pub(crate) use self::verdict::Standing;
+use self::verdict::{Rules, Text, Verdict};
 use crate::config::model;
 use crate::observe::metrics::HealthMetrics;
+use crate::pool::Target;
 
 /// The health of one endpoint in one pool.
 #[derive(Debug)]
 pub(crate) struct Health {
-    pub(crate) settings: model::Health,
+    pub(crate) settings: Arc<model::Health>,
+    /// The endpoint's host name, where it has one.
+    host: Option<Arc<str>>,
     metrics: HealthMetrics,
     /// Only the control side takes this lock.
-    verdict: Mutex<Verdict>,
+    state: Mutex<State>,
     /// What came out of it, for workers.
     standing: AtomicU8,
+    refused: AtomicBool,
+    mode: AtomicU8,
+    percent: AtomicU32,
+}
+
+#[derive(Debug)]
+struct State {
+    verdict: Verdict,
+    agent: AgentState,
+    warning: expiry::Warning,
+    report: Report,
+}
+
+/// What was found out, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) standing: Standing,
+    /// When that began.
+    pub(crate) since: SystemTime,
+    /// What the last probe has found, in a few words.
+    pub(crate) last: Option<Text>,
+    /// When that was.
+    pub(crate) last_at: Option<SystemTime>,
+    /// How long that probe took.
+    pub(crate) took: Duration,
+    /// What the agent has said last.
+    pub(crate) agent: Option<String>,
+}
+
+/// What is found out about an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// By a probe.
+    Probe(Found),
+    /// From its agent.
+    Agent(Said),
 }
 
 impl Health {
-    /// Nothing is known yet.
-    pub(crate) fn new(settings: model::Health, metrics: HealthMetrics) -> Health {
-        Health { settings, metrics, verdict: Mutex::default(), standing: AtomicU8::new(Standing::Unknown as u8) }
+    /// Nothing is known yet of an endpoint that `host`, if there is one, has led to. One that is never probed is up until
+    /// its agent says otherwise.
+    pub(crate) fn new(settings: &Arc<model::Health>, host: Option<Arc<str>>, metrics: HealthMetrics) -> Health {
+        let verdict = if settings.dialogue.is_some() { Verdict::default() } else { Verdict::unprobed() };
+        let standing = verdict.standing();
+        metrics.up.set(f64::from(standing == Standing::Up));
+        let since = SystemTime::now();
+        let report = Report { standing, since, last: None, last_at: None, took: Duration::ZERO, agent: None };
+        let state = State { verdict, agent: AgentState::default(), warning: expiry::Warning::default(), report };
+        Health {
+            settings: Arc::clone(settings),
+            host,
+            metrics,
+            state: Mutex::new(state),
+            standing: AtomicU8::new(standing as u8),
+            refused: AtomicBool::new(false),
+            mode: AtomicU8::new(Mode::Ready as u8),
+            percent: AtomicU32::new(AgentState::default().percent),
+        }
     }
 
-    /// Whether the endpoint may be chosen.
+    /// Whether the endpoint may be chosen, as far as probes go, and an agent that says `down`.
     pub(crate) fn standing(&self) -> Standing {
         match self.standing.load(Ordering::Relaxed) {
             standing if standing == Standing::Up as u8 => Standing::Up,
@@ -44,25 +105,132 @@ impl Health {
         }
     }
 
-    /// Takes in what a probe has found of the endpoint `endpoint` of `pool`; gives the new standing, if it is another one.
-    pub(crate) fn observe(&self, pool: &str, endpoint: &str, observation: &Observation) -> Option<Standing> {
-        let mut verdict = self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
-        let rules = Rules { rise: self.settings.rise, fall: self.settings.fall };
-        let changed = verdict.observe(rules, observation);
-        if let Some(standing) = changed {
-            self.standing.store(standing as u8, Ordering::Relaxed);
-            self.metrics.changed(standing == Standing::Up);
-            match observation {
-                Observation::Pass => tracing::info!(pool, endpoint, "is up"),
-                Observation::Missing(why) => tracing::warn!(pool, endpoint, "is down: {why}"),
+    /// Whether it is down because of a definite answer: it is there, and does not want to serve, or must not.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether its agent wants no new sessions.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.mode.load(Ordering::Relaxed) == Mode::Drain as u8
+    }
+
+    /// Whether its agent wants no sessions at all.
+    pub(crate) fn is_maint(&self) -> bool {
+        self.mode.load(Ordering::Relaxed) == Mode::Maint as u8
+    }
+
+    /// How much of its weight its agent wants to count, in percent, 0 to 10000.
+    pub(crate) fn weight_percent(&self) -> u32 {
+        self.percent.load(Ordering::Relaxed)
+    }
+
+    /// What was found out so far.
+    pub(crate) fn report(&self) -> Report {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).report.clone()
+    }
+
+    /// Takes in what was found at `now` of the endpoint `endpoint` of `pool`; gives the new standing, if it is another one.
+    pub(crate) fn observe(&self, pool: &str, endpoint: &str, finding: &Finding, now: SystemTime) -> Option<Standing> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match finding {
+            Finding::Probe(found) => {
+                let observation = found.judge(&self.settings.expect);
+                let rules = Rules { rise: self.settings.rise, fall: self.settings.fall };
+                state.verdict.observe(rules, &observation);
+                self.metrics.probe.set(found.took.as_secs_f64());
+                let text = self.told(pool, endpoint, found, observation.text(), &mut state.warning, now);
+                (state.report.last, state.report.last_at, state.report.took) = (Some(text), Some(now), found.took);
+                self.settle(pool, endpoint, &mut state, observation.text(), now)
+            }
+            Finding::Agent(said) => {
+                let before = state.agent;
+                state.agent = before.after(said);
+                if (state.agent.is_down, state.agent.mode) != (before.is_down, before.mode) {
+                    tracing::info!(pool, endpoint, "the agent says {:?}", said.text);
+                } else if state.agent != before {
+                    // Weights may follow the load of a machine: that is a line every few seconds.
+                    tracing::debug!(pool, endpoint, "the agent says {:?}", said.text);
+                }
+                state.report.agent = Some(said.text.clone());
+                self.mode.store(state.agent.mode as u8, Ordering::Relaxed);
+                self.percent.store(state.agent.percent, Ordering::Relaxed);
+                self.settle(pool, endpoint, &mut state, &format!("the agent says {:?}", said.text), now)
             }
         }
-        changed
+    }
+
+    /// The words of a probe, with what there is to say of the certificate; warns of that if it is time.
+    fn told(
+        &self,
+        pool: &str,
+        endpoint: &str,
+        found: &Found,
+        text: &Text,
+        warning: &mut expiry::Warning,
+        now: SystemTime,
+    ) -> Text {
+        let Some(end) = found.expires else { return text.clone() };
+        let left = expiry::left(end, now);
+        if self.settings.warn_expiry.is_some_and(|before| warning.is_due(end, before, now)) {
+            tracing::warn!(pool, endpoint, "{left}");
+        }
+        format!("{text}; {left}").into()
+    }
+
+    /// Puts the verdict and the agent together, tells what has changed, and why.
+    fn settle(&self, pool: &str, endpoint: &str, state: &mut State, why: &str, now: SystemTime) -> Option<Standing> {
+        let standing = if state.agent.is_down { Standing::Down } else { state.verdict.standing() };
+        let refused = state.agent.is_down || state.verdict.is_refused();
+        self.refused.store(refused && standing == Standing::Down, Ordering::Relaxed);
+        if standing == state.report.standing {
+            return None;
+        }
+        self.standing.store(standing as u8, Ordering::Relaxed);
+        (state.report.standing, state.report.since) = (standing, now);
+        let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        match standing {
+            Standing::Up => tracing::info!(pool, endpoint, "is up"),
+            Standing::Down => tracing::warn!(pool, endpoint, "is down: {why}"),
+            // Its agent has taken back what it said before the first probe was over.
+            Standing::Unknown => return Some(standing),
+        }
+        self.metrics.changed(standing == Standing::Up, seconds);
+        Some(standing)
     }
 
     /// How long to wait for the next probe.
     fn pause(&self) -> Duration {
-        let verdict = self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
-        if verdict.is_changing() { self.settings.fast_interval } else { self.settings.interval }
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.verdict.is_changing() { self.settings.fast_interval } else { self.settings.interval }
+    }
+
+    /// Where to probe an endpoint that sessions reach at `target`.
+    fn probed(&self, target: &Target) -> Target {
+        match (target, self.settings.address, self.settings.port) {
+            (Target::Ip(own), address, port) => Target::Ip(moved(*own, address, port.unwrap_or(own.port()))),
+            (Target::Unix(_), Some(address), Some(port)) => Target::Ip(SocketAddr::new(address, port)),
+            (Target::Unix(_), _, _) => target.clone(),
+        }
+    }
+
+    /// Where the agent of an endpoint is that sessions reach at `target`.
+    fn agent_at(&self, target: &Target, agent: &model::Agent) -> Option<Target> {
+        let at = match target {
+            Target::Ip(own) => moved(*own, self.settings.address, agent.port),
+            Target::Unix(_) => SocketAddr::new(self.settings.address?, agent.port),
+        };
+        Some(Target::Ip(at))
+    }
+}
+
+/// `own` with another port and, if there is one, another address. The scope of an IPv6 address stays with it.
+fn moved(mut own: SocketAddr, address: Option<IpAddr>, port: u16) -> SocketAddr {
+    match address {
+        Some(address) => SocketAddr::new(address, port),
+        None => {
+            own.set_port(port);
+            own
+        }
     }
 }

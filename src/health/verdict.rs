@@ -1,32 +1,37 @@
 //! The verdict on one endpoint in one pool: rules, observations and nothing else.
 
-use std::fmt;
+use std::borrow::Cow;
 
 /// How many answers it takes to change a pool's mind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rules {
     /// Passes in a row that bring an endpoint up, at least 1.
     pub(crate) rise: u32,
-    /// Failures in a row that take an endpoint down, at least 1.
+    /// Probes without an answer in a row that take an endpoint down, at least 1. A definite answer does so at once.
     pub(crate) fall: u32,
 }
 
-/// What one probe has found.
+/// What one probe has found, with a few words for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Observation {
     /// The endpoint answered as it should.
-    Pass,
-    /// No answer, or none that says anything; why not.
-    Missing(Missing),
+    Pass(Text),
+    /// It gave a definite answer, and it was the wrong one.
+    Refused(Text),
+    /// No answer, or none that says anything.
+    Missing(Text),
 }
 
-/// Why there was no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Missing {
-    /// The system refused the connection, with this number of errno(3).
-    System(i32),
-    /// Nothing came in time.
-    Timeout,
+/// A few words for people.
+pub(crate) type Text = Cow<'static, str>;
+
+impl Observation {
+    /// Its words.
+    pub(crate) fn text(&self) -> &Text {
+        match self {
+            Observation::Pass(text) | Observation::Refused(text) | Observation::Missing(text) => text,
+        }
+    }
 }
 
 /// Whether an endpoint may be chosen.
@@ -47,15 +52,33 @@ pub(crate) struct Verdict {
     standing: Standing,
     /// Observations in a row that speak against the standing.
     against: u32,
+    /// It went down because of a definite answer.
+    refused: bool,
 }
 
 impl Verdict {
+    /// The verdict on an endpoint that is never probed.
+    pub(crate) fn unprobed() -> Verdict {
+        Verdict { standing: Standing::Up, ..Verdict::default() }
+    }
+
+    /// What came of it so far.
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Whether it is down because it gave a definite answer.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
     /// Takes in an observation. The new standing, if it is another one.
     ///
-    /// The first answer decides at once, so that a start does not have to wait for `rise`.
+    /// The first answer decides at once, so that a start does not have to wait for `rise`. A definite answer always does.
     pub(crate) fn observe(&mut self, rules: Rules, observation: &Observation) -> Option<Standing> {
         let (seen, needed) = match observation {
-            Observation::Pass => (Standing::Up, rules.rise),
+            Observation::Pass(_) => (Standing::Up, rules.rise),
+            Observation::Refused(_) => (Standing::Down, 1),
             Observation::Missing(_) => (Standing::Down, rules.fall),
         };
         if seen == self.standing {
@@ -66,7 +89,7 @@ impl Verdict {
         if self.standing != Standing::Unknown && self.against < needed {
             return None;
         }
-        *self = Verdict { standing: seen, against: 0 };
+        *self = Verdict { standing: seen, against: 0, refused: matches!(observation, Observation::Refused(_)) };
         Some(seen)
     }
 
@@ -76,26 +99,19 @@ impl Verdict {
     }
 }
 
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Missing::System(code) => std::io::Error::from_raw_os_error(*code).fmt(f),
-            Missing::Timeout => f.write_str("no answer in time"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Runs observations (`+` is a pass, `-` is a miss) and writes down the standing after each (`u`, `d`).
+    /// Runs observations (`+` is a pass, `!` is a refusal, `-` is a miss) and writes down the standing after each (`u`,
+    /// `d`).
     fn run(rise: u32, fall: u32, observations: &str) -> String {
         let mut verdict = Verdict::default();
         let look = |what| {
             let observation = match what {
-                '+' => Observation::Pass,
-                _ => Observation::Missing(Missing::Timeout),
+                '+' => Observation::Pass("".into()),
+                '!' => Observation::Refused("".into()),
+                _ => Observation::Missing("".into()),
             };
             verdict.observe(Rules { rise, fall }, &observation);
             match verdict.standing {
@@ -116,6 +132,11 @@ mod tests {
             ("down after fall", 2, 3, "+---", "uuud"),
             ("a pass in between starts anew", 2, 3, "+--+---", "uuuuuud"),
             ("a miss in between starts anew", 2, 3, "-+-++", "ddddu"),
+            ("a refusal acts at once", 2, 3, "+!", "ud"),
+            ("and counts as well as a miss", 2, 3, "+-!", "uud"),
+            ("up again after rise all the same", 2, 3, "+!++", "uddu"),
+            ("a refusal in between starts anew", 2, 3, "!+!++", "ddddu"),
+            ("a refusal at the start", 2, 3, "!", "d"),
             ("rise and fall of one", 1, 1, "+-+-", "udud"),
         ] {
             assert_eq!(run(rise, fall, observations), standings, "{case}");
@@ -127,13 +148,30 @@ mod tests {
         let rules = Rules { rise: 2, fall: 2 };
         let mut verdict = Verdict::default();
         assert!(verdict.is_changing());
-        assert_eq!(verdict.observe(rules, &Observation::Pass), Some(Standing::Up));
-        assert_eq!(verdict.observe(rules, &Observation::Pass), None);
+        let pass = Observation::Pass("".into());
+        assert_eq!(verdict.observe(rules, &pass), Some(Standing::Up));
+        assert_eq!(verdict.observe(rules, &pass), None);
         assert!(!verdict.is_changing());
-        let miss = Observation::Missing(Missing::System(libc::ECONNREFUSED));
+        let miss = Observation::Missing("".into());
         assert_eq!(verdict.observe(rules, &miss), None);
         assert!(verdict.is_changing());
         assert_eq!(verdict.observe(rules, &miss), Some(Standing::Down));
         assert!(!verdict.is_changing());
+        assert!(!verdict.is_refused(), "nothing was ever answered");
+    }
+
+    #[test]
+    fn refusals_are_remembered_until_it_is_up() {
+        let rules = Rules { rise: 2, fall: 3 };
+        let mut verdict = Verdict::default();
+        let mut refused_after = |observation: Observation| {
+            verdict.observe(rules, &observation);
+            verdict.is_refused()
+        };
+        assert!(!refused_after(Observation::Pass("".into())));
+        assert!(refused_after(Observation::Refused("".into())));
+        assert!(refused_after(Observation::Missing("".into())), "that it does not answer now is another matter");
+        assert!(refused_after(Observation::Pass("".into())));
+        assert!(!refused_after(Observation::Pass("".into())));
     }
 }

@@ -2,44 +2,66 @@
 //! runtime, whatever number of pools listens to it.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
+use rustls::ClientConfig;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::probe;
-use crate::config::model::{self, Probe};
+use super::probe::{self, Call, Ending, tls};
+use super::verdict::{Observation, Text};
+use super::{Finding, Health};
+use crate::config::model::{Dialogue, Probe, ProbeTls, Secret};
 use crate::pool::{Endpoint, Pool, Target};
 
-/// Pauses between probes differ by up to this share of their length, so that they do not all go out together.
-const JITTER: f64 = 0.1;
 /// The longest pause: as long as an interval may be.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// What makes two probes the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    target: Target,
-    what: Probe,
-    source: Option<IpAddr>,
-    /// For one probe: who gives up early must not wait for who is patient.
-    timeout: Duration,
+    /// Who gives up early must not wait for who is patient, so that the time is a part of it.
+    call: Call,
+    ask: Ask,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Ask {
+    Endpoint {
+        dialogue: Arc<Dialogue>,
+        /// What the endpoint is called in a request.
+        host: Arc<str>,
+        /// Whose certificate it has to have.
+        name: Arc<str>,
+    },
+    Agent(Secret),
 }
 
 /// All probes of a balancer.
 pub(crate) struct Watch {
     watched: HashMap<Key, Watched>,
+    /// TLS settings that are in use.
+    configs: HashMap<ProbeTls, Arc<ClientConfig>>,
     /// Probes that may be under way at once: each takes a descriptor.
     room: Arc<Semaphore>,
 }
 
 /// One endpoint that is probed.
 struct Watched {
-    listeners: Arc<Listeners>,
+    prober: Arc<Prober>,
     task: JoinHandle<()>,
+}
+
+/// What it takes to go on asking.
+struct Prober {
+    key: Key,
+    tls: Option<Result<tls::Client, Observation>>,
+    listeners: Listeners,
+    room: Arc<Semaphore>,
 }
 
 /// Who wants to know of it.
@@ -52,7 +74,7 @@ struct Listeners {
 impl Watch {
     /// Nothing yet; at most `room` probes at once.
     pub(crate) fn new(room: usize) -> Watch {
-        Watch { watched: HashMap::new(), room: Arc::new(Semaphore::new(room)) }
+        Watch { watched: HashMap::new(), configs: HashMap::new(), room: Arc::new(Semaphore::new(room)) }
     }
 
     /// Probes what the pools have now, and nothing else. Endpoints that are probed already go on as they are.
@@ -61,33 +83,117 @@ impl Watch {
         for pool in pools {
             for endpoint in pool.endpoints() {
                 if let Some(health) = &endpoint.health {
-                    let (target, source) = (endpoint.target.clone(), pool.source_for(&endpoint.target));
-                    let model::Health { probe: what, timeout, .. } = health.settings;
-                    wanted.entry(Key { target, what, source, timeout }).or_default().push(endpoint);
+                    for key in keys(pool, &endpoint.target, health) {
+                        wanted.entry(key).or_default().push(Arc::clone(&endpoint));
+                    }
                 }
             }
         }
         self.watched.retain(|key, _| wanted.contains_key(key));
         for (key, endpoints) in wanted {
             match self.watched.get(&key) {
-                Some(watched) => watched.listeners.set(&endpoints),
+                Some(watched) => watched.prober.listeners.set(&endpoints),
                 None => {
-                    let listeners = Arc::new(Listeners::new(&endpoints));
-                    let task = start(key.clone(), Arc::clone(&listeners), Arc::clone(&self.room));
-                    self.watched.insert(key, Watched { listeners, task });
+                    let tls = self.tls(&key.ask);
+                    let listeners = Listeners::new(&endpoints);
+                    let prober = Prober { key: key.clone(), tls, listeners, room: Arc::clone(&self.room) };
+                    self.watched.insert(key, Watched::start(Arc::new(prober)));
                 }
             }
         }
+        let watched = &self.watched;
+        self.configs.retain(|tls, _| watched.keys().any(|key| key.tls() == Some(tls)));
     }
 
     /// Starts probes again that have ended by themselves, which only a panic can bring about.
     pub(crate) fn mend(&mut self) {
-        for (key, watched) in &mut self.watched {
+        for watched in self.watched.values_mut() {
             if watched.task.is_finished() {
-                tracing::error!(target = ?key.target, "a probe panicked and is started again");
-                watched.task = start(key.clone(), Arc::clone(&watched.listeners), Arc::clone(&self.room));
+                tracing::error!(target = %watched.prober.key.call.target, "a probe panicked and is started again");
+                *watched = Watched::start(Arc::clone(&watched.prober));
             }
         }
+    }
+
+    /// The TLS of what is asked, under settings that are made only once.
+    fn tls(&mut self, ask: &Ask) -> Option<Result<tls::Client, Observation>> {
+        let Ask::Endpoint { dialogue, name, .. } = ask else { return None };
+        let tls = dialogue.tls.as_ref()?;
+        let config = match self.configs.get(tls) {
+            Some(config) => Arc::clone(config),
+            None => match tls::config(tls) {
+                Ok(config) => Arc::clone(self.configs.entry(tls.clone()).or_insert(config)),
+                Err(error) => return Some(Err(Observation::Refused(format!("TLS cannot be set up: {error}").into()))),
+            },
+        };
+        Some(tls::Client::new(config, tls, name))
+    }
+}
+
+/// The ways in which an endpoint of `pool`, which sessions reach at `target`, is asked.
+fn keys(pool: &Pool, target: &Target, health: &Health) -> Vec<Key> {
+    let settings = &health.settings;
+    let call = |target: Target| {
+        let source = match &target {
+            Target::Ip(_) if settings.source.is_empty() => pool.source_for(&target),
+            Target::Ip(at) => settings.source.iter().copied().find(|source| source.is_ipv4() == at.is_ipv4()),
+            Target::Unix(_) => None,
+        };
+        Call { target, source, patience: settings.timeout }
+    };
+    let probe = settings.dialogue.as_ref().map(|dialogue| {
+        let target = health.probed(target);
+        let (host, name) = called(dialogue, health, &target);
+        Key { call: call(target), ask: Ask::Endpoint { dialogue: Arc::clone(dialogue), host, name } }
+    });
+    let agent = settings.agent.as_ref().and_then(|agent| {
+        Some(Key { call: call(health.agent_at(target, agent)?), ask: Ask::Agent(agent.send.clone()) })
+    });
+    probe.into_iter().chain(agent).collect()
+}
+
+/// What an endpoint that is probed at `target` is called in a request, and in its certificate. Nothing where it is not
+/// called by any name: probes that are the same otherwise are shared.
+fn called(dialogue: &Dialogue, health: &Health, target: &Target) -> (Arc<str>, Arc<str>) {
+    let host = health.host.clone();
+    let address = || match target {
+        Target::Ip(address) => address.ip().to_string(),
+        // A server at a socket has no other name.
+        Target::Unix(_) => "localhost".to_owned(),
+    };
+    let name: Option<Arc<str>> = dialogue.tls.as_ref().map(|tls| match (&tls.name, &host) {
+        (Some(name), _) => name.as_str().into(),
+        (None, Some(host)) => Arc::clone(host),
+        (None, None) => address().into(),
+    });
+    let request = match &dialogue.probe {
+        Probe::Http(probe) => probe.host.clone().unwrap_or_else(|| {
+            let bare = |address: String| if address.contains(':') { format!("[{address}]") } else { address };
+            let name = name.as_deref().or(host.as_deref()).map_or_else(address, str::to_owned);
+            let usual = if dialogue.tls.is_some() { 443 } else { 80 };
+            match target {
+                Target::Ip(target) if target.port() != usual => format!("{}:{}", bare(name), target.port()),
+                _ => bare(name),
+            }
+        }),
+        Probe::Tcp | Probe::Script(_) => String::new(),
+    };
+    (request.into(), name.unwrap_or_default())
+}
+
+impl Key {
+    fn tls(&self) -> Option<&ProbeTls> {
+        match &self.ask {
+            Ask::Endpoint { dialogue, .. } => dialogue.tls.as_ref(),
+            Ask::Agent(_) => None,
+        }
+    }
+}
+
+impl Watched {
+    #[expect(clippy::disallowed_methods, reason = "this runs on the control runtime, and is aborted with its guard")]
+    fn start(prober: Arc<Prober>) -> Watched {
+        Watched { task: tokio::spawn(watch(Arc::clone(&prober))), prober }
     }
 }
 
@@ -119,40 +225,102 @@ impl Listeners {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this runs on the control runtime, and is aborted with its guard")]
-fn start(key: Key, listeners: Arc<Listeners>, room: Arc<Semaphore>) -> JoinHandle<()> {
-    tokio::spawn(watch(key, listeners, room))
+impl Prober {
+    /// Asks once. The outer error is our own; the inner one is why an agent has not said anything.
+    async fn ask(&self) -> io::Result<(Result<Finding, Text>, Ending)> {
+        match &self.key.ask {
+            Ask::Endpoint { dialogue, host, .. } => {
+                let (found, ending) = probe::run(&self.key.call, dialogue, host, self.tls.as_ref()).await?;
+                Ok((Ok(Finding::Probe(found)), ending))
+            }
+            Ask::Agent(send) => {
+                let (said, ending) = probe::ask_agent(&self.key.call, send).await?;
+                Ok((said.map(Finding::Agent), ending))
+            }
+        }
+    }
+
+    /// Tells everybody who wants to know, and gives the shortest pause that any of them asks for.
+    fn tell(&self, finding: Option<&Finding>) -> Duration {
+        let mut pause = LONGEST;
+        for endpoint in self.listeners.get() {
+            let Some(health) = &endpoint.health else { continue };
+            if let Some(finding) = finding {
+                endpoint.observe(finding, SystemTime::now());
+            }
+            let own = match (&self.key.ask, &health.settings.agent) {
+                (Ask::Agent(_), Some(agent)) => agent.interval,
+                _ if finding.is_none() => health.settings.fast_interval,
+                _ => health.pause(),
+            };
+            let jitter = f64::from(health.settings.jitter) / 100.0;
+            pause = pause.min(own.mul_f64(1.0 + jitter * (2.0 * fastrand::f64() - 1.0)));
+        }
+        pause
+    }
 }
 
 /// Probes one endpoint until it is aborted.
-async fn watch(key: Key, listeners: Arc<Listeners>, room: Arc<Semaphore>) {
-    let mut told = false;
+async fn watch(prober: Arc<Prober>) {
+    let mut silent = false;
+    let target = &prober.key.call.target;
     loop {
-        let observation = {
-            let _place = room.acquire().await;
-            probe::run(key.what, &key.target, key.source, key.timeout).await
-        };
-        match &observation {
-            Ok(_) => told = false,
-            Err(error) if !std::mem::replace(&mut told, true) => {
-                tracing::error!(target = ?key.target, "cannot probe: {error}");
-            }
-            Err(_) => {}
-        }
-        let mut pause = LONGEST;
-        for endpoint in listeners.get() {
-            if let Some(health) = &endpoint.health {
-                pause = pause.min(match &observation {
-                    Ok(observation) => {
-                        endpoint.observe(observation);
-                        health.pause()
+        let pause = {
+            let _place = prober.room.acquire().await;
+            match prober.ask().await {
+                Ok((Ok(finding), ending)) => {
+                    silent = false;
+                    let (pause, told) = (prober.tell(Some(&finding)), Instant::now());
+                    ending.end().await;
+                    pause.saturating_sub(told.elapsed())
+                }
+                Ok((Err(why), ending)) => {
+                    if !std::mem::replace(&mut silent, true) {
+                        tracing::warn!(%target, "the agent does not answer, so what it said last holds: {why}");
                     }
-                    Err(_) => health.settings.fast_interval,
-                });
+                    ending.end().await;
+                    prober.tell(None)
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut silent, true) {
+                        tracing::error!(%target, "cannot probe: {error}");
+                    }
+                    prober.tell(None)
+                }
             }
-        }
-        let pause = pause.mul_f64(1.0 + JITTER * (2.0 * fastrand::f64() - 1.0));
+        };
         // Somebody new wants an answer at once.
-        let _ = timeout(pause, listeners.changed.notified()).await;
+        let _ = timeout(pause, prober.listeners.changed.notified()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::tests::health_of;
+
+    #[test]
+    fn what_an_endpoint_is_called() {
+        for (endpoint, table, target, host, name) in [
+            ("10.0.0.1:80", "probe = 'http'", "10.0.0.1:80", "10.0.0.1", ""),
+            ("10.0.0.1:8080", "probe = 'http'", "10.0.0.1:8080", "10.0.0.1:8080", ""),
+            ("[::1]:8080", "probe = 'http'", "[::1]:8080", "[::1]:8080", ""),
+            ("[::1]:443", "probe = 'http', tls = {}", "[::1]:443", "[::1]", "::1"),
+            ("web.test:443", "probe = 'http', tls = {}", "10.0.0.1:443", "web.test", "web.test"),
+            ("web.test:80", "probe = 'http', tls = {}", "10.0.0.1:80", "web.test:80", "web.test"),
+            ("web.test:1", "probe = 'http', tls.name = 'a.test'", "10.0.0.1:1", "a.test:1", "a.test"),
+            ("web.test:1", "probe = 'http', http.host = 'a.test'", "10.0.0.1:1", "a.test", ""),
+            ("web.test:1", "probe = 'tls'", "10.0.0.1:1", "", "web.test"),
+            // Nothing is said by which they could differ: endpoints at one address share their probes.
+            ("web.test:1", "probe = 'tcp'", "10.0.0.1:1", "", ""),
+        ] {
+            let health = health_of(endpoint, table);
+            let dialogue = health.settings.dialogue.clone().unwrap();
+            let (found_host, found_name) = called(&dialogue, &health, &Target::Ip(target.parse().unwrap()));
+            assert_eq!((&*found_host, &*found_name), (host, name), "{endpoint} with {table}");
+        }
+        let health = health_of("unix:/run/x", "probe = 'http'");
+        let dialogue = health.settings.dialogue.clone().unwrap();
+        assert_eq!(&*called(&dialogue, &health, &Target::Unix("/run/x".into())).0, "localhost");
     }
 }

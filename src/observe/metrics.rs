@@ -24,8 +24,10 @@
 //! | `pointsman_endpoint_sessions_total` | counter | pool, endpoint | Sessions that were connected to this endpoint. |
 //! | `pointsman_endpoint_active_sessions` | gauge | pool, endpoint | Sessions that hold a lease on this endpoint. |
 //! | `pointsman_endpoint_connect_failures_total` | counter | pool, endpoint | Attempts that did not reach it, or that it ended without an answer. |
-//! | `pointsman_endpoint_up` | gauge | pool, endpoint | 1: probes find it well, 0: they do not, or have not yet. Only where there are probes. |
+//! | `pointsman_endpoint_up` | gauge | pool, endpoint | 1: probes and its agent find it well, 0: they do not, or have not yet. Only where there are any. |
 //! | `pointsman_endpoint_transitions_total` | counter | pool, endpoint, to | Changes of what probes find: to up, to down. |
+//! | `pointsman_endpoint_last_transition_timestamp_seconds` | gauge | pool, endpoint | When that last changed, in Unix time; 0: never. |
+//! | `pointsman_endpoint_probe_seconds` | gauge | pool, endpoint | How long the last probe took. |
 //! | `pointsman_endpoint_ejected` | gauge | pool, endpoint | 1: left out for a while because sessions failed, else 0. |
 //! | `pointsman_endpoint_ejections_total` | counter | pool, endpoint | Times that it was left out because sessions failed. |
 //! | `pointsman_endpoint_bytes_total` | counter | pool, endpoint, direction | Bytes delivered: up to the endpoint, down to its clients. |
@@ -129,12 +131,22 @@ pub struct HealthMetrics {
     pub to_up: Counter,
     /// Changes to down.
     pub to_down: Counter,
+    /// When it last changed, in seconds of Unix time.
+    pub transition: Gauge,
+    /// Seconds that the last probe took.
+    pub probe: Gauge,
 }
 
 impl HealthMetrics {
-    /// Takes in that the endpoint has come up or gone down.
-    pub fn changed(&self, up: bool) {
+    /// All gauges.
+    pub fn gauges(&self) -> [Gauge; 3] {
+        [self.up.clone(), self.transition.clone(), self.probe.clone()]
+    }
+
+    /// Takes in that the endpoint has come up or gone down, `at` seconds of Unix time.
+    pub fn changed(&self, up: bool, at: f64) {
         self.up.set(f64::from(up));
+        self.transition.set(at);
         if up { &self.to_up } else { &self.to_down }.increment(1);
     }
 }
@@ -253,6 +265,8 @@ impl Metrics {
             up: of.gauge(&ENDPOINT_UP),
             to_up: of.and("to", "up").counter(&TRANSITIONS),
             to_down: of.and("to", "down").counter(&TRANSITIONS),
+            transition: of.gauge(&LAST_TRANSITION),
+            probe: of.gauge(&PROBE),
         }
     }
 
@@ -367,8 +381,11 @@ families! {
     ENDPOINT_ACTIVE Gauge "pointsman_endpoint_active_sessions" "Sessions that hold a lease on this endpoint.";
     CONNECT_FAILURES Counter "pointsman_endpoint_connect_failures_total" "Attempts that did not reach it, or that it ended without an answer.";
     ENDPOINT_UP Gauge "pointsman_endpoint_up"
-        "1: probes find it well, 0: they do not, or have not yet. Only where there are probes.";
+        "1: probes and its agent find it well, 0: they do not, or have not yet. Only where there are any.";
     TRANSITIONS Counter "pointsman_endpoint_transitions_total" "Changes of what probes find: to up, to down.";
+    LAST_TRANSITION Gauge "pointsman_endpoint_last_transition_timestamp_seconds"
+        "When that last changed, in Unix time; 0: never.";
+    PROBE Gauge "pointsman_endpoint_probe_seconds" "How long the last probe took.";
     EJECTED Gauge "pointsman_endpoint_ejected" "1: left out for a while because sessions failed, else 0.";
     EJECTIONS Counter "pointsman_endpoint_ejections_total" "Times that it was left out because sessions failed.";
     BYTES Counter "pointsman_endpoint_bytes_total" "Bytes delivered: up to the endpoint, down to its clients.";

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU16, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Member;
 use super::commons::Commons;
@@ -14,7 +14,7 @@ use super::leaving::{Cause, Leaving};
 use super::operator::{Mode, Operator};
 use crate::balance::Load;
 use crate::health::outlier::Outlier;
-use crate::health::{Health, Observation, Standing};
+use crate::health::{Finding, Health, Standing};
 use crate::observe::metrics::EndpointMetrics;
 
 /// Where an endpoint is reached.
@@ -132,10 +132,12 @@ impl Endpoint {
         self.health.as_ref().map_or(Standing::Up, Health::standing)
     }
 
-    /// Takes in what a probe has found. Who comes up starts anew: what sessions found before is over.
-    pub(crate) fn observe(&self, observation: &Observation) {
-        let before = self.standing();
-        let changed = self.health.as_ref().and_then(|health| health.observe(self.pool(), &self.name, observation));
+    /// Takes in what a probe or an agent has found at `now`. Who comes up starts anew: what sessions found before is over.
+    pub(crate) fn observe(&self, finding: &Finding, now: SystemTime) {
+        let Some(health) = &self.health else { return };
+        let wishes = || (health.is_draining(), health.is_maint(), health.weight_percent(), health.was_refused());
+        let (before, wished) = (self.standing(), wishes());
+        let changed = health.observe(self.pool(), &self.name, finding, now);
         if changed == Some(Standing::Up) {
             self.outlier.iter().for_each(Outlier::start_anew);
             // At the start all come up together, and none is to get less than the others.
@@ -143,7 +145,7 @@ impl Endpoint {
                 self.warm_up(Instant::now());
             }
         }
-        if changed.is_some() {
+        if changed.is_some() || wishes() != wished {
             self.commons.stir();
         }
     }
@@ -164,7 +166,18 @@ impl Endpoint {
 
     /// Whether nobody has taken it out of service.
     pub(crate) fn is_admitted(&self) -> bool {
-        self.operator.mode() == Mode::Ready
+        self.mode() == Mode::Ready
+    }
+
+    /// What operators and its agent let it do: whichever is stricter.
+    fn mode(&self) -> Mode {
+        let says = |what: fn(&Health) -> bool| self.health.as_ref().is_some_and(what);
+        match self.operator.mode() {
+            Mode::Maintenance => Mode::Maintenance,
+            _ if says(Health::is_maint) => Mode::Maintenance,
+            Mode::Ready if says(Health::is_draining) => Mode::Drain,
+            mode => mode,
+        }
     }
 
     /// Whether it is up, not left out and not taken out of service.
@@ -182,9 +195,10 @@ impl Endpoint {
         if self.gone.load(Ordering::Relaxed) {
             return State::Removed;
         }
-        match (self.operator.mode(), self.standing()) {
+        match (self.mode(), self.standing()) {
             (Mode::Maintenance, _) => State::Maintenance,
             (Mode::Drain, _) => State::Drain,
+            (Mode::Ready, Standing::Down) if self.health.as_ref().is_some_and(Health::was_refused) => State::Refused,
             (Mode::Ready, Standing::Down) => State::Down,
             (Mode::Ready, Standing::Unknown) => State::Unknown,
             (Mode::Ready, Standing::Up) if self.is_out() => State::Ejected,
@@ -256,9 +270,11 @@ impl Endpoint {
         self.gone.store(true, Ordering::Relaxed);
     }
 
-    /// Works out the share anew: of its weight what time has let it grow to, over `slow_start`.
+    /// Works out the share anew: of its weight as much as its agent wants, and what time has let it grow to, over
+    /// `slow_start`.
     pub(super) fn reckon(&self, slow_start: Option<Duration>, now: Instant) {
-        let whole = u32::from(self.weight()) * PARTS;
+        let percent = self.health.as_ref().map_or(100, Health::weight_percent);
+        let whole = (u32::from(self.weight()) * PARTS * percent).div_ceil(100);
         let mut warming = self.warming.lock().unwrap_or_else(PoisonError::into_inner);
         let grown = match (*warming, slow_start) {
             (Some(since), Some(time)) if now.saturating_duration_since(since) < time => {

@@ -56,11 +56,14 @@ impl Cause {
 }
 
 impl Leaving {
-    /// Sets the cause, if it is another one. True if it is.
+    /// Sets the cause, if it is another one. True if it is. The time is that of the first cause.
     pub(super) fn set(&self, cause: Option<Cause>, now: Instant) -> bool {
-        if self.get().map(|(cause, _)| cause) == cause {
+        let before = self.get();
+        if before.map(|(cause, _)| cause) == cause {
             return false;
         }
+        // It has not been used since the first cause, whatever it is now.
+        let now = before.map_or(now, |(_, since)| since);
         let since = u64::try_from(now.saturating_duration_since(epoch()).as_millis()).unwrap_or(u64::MAX >> BITS);
         self.word.store(cause.map_or(0, |cause| since << BITS | cause as u64), Ordering::Relaxed);
         true

@@ -45,7 +45,7 @@ pub(crate) struct Pool {
     /// What its endpoints share.
     pub(crate) commons: Arc<Commons>,
     balance: model::Balance,
-    health: Option<model::Health>,
+    health: Option<Arc<model::Health>>,
     outliers: Option<model::Outliers>,
     slow_start: Option<Duration>,
     source: Vec<IpAddr>,
@@ -66,6 +66,8 @@ pub(crate) struct Member {
     pub(crate) priority: u32,
     /// Sessions at once; `None`: no limit.
     pub(crate) max_connections: Option<u32>,
+    /// The host name that led to it.
+    pub(crate) host: Option<Arc<str>>,
 }
 
 /// Every endpoint that is in the set or still has sessions.
@@ -104,7 +106,7 @@ impl Pool {
             metrics: metrics.pool(&pool.name),
             commons: Arc::new(Commons::new(pool, bell)),
             balance: pool.balance,
-            health: pool.health,
+            health: pool.health.clone(),
             outliers: pool.outliers,
             slow_start: pool.slow_start,
             source: pool.source.clone(),
@@ -186,16 +188,16 @@ impl Pool {
 
     /// A new endpoint, and the gauges that must not outlive it.
     fn endpoint(&self, member: &Member, operator: Arc<Operator>, metrics: &Metrics) -> (Arc<Endpoint>, Vec<Gauge>) {
-        let health = self.health.map(|settings| (settings, metrics.health(&self.name, &member.name)));
-        let up = health.as_ref().map(|(_, metrics)| metrics.up.clone());
+        let health = self.health.as_ref().map(|settings| (settings, metrics.health(&self.name, &member.name)));
+        let probed = health.iter().flat_map(|(_, metrics)| metrics.gauges()).collect::<Vec<_>>();
         let metrics = metrics.endpoint(&self.name, &member.name);
         let gauges = [&metrics.active, &metrics.ejected, &metrics.usable, &metrics.weight]
             .map(Gauge::clone)
             .into_iter()
-            .chain(up)
+            .chain(probed)
             .collect();
         let mut endpoint = Endpoint::new(&self.commons, &member.name, member.target.clone(), metrics);
-        endpoint.health = health.map(|(settings, metrics)| Health::new(settings, metrics));
+        endpoint.health = health.map(|(settings, metrics)| Health::new(settings, member.host.clone(), metrics));
         endpoint.outlier = self.outliers.map(Outlier::new);
         endpoint.operator = operator;
         (Arc::new(endpoint), gauges)

@@ -87,7 +87,9 @@ proptest! {
                 Step::Release(_) => {}
                 Step::Mode(index, mode) => {
                     let mode = [Mode::Ready, Mode::Drain, Mode::Maintenance][usize::from(mode)];
-                    pool.find(&all[index].name).iter().for_each(|endpoint| drop(endpoint.operator.set_mode(mode)));
+                    if let Some(endpoint) = pool.find(&all[index].name) {
+                        endpoint.operator.set_mode(mode);
+                    }
                 }
                 Step::Weight(index, weight) => {
                     pool.find(&all[index].name).iter().for_each(|endpoint| endpoint.operator.set_weight(weight));

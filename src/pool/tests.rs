@@ -30,7 +30,7 @@ pub(super) fn described(balance: model::Balance) -> model::Pool {
 /// A member that is called by its address.
 pub(super) fn member(address: &str) -> Member {
     let target = Target::Ip(address.parse().unwrap());
-    Member { name: address.into(), target, weight: 1, priority: 0, max_connections: None }
+    Member { name: address.into(), target, weight: 1, priority: 0, max_connections: None, host: None }
 }
 
 fn pool(balance: model::Balance, endpoints: &[(&str, u16)]) -> Pool {
@@ -81,6 +81,7 @@ fn endpoints_that_stay_keep_their_sessions() {
             weight: 1,
             priority: 0,
             max_connections: None,
+            host: None,
         };
         pool.set(addresses.iter().map(member).collect(), &Metrics::new());
     };

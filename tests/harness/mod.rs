@@ -1,5 +1,6 @@
 //! Balancers, clients and endpoints for the tests: all on loopback, on free ports, ended by the test that made them.
 
+pub mod answering;
 pub mod balancer;
 pub mod bulk;
 pub mod client;

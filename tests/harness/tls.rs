@@ -83,7 +83,8 @@ impl Backend {
 /// What every client sends.
 pub const REQUEST: &str = "GET / HTTP/1.0\r\n\r\n";
 
-fn authority(name: &str) -> (rcgen::Certificate, Issuer<'static, KeyPair>) {
+/// A certificate that may sign others, and what it takes to do so.
+pub fn authority(name: &str) -> (rcgen::Certificate, Issuer<'static, KeyPair>) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.distinguished_name.push(rcgen::DnType::CommonName, format!("authority of {name}"));

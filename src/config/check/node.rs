@@ -244,6 +244,11 @@ impl<'t> Node<'t> {
         matches!(self.value, Value::Dict(..))
     }
 
+    /// Whether the value is a number.
+    pub(super) fn is_number(&self) -> bool {
+        matches!(self.value, Value::Num(..))
+    }
+
     /// The value as a table with some of `keys`. Reports all others.
     pub(super) fn table(&self, keys: &[&str], report: &mut Report) -> Table<'t> {
         let table = self.any_table(report);

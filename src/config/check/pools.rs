@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::{Node, Table};
@@ -74,6 +75,7 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
     let fails_back = table.get("failback").and_then(|node| node.choice(&fails_back, check.report));
     let slow_start = table.get("slow_start").map(|node| slow_start(&node, balance, check));
     let panics = table.get("panic_percent").and_then(|node| node.number_unless("off", 1..=100, check.report));
+    let health = table.get("health").map(|node| health::read(&node, known.then_some(&endpoints), check));
     let own = table.get("timeouts").map(|node| node.table(keys::POOL_TIMEOUTS, check.report));
     Read {
         model: Pool {
@@ -84,7 +86,7 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
             source: source.unwrap_or_default(),
             refresh: refresh.unwrap_or(DEFAULT_REFRESH),
             timeouts: settings::pool_timeouts(own.as_ref(), &timeouts.pool, check),
-            health: table.get("health").map(|node| health::read(&node, check)),
+            health: health.map(Arc::new),
             outliers: health::outliers(table.get("outliers").as_ref(), check),
             fails_back: fails_back.unwrap_or(true),
             slow_start: slow_start.flatten(),
@@ -228,7 +230,7 @@ fn endpoint_name<'t>(node: &Node<'t>, check: &mut Check<'_>) -> Option<&'t str> 
 }
 
 /// The local addresses; each must be of use for one of `endpoints`, if these are known.
-fn source(node: &Node<'_>, endpoints: Option<&Vec<Endpoint>>, check: &mut Check<'_>) -> Vec<IpAddr> {
+pub(super) fn source(node: &Node<'_>, endpoints: Option<&Vec<Endpoint>>, check: &mut Check<'_>) -> Vec<IpAddr> {
     let empty = "an empty list says nothing; leave the key out to let the kernel choose";
     let elements = node.list(address::IP, empty, check.report);
     let mut addresses: Vec<IpAddr> = Vec::new();

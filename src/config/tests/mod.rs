@@ -4,6 +4,7 @@
 
 mod discovery;
 mod files;
+mod health;
 mod listeners;
 mod never_panics;
 mod pools;

@@ -37,16 +37,6 @@ fn endpoints() {
         ("network of a name", "endpoints = '10.0.0.1:1'\nbalance = 'maglev'\nhash_key = 'sni'\nhash_prefix_ipv4 = 24"),
         ("network too long", "endpoints = '10.0.0.1:1'\nbalance = 'maglev'\nhash_prefix_ipv4 = 33"),
         ("factor too low", "endpoints = '10.0.0.1:1'\nbalance = 'maglev'\nhash_balance_factor = 100"),
-        ("health without a probe", "endpoints = '10.0.0.1:1'\nhealth.rise = 2"),
-        ("health of another kind", "endpoints = '10.0.0.1:1'\nhealth.probe = 'ping'"),
-        (
-            "health out of range",
-            "endpoints = '10.0.0.1:1'\nhealth = { probe = 'tcp', interval = '50ms', fall = 0, timeout = '2m' }",
-        ),
-        (
-            "health, fast and slow",
-            "endpoints = '10.0.0.1:1'\nhealth = { probe = 'tcp', interval = '1s', fast_interval = '2s' }",
-        ),
         (
             "outliers out of range",
             "endpoints = '10.0.0.1:1'\noutliers = { failures = 0, ejection = '0s', most_percent = 101 }",
@@ -118,16 +108,6 @@ fn endpoints() {
       main.toml:11:20: pool.web.hash_prefix_ipv4: 33 is out of range; expected a number from 0 to 32
     factor too low
       main.toml:11:23: pool.web.hash_balance_factor: 100 is out of range; expected a number from 101 to 10000, or "off"
-    health without a probe
-      main.toml:10:1: pool.web.health.probe: the key is missing; expected the name of a probe, "tcp"
-    health of another kind
-      main.toml:10:16: pool.web.health.probe: "ping" is not known; expected one of "tcp"
-    health out of range
-      main.toml:10:38: pool.web.health.interval: 50ms is out of range; expected "100ms" to "1h"
-      main.toml:10:53: pool.web.health.fall: 0 is out of range; expected a number from 1 to 100
-      main.toml:10:66: pool.web.health.timeout: 120s is out of range; expected "10ms" to "1m"
-    health, fast and slow
-      main.toml:10:60: pool.web.health.fast_interval: 2s is more than the interval of 1s
     outliers out of range
       main.toml:10:25: pool.web.outliers.failures: 0 is out of range; expected a number from 1 to 1000, or "off"
       main.toml:10:39: pool.web.outliers.ejection: 0ns is out of range; expected "1s" to "1d"

@@ -72,8 +72,8 @@ fn every_key_is_in_the_reference() {
                 parts.remove(1);
             }
             written.insert((String::new(), parts[0].to_owned()));
-            if let [table, inner] = parts[..] {
-                written.insert((table.to_owned(), inner.to_owned()));
+            if let Some((inner, tables @ [_, ..])) = parts.split_last() {
+                written.insert((tables.join("."), (*inner).to_owned()));
             }
             section = parts.join(".");
         } else if mark(line).is_some() {
@@ -95,6 +95,10 @@ fn every_key_is_in_the_reference() {
         ("pool", keys::POOL),
         ("pool.timeouts", keys::POOL_TIMEOUTS),
         ("pool.health", keys::HEALTH),
+        ("pool.health.tls", keys::HEALTH_TLS),
+        ("pool.health.http", keys::HEALTH_HTTP),
+        ("pool.health.script", keys::HEALTH_STEP),
+        ("pool.health.agent", keys::HEALTH_AGENT),
         ("pool.outliers", keys::OUTLIERS),
         ("pool.sessions", keys::SESSIONS),
         ("pool.endpoints", keys::ENDPOINT),

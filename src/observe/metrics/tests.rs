@@ -10,7 +10,7 @@ fn everything() -> Metrics {
     metrics.route("pg").sessions.increment(1);
     metrics.pool("pg").connect.record(0.0002);
     metrics.endpoint("pg", "10.0.0.11:5432").bytes_up.increment(9);
-    metrics.health("pg", "10.0.0.11:5432").changed(true);
+    metrics.health("pg", "10.0.0.11:5432").changed(true, 1.0);
     metrics.worker(3).handed_over.increment(2);
     metrics
 }

@@ -1,0 +1,210 @@
+//! `[pool.NAME.health.tls]`: the TLS that a probe runs in, and the files that it takes.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::CertifiedKey;
+use rustls::{Error, RootCertStore, crypto};
+
+use crate::config::check::node::{Allow, Node, Table};
+use crate::config::check::{Check, keys};
+use crate::config::model::{Address, Endpoint, Identity, ProbeTls, Secret, Trust};
+use crate::config::report::quote;
+use crate::config::value::Refused;
+
+/// The longest PEM file, in bytes.
+const LONGEST_FILE: u64 = 4 << 20;
+const DEFAULT_WARN: Duration = Duration::from_secs(14 * 86_400);
+const CA: &str = "\"system\" or the absolute path of a PEM file";
+const PEM: &str = "the absolute path of a PEM file, or \"off\"";
+
+/// Reads the TLS of a probe, and how long before its end a certificate is warned of.
+pub(super) fn read(node: Option<&Node<'_>>, check: &mut Check<'_>) -> (ProbeTls, Option<Duration>) {
+    let table = node.map(|node| node.table(keys::HEALTH_TLS, check.report));
+    let get = |key| table.as_ref().and_then(|table| table.get(key));
+    let name =
+        get("name").and_then(|node| {
+            node.parse("a name such as \"www.example.com\", or an address", check.report, |text| {
+                match ServerName::try_from(text) {
+                    Ok(_) => Ok(text.to_owned()),
+                    Err(_) => Err(Refused::misread(text, "is not a name that a certificate could have")),
+                }
+            })
+        });
+    let alpn = get("alpn").map(|node| alpn(&node, check)).unwrap_or_default();
+    let verify = get("verify").and_then(|node| node.truth(check.report)).unwrap_or(true);
+    let roots = get("ca").map(|node| {
+        if !verify {
+            check.report.add(node.key_at, node.path(), "with verify = false nothing is verified");
+        }
+        roots(&node, check)
+    });
+    let trust = match (verify, roots) {
+        (false, _) => Trust::Anybody,
+        (true, roots) => roots.unwrap_or(Trust::Roots { system: true, files: Vec::new() }),
+    };
+    let identity = table.as_ref().and_then(|table| identity(table, check));
+    let warn = get("warn_expiry").map(|node| node.duration(Allow::PositiveOrOff, check.report));
+    let warn = warn.flatten().unwrap_or(Some(DEFAULT_WARN));
+    (ProbeTls { name, alpn, trust, identity }, warn)
+}
+
+/// Refuses what cannot come to a good end: h2 for a request over HTTP/1.1, and an endpoint without a name.
+pub(super) fn fits(
+    node: &Node<'_>,
+    tls: &ProbeTls,
+    speaks_http: bool,
+    endpoints: Option<&Vec<Endpoint>>,
+    check: &mut Check<'_>,
+) {
+    if speaks_http && let Some(other) = tls.alpn.iter().find(|alpn| !matches!(&***alpn, b"http/1.1" | b"http/1.0")) {
+        let message = format!("probe = \"http\" speaks HTTP/1.1 and not {}", quote(&String::from_utf8_lossy(other)));
+        check.report.add(node.key_at, format!("{}.alpn", node.path()), message);
+    }
+    let unix = |endpoint: &&Endpoint| matches!(endpoint.address, Address::Unix(_));
+    if tls.name.is_none()
+        && tls.trust != Trust::Anybody
+        && let Some(endpoint) = endpoints.and_then(|endpoints| endpoints.iter().find(unix))
+    {
+        let endpoint = quote(&endpoint.name);
+        let message = format!("the endpoint {endpoint} is a unix socket, and nothing says whose certificate it has");
+        check.report.add(node.key_at, node.path(), message).expected("name, or verify = false");
+    }
+}
+
+fn alpn(node: &Node<'_>, check: &mut Check<'_>) -> Vec<Box<[u8]>> {
+    const ALPN: &str = "a protocol such as \"http/1.1\", 1 to 255 bytes";
+    let elements = node.list(ALPN, "an empty list says nothing; leave the key out to offer none", check.report);
+    let read = |element: &Node<'_>, check: &mut Check<'_>| {
+        element.parse(ALPN, check.report, |text| match text.len() {
+            1..=255 => Ok(text.as_bytes().into()),
+            _ => Err(Refused::misread(text, "is not a protocol")),
+        })
+    };
+    elements.iter().filter_map(|element| read(element, check)).collect()
+}
+
+fn roots(node: &Node<'_>, check: &mut Check<'_>) -> Trust {
+    let (mut system, mut files) = (false, Vec::new());
+    for element in node.list(CA, "nobody would be trusted; verify = false trusts everybody", check.report) {
+        match element.text(CA, check.report) {
+            Some("system") => system = true,
+            Some(path) => files.extend(certificates(&element, path, CA, check).unwrap_or_default()),
+            None => {}
+        }
+    }
+    Trust::Roots { system, files }
+}
+
+/// The client certificate with its key: both, or none.
+fn identity(table: &Table<'_>, check: &mut Check<'_>) -> Option<Identity> {
+    let path = |node: &Node<'_>, check: &mut Check<'_>| {
+        node.text(PEM, check.report).map(|text| (text != "off").then(|| text.to_owned()))
+    };
+    let (certificate, key) = (table.get("certificate"), table.get("key"));
+    // What is not text counts as set: it has been reported.
+    let certificate_path = certificate.as_ref().map_or(Some(None), |node| path(node, check));
+    let key_path = key.as_ref().map_or(Some(None), |node| path(node, check));
+    match (certificate_path?, key_path?) {
+        (None, None) => None,
+        (Some(_), None) => {
+            let path = table.path_of("key");
+            check.report.add(certificate?.key_at, path, "the certificate has no use without its key").expected(PEM);
+            None
+        }
+        (None, Some(_)) => {
+            let path = table.path_of("certificate");
+            check.report.add(key?.key_at, path, "the key has no use without its certificate").expected(PEM);
+            None
+        }
+        (Some(certificate_path), Some(key_path)) => {
+            let (certificate, key) = (certificate?, key?);
+            let chain = certificates(&certificate, &certificate_path, PEM, check);
+            let der = private_key(&key, &key_path, check);
+            let (chain, der) = (chain?, der?);
+            let secret = Secret(der.secret_der().into());
+            match CertifiedKey::from_der(chain.clone(), der, &crypto::aws_lc_rs::default_provider()) {
+                Ok(_) => Some(Identity { chain, key: secret }),
+                Err(error) => {
+                    let why = match error {
+                        Error::InconsistentKeys(_) => "is not the key of the certificate".to_owned(),
+                        other => format!("cannot be used with the certificate: {other}"),
+                    };
+                    let message = format!("{} {why}", quote(&key_path));
+                    check.report.add(key.at, key.path(), message).also(certificate.at);
+                    None
+                }
+            }
+        }
+    }
+}
+
+/// The certificates of a file, at least one.
+fn certificates(
+    node: &Node<'_>,
+    path: &str,
+    expected: &str,
+    check: &mut Check<'_>,
+) -> Option<Vec<CertificateDer<'static>>> {
+    let pem = file(node, path, expected, check)?;
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    // A store of roots takes what can be used to verify.
+    let unfit = |certificate: &CertificateDer<'static>| RootCertStore::empty().add(certificate.clone()).is_err();
+    let message = match read {
+        Ok(certificates) if certificates.is_empty() => format!("{} has no certificate in PEM", quote(path)),
+        Ok(certificates) => match certificates.iter().position(unfit) {
+            None => return Some(certificates),
+            Some(index) => format!("{}: certificate {} cannot be used", quote(path), index + 1),
+        },
+        Err(_) => format!("{} is not whole PEM", quote(path)),
+    };
+    check.report.add(node.at, node.path(), message);
+    None
+}
+
+fn private_key(node: &Node<'_>, path: &str, check: &mut Check<'_>) -> Option<PrivateKeyDer<'static>> {
+    let pem = file(node, path, PEM, check)?;
+    match PrivateKeyDer::from_pem_slice(&pem) {
+        Ok(key) => Some(key),
+        Err(error) => {
+            // What the error says of other causes may quote the file.
+            let why =
+                if matches!(error, pem::Error::NoItemsFound) { "has no private key in PEM" } else { "is not PEM" };
+            check.report.add(node.at, node.path(), format!("{} {why}", quote(path)));
+            None
+        }
+    }
+}
+
+/// The bytes of a file.
+fn file(node: &Node<'_>, path: &str, expected: &str, check: &mut Check<'_>) -> Option<Vec<u8>> {
+    if !path.starts_with('/') || path.contains('\0') {
+        let message = format!("{} is not an absolute path", quote(path));
+        check.report.add(node.at, node.path(), message).expected(expected);
+        return None;
+    }
+    match read_file(Path::new(path)) {
+        Ok(bytes) => Some(bytes),
+        Err(error) => {
+            check.report.add(node.at, node.path(), format!("cannot read {}: {error}", quote(path)));
+            None
+        }
+    }
+}
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    // Asked before it is opened: opening a pipe could take for ever.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(io::Error::other("it has more than 4 MiB"));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,170 @@
+//! `[pool.NAME.health]`: how endpoints are probed, and what has to come of it.
+//!
+//! A [`Dialogue`] is what makes two probes the same: pools that have an equal one share their probes. What is made of the
+//! answer (how many it takes, which HTTP status is good, when a certificate is told of) is each pool's own.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Method;
+use hyper::header::{HeaderName, HeaderValue};
+use rustls::pki_types::CertificateDer;
+
+/// `[pool.NAME.health]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// What endpoints are asked; `None`: only their agents are.
+    pub dialogue: Option<Arc<Dialogue>>,
+    /// What an HTTP answer has to be.
+    pub expect: HttpExpect,
+    /// Whom to ask besides.
+    pub agent: Option<Agent>,
+    /// Where to probe, in place of the endpoint's own address; the agent is there too.
+    pub address: Option<IpAddr>,
+    /// The port to probe, in place of the endpoint's own.
+    pub port: Option<u16>,
+    /// Local addresses to probe from, in place of those of the pool; empty: the pool's.
+    pub source: Vec<IpAddr>,
+    /// From one probe to the next.
+    pub interval: Duration,
+    /// The same while the last answers speak against the standing; at most `interval`.
+    pub fast_interval: Duration,
+    /// By how much pauses differ, in percent of their length, 0 to [`MAX_JITTER`].
+    pub jitter: u32,
+    /// For one probe, and for asking an agent once.
+    pub timeout: Duration,
+    /// Passes in a row that bring an endpoint up, 1 to [`MOST_PROBES`].
+    pub rise: u32,
+    /// Probes without an answer in a row that take an endpoint down, 1 to [`MOST_PROBES`].
+    pub fall: u32,
+    /// How long before its end a certificate is warned of; `None`: never.
+    pub warn_expiry: Option<Duration>,
+}
+
+/// The greatest `rise` and `fall`.
+pub const MOST_PROBES: u32 = 100;
+/// The greatest `jitter`.
+pub const MAX_JITTER: u32 = 50;
+
+/// What is said to an endpoint, and under which cover.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Dialogue {
+    /// What it is asked.
+    pub probe: Probe,
+    /// The TLS that the probe runs in; `None`: in clear.
+    pub tls: Option<ProbeTls>,
+}
+
+/// What an endpoint is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Probe {
+    /// To take a connection and, with TLS, to complete the handshake.
+    Tcp,
+    /// To answer a request.
+    Http(HttpProbe),
+    /// To follow a script, which expects something at least once.
+    Script(Vec<Step>),
+}
+
+/// A request over HTTP/1.1.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HttpProbe {
+    /// Its method.
+    pub method: Method,
+    /// Its target, such as `/healthz?full=1`.
+    pub path: String,
+    /// Its Host; `None`: what the endpoint is called, with its port.
+    pub host: Option<String>,
+    /// Further headers; values never show in Debug.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whether the body of the answer matters.
+    pub reads_body: bool,
+}
+
+/// What an HTTP answer has to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpExpect {
+    /// Its status is in one of these ranges, of which there is at least one.
+    pub status: Vec<RangeInclusive<u16>>,
+    /// Its body begins with something that has this in it.
+    pub body: Option<String>,
+}
+
+/// One step of a script.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Sends these bytes.
+    Send(Secret),
+    /// Waits until what comes has these bytes in it.
+    Expect(Vec<u8>),
+}
+
+/// `[pool.NAME.health.tls]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeTls {
+    /// The name that is sent and verified; `None`: the endpoint's host name, else the address that is probed.
+    pub name: Option<String>,
+    /// Protocols that are offered, of which one has to be taken; empty: none are offered.
+    pub alpn: Vec<Box<[u8]>>,
+    /// Whose certificates are trusted.
+    pub trust: Trust,
+    /// Who we are, if we are asked.
+    pub identity: Option<Identity>,
+}
+
+/// Whose certificates are trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Everybody's: nothing is verified.
+    Anybody,
+    /// Those that lead to one of these roots.
+    Roots {
+        /// Whether the system's roots are among them.
+        system: bool,
+        /// Certificates from files.
+        files: Vec<CertificateDer<'static>>,
+    },
+}
+
+/// A client certificate that was found to fit its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate, then what leads to its root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The private key in DER.
+    pub key: Secret,
+}
+
+/// `[pool.NAME.health.agent]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Its port, at the address that is probed.
+    pub port: u16,
+    /// From one question to the next.
+    pub interval: Duration,
+    /// What it is sent first; may be empty.
+    pub send: Secret,
+}
+
+/// Bytes that nobody is to see in a log.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Secret(pub Box<[u8]>);
+
+impl Hash for ProbeTls {
+    /// Leaves certificates to the comparison: there may be hundreds of them, and everybody has the same.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+        self.alpn.hash(state);
+        self.identity.is_some().hash(state);
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("secret")
+    }
+}

@@ -1,0 +1,315 @@
+//! What is said of `[pool.NAME.health]`.
+
+use insta::assert_snapshot;
+use rcgen::{CertificateParams, KeyPair};
+
+use super::replaced;
+use crate::config::model::{Dialogue, Health, Probe, Step, Trust};
+
+/// What is said of each case's health table, for an endpoint with an address.
+fn said(cases: &[(&str, &str)]) -> String {
+    said_of("'10.0.0.1:1'", cases)
+}
+
+fn said_of(endpoints: &str, cases: &[(&str, &str)]) -> String {
+    let whole = |health: &str| format!("endpoints = [{endpoints}]\nhealth = {{ {health} }}");
+    let cases: Vec<(&str, String)> = cases.iter().map(|(case, health)| (*case, whole(health))).collect();
+    replaced("endpoints = \"10.0.0.1:443\"", &cases)
+}
+
+/// What a health table comes to.
+fn read(health: &str) -> Health {
+    let text = format!("{}health = {{ {health} }}", super::GOOD);
+    let config = super::parse(&text).unwrap_or_else(|problems| panic!("{problems}")).config;
+    Health::clone(config.pools[0].health.as_ref().unwrap())
+}
+
+fn dialogue(health: &str) -> Dialogue {
+    Dialogue::clone(&read(health).dialogue.unwrap())
+}
+
+#[test]
+fn the_table() {
+    assert_snapshot!(said(&[
+        ("without a probe", "rise = 2"),
+        ("of another kind", "probe = 'ping'"),
+        ("out of range", "probe = 'tcp', interval = '50ms', fall = 0, timeout = '2m', jitter = 51, port = 0"),
+        ("fast and slow", "probe = 'tcp', interval = '1s', fast_interval = '2s'"),
+        ("parts of other probes", "probe = 'tcp', tls = {}, http = {}, script = [{ expect = 'a' }]"),
+        ("an agent alone", "agent = { port = 1 }"),
+        ("an agent, and a probe that is none", "agent = { port = 1 }, rise = 2, port = 3"),
+        ("an agent without a port", "agent = { interval = '1ms', send = 5 }"),
+        ("no address", "probe = 'tcp', address = 'example.com'"),
+        ("an address of no use", "probe = 'tcp', address = '0.0.0.0'"),
+        ("a source of no use", "probe = 'tcp', source = '::9'"),
+        ("a source for another address", "probe = 'tcp', address = '2001:db8::1', source = '::9'"),
+    ]), @r#"
+    without a probe
+      main.toml:10:1: pool.web.health.probe: the key is missing; expected one of "tcp", "tls", "http", "script"
+    of another kind
+      main.toml:10:20: pool.web.health.probe: "ping" is not known; expected one of "tcp", "tls", "http", "script"
+    out of range
+      main.toml:10:38: pool.web.health.interval: 50ms is out of range; expected "100ms" to "1h"
+      main.toml:10:53: pool.web.health.fall: 0 is out of range; expected a number from 1 to 100
+      main.toml:10:66: pool.web.health.timeout: 120s is out of range; expected "10ms" to "1m"
+      main.toml:10:81: pool.web.health.jitter: 51 is out of range; expected a number from 0 to 50
+      main.toml:10:92: pool.web.health.port: 0 is out of range; expected a number from 1 to 65535
+    fast and slow
+      main.toml:10:60: pool.web.health.fast_interval: 2s is more than the interval of 1s
+    parts of other probes
+      main.toml:10:27: pool.web.health.tls: probe = "tcp" only takes a connection; "tls" makes a handshake
+      main.toml:10:37: pool.web.health.http: only probe = "http" sends a request
+      main.toml:10:48: pool.web.health.script: only probe = "script" follows one
+    an agent alone
+      fine
+    an agent, and a probe that is none
+      main.toml:10:34: pool.web.health.rise: without a probe only the agent is asked
+      main.toml:10:44: pool.web.health.port: without a probe only the agent is asked
+    an agent without a port
+      main.toml:10:12: pool.web.health.agent.port: the key is missing; expected a number from 1 to 65535
+      main.toml:10:33: pool.web.health.agent.interval: 1ms is out of range; expected "100ms" to "1h"
+      main.toml:10:47: pool.web.health.agent.send: found 5; expected text to send
+    no address
+      main.toml:10:37: pool.web.health.address: "example.com" is not an address; expected an address such as "10.0.0.5" or "2001:db8::5"
+    an address of no use
+      main.toml:10:37: pool.web.health.address: 0.0.0.0 is not an address to connect to; expected an address such as "10.0.0.5" or "2001:db8::5"
+    a source of no use
+      main.toml:10:36: pool.web.health.source: no endpoint of the pool is reached over IPv6
+    a source for another address
+      fine
+    "#);
+    assert_snapshot!(said_of("'10.0.0.1:1', 'unix:/run/x'", &[
+        ("fine", "probe = 'tcp'"),
+        ("another port", "probe = 'tcp', port = 1"),
+        ("another address", "probe = 'tcp', address = '10.0.0.9'"),
+        ("both", "probe = 'tcp', address = '10.0.0.9', port = 1"),
+        ("an agent", "agent = { port = 1 }"),
+        ("an agent elsewhere", "agent = { port = 1 }, address = '10.0.0.9'"),
+        ("TLS without a name", "probe = 'tls'"),
+        ("TLS without verification", "probe = 'tls', tls.verify = false"),
+        ("TLS with a name", "probe = 'tls', tls.name = 'a.test'"),
+    ]), @r#"
+    fine
+      fine
+    another port
+      main.toml:10:27: pool.web.health.port: the endpoint "unix:/run/x" is a unix socket and has no other port
+    another address
+      main.toml:10:27: pool.web.health.address: the endpoint "unix:/run/x" is a unix socket and has no port that could be probed there; expected port besides
+    both
+      fine
+    an agent
+      main.toml:10:12: pool.web.health.agent: the endpoint "unix:/run/x" is a unix socket and has no address where an agent could be
+    an agent elsewhere
+      fine
+    TLS without a name
+      main.toml:10:1: pool.web.health: the endpoint "unix:/run/x" is a unix socket, and nothing says whose certificate it has; expected name, or verify = false
+    TLS without verification
+      fine
+    TLS with a name
+      fine
+    "#);
+}
+
+#[test]
+fn requests_and_scripts() {
+    assert_snapshot!(said(&[
+        ("nothing more is needed", "probe = 'http'"),
+        ("method unknown", "probe = 'http', http.method = 'get'"),
+        ("path without a slash", "probe = 'http', http.path = 'healthz'"),
+        ("path with a fragment", "probe = 'http', http.path = '/a#b'"),
+        ("path with a space", "probe = 'http', http.path = '/a b'"),
+        ("every path", "probe = 'http', http = { method = 'OPTIONS', path = '*' }"),
+        ("host with a path", "probe = 'http', http.host = 'a/b'"),
+        ("headers of our own", "probe = 'http', http.headers = { Host = 'a', connection = 'b' }"),
+        ("bad headers", "probe = 'http', http.headers = { 'a b' = 'c', d = \"secret\\u0000\", e = 5 }"),
+        ("status", "probe = 'http', http.status = [200, '204', '300-399', 99, '2xx', '399-300', true]"),
+        ("no status", "probe = 'http', http.status = []"),
+        ("body of HEAD", "probe = 'http', http = { method = 'HEAD', body = 'a' }"),
+        ("alpn", "probe = 'http', tls.alpn = ['http/1.1', 'h2']"),
+        ("no script", "probe = 'script'"),
+        ("empty script", "probe = 'script', script = []"),
+        ("script that only speaks", "probe = 'script', script = [{ send = 'a' }]"),
+        ("script of texts", "probe = 'script', script = ['a']"),
+        ("steps", "probe = 'script', script = [{}, { send = 'a', expect = 'b' }, { sned = 'a' }, { expect = '' }]"),
+        ("hex", "probe = 'script', script = [{ send_hex = '0' }, { expect_hex = '0x' }, { send_hex = 5 }]"),
+    ]), @r#"
+    nothing more is needed
+      fine
+    method unknown
+      main.toml:10:42: pool.web.health.http.method: "get" is not known; expected one of "GET", "HEAD", "OPTIONS", "POST"
+    path without a slash
+      main.toml:10:40: pool.web.health.http.path: "healthz" is not a path; expected a path such as "/healthz"
+    path with a fragment
+      main.toml:10:40: pool.web.health.http.path: "/a#b" is not a path; expected a path such as "/healthz"
+    path with a space
+      main.toml:10:40: pool.web.health.http.path: "/a b" is not a path; expected a path such as "/healthz"
+    every path
+      fine
+    host with a path
+      main.toml:10:40: pool.web.health.http.host: "a/b" is not a host; expected a host such as "www.example.com"
+    headers of our own
+      main.toml:10:45: pool.web.health.http.headers.Host: this has a key of its own, host
+      main.toml:10:57: pool.web.health.http.headers.connection: this says how the request is sent, which is not to be chosen
+    bad headers
+      main.toml:10:45: pool.web.health.http.headers."a b": "a b" cannot be the name of a header
+      main.toml:10:62: pool.web.health.http.headers.d: the value has characters that no header may have
+      main.toml:10:82: pool.web.health.http.headers.e: found 5; expected text
+    status
+      main.toml:10:66: pool.web.health.http.status[3]: 99 is out of range; expected a number from 100 to 599
+      main.toml:10:70: pool.web.health.http.status[4]: "2xx" is not a status from 100 to 599 nor a range of these; expected a status such as "204", or a range such as "200-399"
+      main.toml:10:77: pool.web.health.http.status[5]: "399-300" is not a status from 100 to 599 nor a range of these; expected a status such as "204", or a range such as "200-399"
+      main.toml:10:88: pool.web.health.http.status[6]: found true; expected a status such as "204", or a range such as "200-399"
+    no status
+      main.toml:10:42: pool.web.health.http.status: no status would be good
+    body of HEAD
+      main.toml:10:54: pool.web.health.http.body: nothing that is answered to HEAD has a body
+    alpn
+      main.toml:10:28: pool.web.health.tls.alpn: probe = "http" speaks HTTP/1.1 and not "h2"
+    no script
+      main.toml:10:1: pool.web.health.script: the key is missing; expected a list, each a table with one of send, send_hex, expect and expect_hex
+    empty script
+      main.toml:10:39: pool.web.health.script: a script without steps finds out nothing
+    script that only speaks
+      main.toml:10:39: pool.web.health.script: a script that expects nothing finds out nothing
+    script of texts
+      main.toml:10:40: pool.web.health.script[0]: found "a"; expected a table with one of send, send_hex, expect and expect_hex
+    steps
+      main.toml:10:40: pool.web.health.script[0]: the step does nothing; expected a table with one of send, send_hex, expect and expect_hex
+      main.toml:10:58: pool.web.health.script[1].expect: a step does one thing only; expected a table with one of send, send_hex, expect and expect_hex
+      main.toml:10:74: pool.web.health.script[2]: the step does nothing; expected a table with one of send, send_hex, expect and expect_hex
+      main.toml:10:76: pool.web.health.script[2].sned: unknown key; did you mean send?
+      main.toml:10:101: pool.web.health.script[3].expect: a step without a byte does nothing
+    hex
+      main.toml:10:53: pool.web.health.script[0].send_hex: the value is not hex; expected bytes in hex such as "0d0a" or "de ad be ef"
+      main.toml:10:75: pool.web.health.script[1].expect_hex: the value is not hex; expected bytes in hex such as "0d0a" or "de ad be ef"
+      main.toml:10:96: pool.web.health.script[2].send_hex: found 5; expected bytes in hex such as "0d0a" or "de ad be ef"
+    "#);
+}
+
+#[test]
+fn what_it_comes_to() {
+    assert_eq!(read("probe = 'http', http.status = 204").expect.status, [204..=204]);
+    assert_eq!(read("probe = 'http', http.status = [200, '300-399']").expect.status, [200..=200, 300..=399]);
+    let Probe::Script(steps) =
+        dialogue("probe = 'script', script = [{ send_hex = '51 0d0A' }, { expect = '+' }]").probe
+    else {
+        panic!("it is a script")
+    };
+    assert!(
+        matches!(&steps[..], [Step::Send(sent), Step::Expect(expected)] if *sent.0 == *b"Q\r\n" && expected == b"+")
+    );
+    let tls = dialogue("probe = 'tls', tls.verify = false").tls.unwrap();
+    assert_eq!(tls.trust, Trust::Anybody);
+    assert!(dialogue("probe = 'http'").tls.is_none());
+    assert!(dialogue("probe = 'http', tls = {}").tls.is_some());
+    // What is made of the answer is no part of what is said.
+    assert_eq!(
+        dialogue("probe = 'http', http.status = 204"),
+        dialogue("probe = 'http', rise = 5, tls = {}").with_no_tls()
+    );
+    assert_ne!(dialogue("probe = 'http', http.path = '/a'"), dialogue("probe = 'http'"));
+}
+
+impl Dialogue {
+    fn with_no_tls(self) -> Dialogue {
+        Dialogue { tls: None, ..self }
+    }
+}
+
+#[test]
+fn secrets_do_not_show() {
+    let health = read(
+        "probe = 'script', script = [{ send = 'hunter2' }, { expect = 'a' }], agent = { port = 1, send = 'hunter2' }, \
+         timeout = '1s'",
+    );
+    let request = read("probe = 'http', http.headers = { Authorization = 'hunter2' }");
+    for shown in [format!("{health:?}"), format!("{request:?}")] {
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let write = |name: &str, text: &str| std::fs::write(path(name), text).unwrap();
+    let [key, other] = [(); 2].map(|()| KeyPair::generate().unwrap());
+    let certificate = CertificateParams::new(vec!["a.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+    write("good.pem", &certificate.pem());
+    write("good.key", &key.serialize_pem());
+    write("other.key", &other.serialize_pem());
+    write("cut.pem", &certificate.pem()[..200]);
+    write("bad.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    write("empty.pem", "");
+    let cases = [
+        ("good", "ca = ['system', 'F/good.pem'], certificate = 'F/good.pem', key = 'F/good.key'"),
+        ("name", "name = 'a b'"),
+        ("alpn", "alpn = ['', 5]"),
+        ("verify", "verify = 'on'"),
+        ("ca of nobody", "ca = []"),
+        ("ca that is not used", "verify = false, ca = 'F/good.pem'"),
+        ("ca elsewhere", "ca = 'good.pem'"),
+        ("no such ca", "ca = ['F/none.pem', 'F/empty.pem', 'F/cut.pem', 'F/bad.pem', 'F/good.key', 'F', 5]"),
+        ("certificate alone", "certificate = 'F/good.pem'"),
+        ("key alone", "key = 'F/good.key'"),
+        ("neither", "certificate = 'off', key = 'off'"),
+        ("key of another", "certificate = 'F/good.pem', key = 'F/other.key'"),
+        ("no key", "certificate = 'F/good.pem', key = 'F/good.pem'"),
+        ("warning", "warn_expiry = '0s'"),
+        ("no warning", "warn_expiry = 'off'"),
+    ];
+    let cases = cases.map(|(case, tls)| {
+        let tls = tls.replace('F', folder.path().to_str().unwrap());
+        (case, format!("probe = 'tls', tls = {{ {tls} }}"))
+    });
+    let cases: Vec<(&str, &str)> = cases.iter().map(|(case, health)| (*case, health.as_str())).collect();
+    let said = said(&cases).replace(folder.path().to_str().unwrap(), "F");
+    assert_snapshot!(without_columns(&said), @r#"
+    good
+      fine
+    name
+      main.toml:10: pool.web.health.tls.name: "a b" is not a name that a certificate could have; expected a name such as "www.example.com", or an address
+    alpn
+      main.toml:10: pool.web.health.tls.alpn[0]: "" is not a protocol; expected a protocol such as "http/1.1", 1 to 255 bytes
+      main.toml:10: pool.web.health.tls.alpn[1]: found 5; expected a protocol such as "http/1.1", 1 to 255 bytes
+    verify
+      main.toml:10: pool.web.health.tls.verify: found "on"; expected true or false
+    ca of nobody
+      main.toml:10: pool.web.health.tls.ca: nobody would be trusted; verify = false trusts everybody
+    ca that is not used
+      main.toml:10: pool.web.health.tls.ca: with verify = false nothing is verified
+    ca elsewhere
+      main.toml:10: pool.web.health.tls.ca: "good.pem" is not an absolute path; expected "system" or the absolute path of a PEM file
+    no such ca
+      main.toml:10: pool.web.health.tls.ca[0]: cannot read "F/none.pem": No such file or directory (os error 2)
+      main.toml:10: pool.web.health.tls.ca[1]: "F/empty.pem" has no certificate in PEM
+      main.toml:10: pool.web.health.tls.ca[2]: "F/cut.pem" is not whole PEM
+      main.toml:10: pool.web.health.tls.ca[3]: "F/bad.pem": certificate 1 cannot be used
+      main.toml:10: pool.web.health.tls.ca[4]: "F/good.key" has no certificate in PEM
+      main.toml:10: pool.web.health.tls.ca[5]: cannot read "F": it is not a file
+      main.toml:10: pool.web.health.tls.ca[6]: found 5; expected "system" or the absolute path of a PEM file
+    certificate alone
+      main.toml:10: pool.web.health.tls.key: the certificate has no use without its key; expected the absolute path of a PEM file, or "off"
+    key alone
+      main.toml:10: pool.web.health.tls.certificate: the key has no use without its certificate; expected the absolute path of a PEM file, or "off"
+    neither
+      fine
+    key of another
+      main.toml:10: pool.web.health.tls.key: "F/other.key" is not the key of the certificate (see main.toml:10:49)
+    no key
+      main.toml:10: pool.web.health.tls.key: "F/good.pem" has no private key in PEM
+    warning
+      main.toml:10: pool.web.health.tls.warn_expiry: zero would leave no time at all; expected a duration such as "500ms", "5s", "2m", "1h" or "1d", or "off"
+    no warning
+      fine
+    "#);
+}
+
+/// `said` without the columns, which depend on the name of the folder.
+fn without_columns(said: &str) -> String {
+    let line = |line: &str| match line.trim_start().strip_prefix("main.toml:10:") {
+        Some(rest) => format!("  main.toml:10: {}\n", rest.split_once(": ").map_or("", |(_, rest)| rest)),
+        None => format!("{line}\n"),
+    };
+    said.lines().map(line).collect()
+}

@@ -1,0 +1,138 @@
+//! The health of one endpoint, told what probes and its agent find.
+
+use super::*;
+use crate::config::model::Address;
+use crate::observe::metrics::Metrics;
+
+fn health(table: &str) -> Health {
+    health_of("10.0.0.1:1", table)
+}
+
+/// The health of an endpoint that is written like this, with this table.
+pub(super) fn health_of(endpoint: &str, table: &str) -> Health {
+    let text = format!(
+        "[listener.a]\nbind = '127.0.0.1:0'\n[route.a]\nlistener = 'a'\npool = 'a'\n[pool.a]\nendpoints = '{endpoint}'\n\
+         health = {{ {table} }}"
+    );
+    let config = crate::config::parse_str("a.toml".as_ref(), &text).unwrap_or_else(|problems| panic!("{problems}"));
+    let pool = &config.config.pools[0];
+    let metrics = Metrics::new().health("a", endpoint);
+    let host = match &pool.endpoints[0].address {
+        Address::Host { host, .. } => Some(host.as_str().into()),
+        _ => None,
+    };
+    Health::new(pool.health.as_ref().unwrap(), host, metrics)
+}
+
+/// What is found at this second of the epoch.
+fn find(health: &Health, at: u64, finding: Finding) -> Option<Standing> {
+    health.observe("a", "10.0.0.1:1", &finding, SystemTime::UNIX_EPOCH + Duration::from_secs(at))
+}
+
+fn probe(observation: verdict::Observation) -> Finding {
+    Finding::Probe(Found::plain(observation, Duration::from_millis(3)))
+}
+
+fn pass() -> Finding {
+    probe(verdict::Observation::Pass("connected".into()))
+}
+
+fn refuse() -> Finding {
+    probe(verdict::Observation::Refused("HTTP 503".into()))
+}
+
+fn miss() -> Finding {
+    probe(verdict::Observation::Missing("no answer in 2s".into()))
+}
+
+fn say(line: &str) -> Finding {
+    Finding::Agent(probe::agent::parse(line.as_bytes()).unwrap())
+}
+
+#[test]
+fn it_is_up_only_if_both_say_so() {
+    let health = health("probe = 'tcp', rise = 1, fall = 1, agent.port = 9");
+    assert_eq!(health.standing(), Standing::Unknown);
+    for (at, case, finding, changed, refused) in [
+        (1, "the agent alone is not enough", say("up"), None, false),
+        (2, "both", pass(), Some(Standing::Up), false),
+        (3, "the agent says down", say("down"), Some(Standing::Down), true),
+        (4, "however well it looks", pass(), None, true),
+        (5, "the agent says up", say("up"), Some(Standing::Up), false),
+        (6, "it does not answer", miss(), Some(Standing::Down), false),
+        (7, "down twice", say("stopped"), None, true),
+        (8, "up for the agent", say("up"), None, false),
+        (9, "and for the probe", pass(), Some(Standing::Up), false),
+        (10, "a definite answer", refuse(), Some(Standing::Down), true),
+    ] {
+        assert_eq!(find(&health, at, finding), changed, "{case}");
+        assert_eq!(health.was_refused(), refused, "{case}");
+    }
+}
+
+#[test]
+fn an_agent_alone_has_an_endpoint_up_until_it_says_otherwise() {
+    let health = health("agent.port = 9");
+    let state = || (health.standing(), health.is_draining(), health.is_maint(), health.weight_percent());
+    assert_eq!(state(), (Standing::Up, false, false, 100));
+    for (line, wanted) in [
+        ("75%", (Standing::Up, false, false, 75)),
+        ("drain", (Standing::Up, true, false, 75)),
+        ("maint 100%", (Standing::Up, false, true, 100)),
+        ("down", (Standing::Down, false, true, 100)),
+        ("up", (Standing::Up, false, false, 100)),
+    ] {
+        find(&health, 1, say(line));
+        assert_eq!(state(), wanted, "{line}");
+    }
+}
+
+#[test]
+fn what_was_found_last_is_reported() {
+    let health = health("probe = 'tcp', agent.port = 9");
+    let report = health.report();
+    assert_eq!((report.standing, report.last, report.agent), (Standing::Unknown, None, None));
+    find(&health, 10, pass());
+    find(&health, 20, miss());
+    find(&health, 21, say("up 50%"));
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let wanted = Report {
+        standing: Standing::Up,
+        since: at(10),
+        last: Some("no answer in 2s".into()),
+        last_at: Some(at(20)),
+        took: Duration::from_millis(3),
+        agent: Some("up 50%".into()),
+    };
+    assert_eq!(health.report(), wanted);
+}
+
+#[test]
+fn a_certificate_is_told_of_with_the_probe() {
+    let health = health("probe = 'tls'");
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400 * 30);
+    let mut found = Found::plain(verdict::Observation::Pass("TLS 1.3".into()), Duration::ZERO);
+    found.expires = Some(at);
+    find(&health, 86_400, Finding::Probe(found));
+    assert_eq!(health.report().last.as_deref(), Some("TLS 1.3; certificate expires in 29 days, on 1970-01-31"));
+}
+
+#[test]
+fn probes_and_agents_go_where_they_are_sent() {
+    let (ip, unix) = (Target::Ip("10.0.0.1:1".parse().unwrap()), Target::Unix("/run/x".into()));
+    let at = |address: &str| Target::Ip(address.parse().unwrap());
+    for (table, of_ip, of_unix, agent) in [
+        ("", ip.clone(), unix.clone(), Some(at("10.0.0.1:9"))),
+        ("port = 2", at("10.0.0.1:2"), unix.clone(), Some(at("10.0.0.1:9"))),
+        ("address = '10.0.0.7'", at("10.0.0.7:1"), unix.clone(), Some(at("10.0.0.7:9"))),
+        ("address = '::7', port = 2", at("[::7]:2"), at("[::7]:2"), Some(at("[::7]:9"))),
+    ] {
+        let comma = if table.is_empty() { "" } else { "," };
+        let health = health(&format!("probe = 'tcp', agent.port = 9 {comma} {table}"));
+        assert_eq!((health.probed(&ip), health.probed(&unix)), (of_ip, of_unix), "{table}");
+        let settings = health.settings.agent.clone().unwrap();
+        assert_eq!(health.agent_at(&ip, &settings), agent, "{table}");
+    }
+    let health = health("agent.port = 9");
+    assert_eq!(health.agent_at(&unix, health.settings.agent.as_ref().unwrap()), None);
+}
