@@ -257,10 +257,10 @@ impl Endpoint {
         self.priority.load(Ordering::Relaxed)
     }
 
-    /// Takes in what it is to be as a member of its pool.
-    pub(super) fn join(&self, member: &Member) {
+    /// Takes in what it is to be as a member of its pool, with at most `most` sessions unless it has a limit of its own.
+    pub(super) fn join(&self, member: &Member, most: Option<u32>) {
         self.weight.store(member.weight, Ordering::Relaxed);
-        self.most.store(member.max_connections.unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.most.store(member.max_connections.or(most).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.priority.store(member.priority, Ordering::Relaxed);
         self.gone.store(false, Ordering::Relaxed);
     }

@@ -48,6 +48,8 @@ pub(crate) struct Pool {
     health: Option<Arc<model::Health>>,
     outliers: Option<model::Outliers>,
     slow_start: Option<Duration>,
+    /// Sessions at once of an endpoint that has no limit of its own.
+    most: Option<u32>,
     source: Vec<IpAddr>,
     tiers: ArcSwap<Tiers>,
     /// Choices made so far.
@@ -109,6 +111,7 @@ impl Pool {
             health: pool.health.clone(),
             outliers: pool.outliers,
             slow_start: pool.slow_start,
+            most: pool.max_connections_per_endpoint,
             source: pool.source.clone(),
             tiers: ArcSwap::from_pointee(Tiers::none(pool.fails_back, pool.panic_percent)),
             position: AtomicUsize::new(0),
@@ -178,7 +181,7 @@ impl Pool {
                 former.extend(by_name.insert(name, new).map(|known| known.endpoint));
                 endpoint
             });
-            endpoint.join(&member);
+            endpoint.join(&member, self.most);
             endpoint.reckon(self.slow_start, now);
             endpoints.push(endpoint);
         }

@@ -22,6 +22,7 @@ pub(super) fn described(balance: model::Balance) -> model::Pool {
         fails_back: true,
         slow_start: None,
         panic_percent: None,
+        max_connections_per_endpoint: None,
         shortage: model::Shortage::default(),
         sessions: model::Sessions::default(),
     }
@@ -75,14 +76,7 @@ fn endpoints_that_stay_keep_their_sessions() {
     let pool = pool(model::Balance::LeastConnections, &[]);
     assert_eq!(pool.lease(0, &[]).err(), Some(Lack::Nobody), "not resolved yet");
     let set = |addresses: &[&str]| {
-        let member = |address: &&str| Member {
-            name: format!("db#{address}"),
-            target: Target::Ip(format!("{address}:5432").parse().unwrap()),
-            weight: 1,
-            priority: 0,
-            max_connections: None,
-            host: None,
-        };
+        let member = |address: &&str| Member { name: format!("db#{address}"), ..member(&format!("{address}:5432")) };
         pool.set(addresses.iter().map(member).collect(), &Metrics::new());
     };
     set(&["10.0.0.1"]);

@@ -22,7 +22,7 @@ use self::descriptors::Budget;
 use self::shared::{Colleague, Door, Order, Shared};
 use crate::admin;
 use crate::admin::pages::{Pages, State};
-use crate::config::model::{AccessTarget, Address, Bind, Config, Endpoint};
+use crate::config::model::{AccessTarget, Address, Bind, Config, Endpoint, Pool};
 use crate::detect::Memory;
 use crate::listen::admission::Capacity;
 use crate::listen::inherited::Inherited;
@@ -292,13 +292,15 @@ fn budget(config: &Config, workers: usize, listening: usize) -> Result<(usize, u
         Address::Host { .. } | Address::Srv(_) => 16,
         Address::Ip(_) | Address::Unix(_) => 1,
     };
+    // So may a file, and for many more.
+    let of_pool = |pool: &Pool| {
+        pool.endpoints.iter().map(of_endpoint).sum::<usize>() + if pool.endpoints_file.is_some() { 256 } else { 0 }
+    };
     let probed = config.pools.iter().map(|pool| {
         let ways = pool.health.as_ref();
         let ways =
             ways.map_or(0, |health| usize::from(health.dialogue.is_some()) + usize::from(health.agent.is_some()));
-        // A file may stand for many.
-        let listed = if pool.endpoints_file.is_some() { 256 } else { 0 };
-        ways * (pool.endpoints.iter().map(of_endpoint).sum::<usize>() + listed)
+        ways * of_pool(pool)
     });
     let probed = probed.sum();
     let pages = config.admin.http.map_or(0, |_| descriptors::ADMIN_PAGES);

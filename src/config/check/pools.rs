@@ -10,7 +10,7 @@ use super::node::{Node, Table};
 use super::{Check, balance, discovery, health, keys, listeners, named, routes, sessions, settings};
 use crate::config::address;
 use crate::config::model::{
-    Address, BACKUP, Balance, Bind, Endpoint, EndpointsFile, MAX_PRIORITY, MAX_WEIGHT, NoEndpoint, Pool, Timeouts,
+    Address, BACKUP, Balance, Bind, Endpoint, MAX_PRIORITY, MAX_WEIGHT, NoEndpoint, Pool, Timeouts,
 };
 use crate::config::report::{At, quote};
 use crate::config::value::Refused;
@@ -64,13 +64,12 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
     let mut names = Names::new();
     let endpoints = node.map(|node| endpoints(&node, file.is_none(), &mut names, check));
     let known = endpoints.is_some() && file.is_none() && check.report.count() == before;
-    let mut endpoints = endpoints.unwrap_or_default();
+    let endpoints = endpoints.unwrap_or_default();
     let file = file.and_then(|node| discovery::file(&node, &mut names, check));
     let source = table.get("source").map(|node| source(&node, known.then_some(&endpoints), check));
     let refresh = table.get("refresh").and_then(|node| node.duration_within(REFRESH, "\"1s\" to \"1d\"", check.report));
     let most = table.get("max_connections_per_endpoint");
     let most = most.and_then(|node| node.number_unless("off", 1..=MOST_CONNECTIONS, check.report)).flatten();
-    endpoints.iter_mut().for_each(|endpoint| endpoint.max_connections = endpoint.max_connections.or(most));
     let fails_back = [("auto", true), ("never", false)];
     let fails_back = table.get("failback").and_then(|node| node.choice(&fails_back, check.report));
     let slow_start = table.get("slow_start").map(|node| slow_start(&node, balance, check));
@@ -82,7 +81,7 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
             name: name.to_owned(),
             balance,
             endpoints,
-            endpoints_file: file.map(|path| EndpointsFile { path, max_connections: most }),
+            endpoints_file: file,
             source: source.unwrap_or_default(),
             refresh: refresh.unwrap_or(DEFAULT_REFRESH),
             timeouts: settings::pool_timeouts(own.as_ref(), &timeouts.pool, check),
@@ -91,6 +90,7 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
             fails_back: fails_back.unwrap_or(true),
             slow_start: slow_start.flatten(),
             panic_percent: panics.flatten(),
+            max_connections_per_endpoint: most,
             shortage: sessions::shortage(&table, check),
             sessions: sessions::read(table.get("sessions").as_ref(), check),
         },

@@ -1,6 +1,7 @@
 //! Endpoints as written, and what is known of their names, to the members of a pool.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::dns::{Answer, Query, Service};
 use crate::config::model::{Address, BACKUP, Endpoint, MAX_WEIGHT};
@@ -30,31 +31,32 @@ pub(crate) fn members<'a>(
             weight: endpoint.weight,
             priority: endpoint.priority,
             max_connections: endpoint.max_connections,
-            host: match &endpoint.address {
-                Address::Host { host, .. } => Some(host.as_str().into()),
-                _ => None,
-            },
+            host: None,
         };
         match &endpoint.address {
             Address::Ip(address) => members.push(member(name.clone(), Target::Ip(*address))),
             Address::Unix(path) => members.push(member(name.clone(), Target::Unix(path.clone()))),
             Address::Host { host, port } => {
                 if let Some(Answer::Addresses(found)) = answer(&Query::Host(host.clone())) {
-                    let at = |ip| member(format!("{name}#{ip}"), Target::Ip((ip, *port).into()));
+                    let host: Arc<str> = host.as_str().into();
+                    let at = |ip| Member {
+                        host: Some(Arc::clone(&host)),
+                        ..member(format!("{name}#{ip}"), Target::Ip((ip, *port).into()))
+                    };
                     members.extend(found.iter().copied().map(at));
                 }
             }
             Address::Srv(service) => {
                 if let Some(Answer::Services(found)) = answer(&Query::Srv(service.clone())) {
                     for (Service { host, addresses, port, priority, .. }, weight) in weighed(found) {
-                        let host = Some(host.trim_end_matches('.').into());
+                        let host: Arc<str> = host.trim_end_matches('.').into();
                         let priority = if endpoint.priority == BACKUP { BACKUP } else { u32::from(*priority) };
                         let at = |ip| {
                             let target = (ip, *port).into();
                             Member {
                                 weight,
                                 priority,
-                                host: host.clone(),
+                                host: Some(Arc::clone(&host)),
                                 ..member(format!("{name}#{target}"), Target::Ip(target))
                             }
                         };
