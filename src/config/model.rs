@@ -200,8 +200,8 @@ pub struct Pool {
     pub balance: Balance,
     /// Endpoints as written, no name twice; at least one if there is no file of them.
     pub endpoints: Vec<Endpoint>,
-    /// `endpoints_file`: further endpoints, which may change at any time.
-    pub endpoints_file: Option<EndpointsFile>,
+    /// Absolute path of a `.json` or `.toml` file of further endpoints, which may change at any time.
+    pub endpoints_file: Option<PathBuf>,
     /// Local addresses to connect from; the first of the endpoint's family is used; empty: the kernel chooses.
     pub source: Vec<IpAddr>,
     /// The longest time from one look-up of a name to the next.
@@ -297,15 +297,6 @@ pub struct Endpoint {
     /// Its rank: it serves only while no endpoint of a lower number can.
     pub priority: u32,
     /// Sessions at once, at least 1; `None`: no limit.
-    pub max_connections: Option<u32>,
-}
-
-/// A file that lists endpoints.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointsFile {
-    /// Its absolute path, which ends in `.json` or `.toml`.
-    pub path: PathBuf,
-    /// [`Endpoint::max_connections`] of those that say nothing of it.
     pub max_connections: Option<u32>,
 }
 

@@ -10,7 +10,7 @@ use super::node::{Node, Table};
 use super::{Check, balance, discovery, health, keys, listeners, named, routes, sessions, settings};
 use crate::config::address;
 use crate::config::model::{
-    Address, BACKUP, Balance, Bind, Endpoint, EndpointsFile, MAX_PRIORITY, MAX_WEIGHT, NoEndpoint, Pool, Timeouts,
+    Address, BACKUP, Balance, Bind, Endpoint, MAX_PRIORITY, MAX_WEIGHT, NoEndpoint, Pool, Timeouts,
 };
 use crate::config::report::{At, quote};
 use crate::config::value::Refused;
@@ -81,7 +81,7 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
             name: name.to_owned(),
             balance,
             endpoints,
-            endpoints_file: file.map(|path| EndpointsFile { path, max_connections: most }),
+            endpoints_file: file,
             source: source.unwrap_or_default(),
             refresh: refresh.unwrap_or(DEFAULT_REFRESH),
             timeouts: settings::pool_timeouts(own.as_ref(), &timeouts.pool, check),

@@ -90,6 +90,13 @@ proptest! {
     }
 
     #[test]
+    fn on_any_json(text in "[\\[\\]{}\",:ea0. \\\\]{0,60}|\\PC*") {
+        let mut report = crate::config::report::Report::default();
+        let _ = crate::config::json::parse(Path::new("e.json"), text.into_bytes(), "endpoints", &mut report);
+        let _ = report.finish().to_string();
+    }
+
+    #[test]
     fn on_anything(text in "\\PC*") {
         let _ = super::said(&text);
     }

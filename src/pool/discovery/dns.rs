@@ -5,23 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::{self, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use hickory_resolver::{Hosts, TokioResolver, system_conf};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::stamp::Stamp;
+use super::system::System;
 use crate::config::model;
 
 /// Names that are asked for at once; each takes a socket for each family.
@@ -30,14 +24,8 @@ const AT_ONCE: usize = 8;
 const GRACE: Duration = Duration::from_secs(1);
 /// Beyond this a look-up has failed, whatever it waits for.
 const LONGEST: Duration = Duration::from_secs(60);
-/// How often a question is asked.
-const ATTEMPTS: usize = 2;
 /// How long what does not come from a server holds.
 const FOREVER: Duration = Duration::MAX;
-/// The server where the system names none, as in resolv.conf(5).
-const LOCAL_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-const HOSTS: &str = "/etc/hosts";
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -94,6 +82,13 @@ pub(crate) enum Failure {
     Failed(String),
 }
 
+impl Failure {
+    /// Whether it is an answer: there is nothing of that kind.
+    fn is_absence(&self) -> bool {
+        matches!(self, Failure::NoName | Failure::NoRecord(_))
+    }
+}
+
 /// Whom to ask.
 #[derive(Debug)]
 pub(crate) struct Dns {
@@ -101,17 +96,6 @@ pub(crate) struct Dns {
     system: Mutex<Option<System>>,
     places: Semaphore,
 }
-
-/// What the system says of names, as of one moment.
-#[derive(Clone, Debug)]
-struct System {
-    read: [Option<Stamp>; 2],
-    resolver: TokioResolver,
-    hosts: Arc<Hosts>,
-}
-
-/// Addresses of a host, or records.
-type Held<T> = (T, Duration);
 
 impl Dns {
     /// Asks as `settings` say.
@@ -155,9 +139,17 @@ impl Dns {
         if !listed.is_empty() {
             return Ok((listed, FOREVER, Vec::new()));
         }
-        let of = |kind| system.ask(host.clone(), kind, "address", |data| data.ip_addr());
-        let [v4, v6] = both(of(RecordType::A), of(RecordType::AAAA)).await;
-        join([(v4, IpAddr::is_ipv4), (v6, IpAddr::is_ipv6)], &last)
+        let mut absent = Failure::NoName;
+        // Both families of one name, before another is tried: they must not come from different hosts.
+        for host in system.candidates(&host) {
+            let of = |kind| system.ask(host.clone(), kind, "address", |data| data.ip_addr());
+            let [v4, v6] = both(of(RecordType::A), of(RecordType::AAAA)).await;
+            match join([(v4, IpAddr::is_ipv4), (v6, IpAddr::is_ipv6)], &last) {
+                Err(failure) if failure.is_absence() => absent = failure,
+                found => return found,
+            }
+        }
+        Err(absent)
     }
 
     async fn services(self: &Arc<Dns>, service: Name, last: &[Service]) -> Result<Found, Failure> {
@@ -168,8 +160,15 @@ impl Dns {
                 _ => None,
             };
             let system = self.system()?;
-            let look_up = system.ask(service, RecordType::SRV, "SRV record", record);
-            timeout(LONGEST, look_up).await.unwrap_or(Err(Failure::Late))?
+            let mut found = Err(Failure::NoName);
+            for service in system.candidates(&service) {
+                let look_up = system.ask(service, RecordType::SRV, "SRV record", record);
+                found = timeout(LONGEST, look_up).await.unwrap_or(Err(Failure::Late));
+                if !found.as_ref().is_err_and(Failure::is_absence) {
+                    break;
+                }
+            }
+            found?
         };
         // A target of "." says that the service is decidedly not available.
         let records: Vec<_> = records.into_iter().filter(|record| !record.target.is_root()).collect();
@@ -216,77 +215,18 @@ impl Dns {
 
     /// Whom the system says to ask, read anew once that has changed.
     fn system(&self) -> Result<System, Failure> {
-        let now = [RESOLV_CONF, HOSTS].map(|path| Stamp::of(Path::new(path)).ok());
+        let now = System::stamps();
         let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(system) = system.as_ref().filter(|system| system.read == now) {
             return Ok(system.clone());
         }
-        let hosts = Hosts::from_system().unwrap_or_else(|error| {
-            tracing::warn!("cannot read {HOSTS}: {error}");
-            Hosts::default()
-        });
-        let resolver = self.resolver().map_err(|error| Failure::Failed(error.to_string()))?;
-        Ok(system.insert(System { read: now, resolver, hosts: Arc::new(hosts) }).clone())
-    }
-
-    fn resolver(&self) -> Result<TokioResolver, NetError> {
-        let (config, mut options) = if self.settings.servers.is_empty() {
-            system_conf::read_system_conf().unwrap_or_else(|error| {
-                tracing::warn!("{RESOLV_CONF} names no server ({error}): asking {LOCAL_SERVER}");
-                (servers(&[LOCAL_SERVER]), ResolverOpts::default())
-            })
-        } else {
-            (servers(&self.settings.servers), ResolverOpts::default())
-        };
-        options.timeout = self.settings.timeout;
-        options.attempts = ATTEMPTS;
-        // Who asks here knows how long an answer holds, and asks again only then.
-        options.cache_size = 0;
-        options.num_concurrent_reqs = 1;
-        options.use_hosts_file = ResolveHosts::Never;
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options;
-        builder.build()
-    }
-}
-
-impl System {
-    /// The addresses that /etc/hosts lists. Where there are any, nobody is asked, for either family.
-    fn listed(&self, host: &Name) -> BTreeSet<IpAddr> {
-        let of = |kind| self.hosts.lookup_static_host(&op::Query::query(host.clone(), kind));
-        let found = [RecordType::A, RecordType::AAAA].into_iter().filter_map(of);
-        found
-            .flat_map(|found| found.answers().iter().filter_map(|record| record.data.ip_addr()).collect::<Vec<_>>())
-            .collect()
-    }
-
-    /// Records of one kind, at least one, as `read` takes them, and how long they hold.
-    async fn ask<T>(
-        &self,
-        name: Name,
-        kind: RecordType,
-        called: &'static str,
-        read: impl Fn(&RData) -> Option<T>,
-    ) -> Result<Held<Vec<T>>, Failure> {
-        let found = self.resolver.lookup(name, kind).await.map_err(|error| match error {
-            NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NXDomain => {
-                Failure::NoName
-            }
-            NetError::Dns(DnsError::NoRecordsFound(_)) => Failure::NoRecord(called),
-            NetError::Timeout => Failure::Late,
-            error => Failure::Failed(error.to_string()),
-        })?;
-        let ttl = found.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
-        let records: Vec<T> = found.answers().iter().filter_map(|record| read(&record.data)).collect();
-        if records.is_empty() {
-            return Err(Failure::NoRecord(called));
-        }
-        Ok((records, Duration::from_secs(ttl.into())))
+        let new = System::read(&self.settings, system.as_ref(), now)?;
+        Ok(system.insert(new).clone())
     }
 }
 
 /// What one family came to.
-type Family = Result<Held<Vec<IpAddr>>, Failure>;
+type Family = Result<(Vec<IpAddr>, Duration), Failure>;
 
 /// Both, where the one that comes later is not waited for much longer once the other has addresses.
 async fn both(v4: impl Future<Output = Family>, v6: impl Future<Output = Family>) -> [Family; 2] {
@@ -323,7 +263,7 @@ fn join(
                 addresses.extend(found);
                 ttl = ttl.min(holds);
             }
-            Err(error @ (Failure::NoName | Failure::NoRecord(_))) => absent = absent.or(Some(error)),
+            Err(error) if error.is_absence() => absent = absent.or(Some(error)),
             Err(error) => {
                 kept.extend(last.iter().copied().filter(of));
                 failures.push(error);
@@ -340,17 +280,6 @@ fn join(
 
 fn name(text: &str) -> Result<Name, Failure> {
     Name::from_ascii(text).map_err(|error| Failure::Failed(error.to_string()))
-}
-
-fn servers(servers: &[SocketAddr]) -> ResolverConfig {
-    let server = |at: &SocketAddr| {
-        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
-            connection.port = at.port();
-            connection
-        });
-        NameServerConfig::new(at.ip(), true, connections.into())
-    };
-    ResolverConfig::from_name_servers(servers.iter().map(server).collect())
 }
 
 impl fmt::Display for Query {
@@ -379,6 +308,8 @@ impl fmt::Display for Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]

@@ -3,14 +3,14 @@
 //! It is looked at twice a second and read once it rests, so that one that is written in place is not read halfway. What
 //! cannot be read changes nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::stamp::Stamp;
-use crate::config::model::{Endpoint, EndpointsFile};
+use crate::config::model::Endpoint;
 use crate::config::read_endpoints;
 
 /// From one look to the next. A file has to look the same twice before it is read.
@@ -20,7 +20,7 @@ const MOST_TOLD: usize = 20;
 
 /// A file, and what was last found in its place.
 pub(super) struct Watched {
-    file: EndpointsFile,
+    path: PathBuf,
     /// Endpoints of the configuration, whose names are taken.
     others: Vec<Endpoint>,
     seen: Option<Sight>,
@@ -41,13 +41,13 @@ pub(super) enum Reading {
 
 impl Watched {
     /// A file that was not looked at yet, beside these endpoints.
-    pub(super) fn new(file: EndpointsFile, others: Vec<Endpoint>) -> Watched {
-        Watched { file, others, seen: None, told: None }
+    pub(super) fn new(path: PathBuf, others: Vec<Endpoint>) -> Watched {
+        Watched { path, others, seen: None, told: None }
     }
 
     /// Its path.
-    pub(super) fn path(&self) -> &PathBuf {
-        &self.file.path
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Waits for a version that was not told of yet. Nothing if the process is about to end.
@@ -77,7 +77,7 @@ impl Watched {
             return None;
         }
         let reading = match &sight {
-            Err(error) => Reading::Failed(vec![format!("{}: {error}", self.file.path.display())]),
+            Err(error) => Reading::Failed(vec![format!("{}: {error}", self.path.display())]),
             Ok(_) => self.read(),
         };
         if self.sight() != sight {
@@ -88,17 +88,12 @@ impl Watched {
     }
 
     fn sight(&self) -> Sight {
-        Stamp::of(&self.file.path).map_err(|error| error.to_string())
+        Stamp::of(&self.path).map_err(|error| error.to_string())
     }
 
     fn read(&self) -> Reading {
-        match read_endpoints(&self.file.path, &self.others) {
-            Ok(mut endpoints) => {
-                for endpoint in &mut endpoints {
-                    endpoint.max_connections = endpoint.max_connections.or(self.file.max_connections);
-                }
-                Reading::Endpoints(endpoints)
-            }
+        match read_endpoints(&self.path, &self.others) {
+            Ok(endpoints) => Reading::Endpoints(endpoints),
             Err(problems) => {
                 let mut told: Vec<String> = problems.0.iter().take(MOST_TOLD).map(ToString::to_string).collect();
                 if let Some(more) = problems.0.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
@@ -121,7 +116,7 @@ mod tests {
             None => "nothing".into(),
             Some(Reading::Endpoints(endpoints)) => {
                 let names: Vec<String> = endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
-                format!("[{}] of at most {:?}", names.join(" "), endpoints.first().and_then(|one| one.max_connections))
+                format!("[{}]", names.join(" "))
             }
             Some(Reading::Failed(problems)) => problems.join("; "),
         }
@@ -134,7 +129,7 @@ mod tests {
         let others = crate::config::read_endpoints;
         fs::write(folder.path().join("others.json"), r#"["10.0.0.9:1"]"#).unwrap();
         let others = others(&folder.path().join("others.json"), &[]).unwrap();
-        let mut file = Watched::new(EndpointsFile { path: path.clone(), max_connections: Some(3) }, others);
+        let mut file = Watched::new(path.clone(), others);
         let mut look = |case: &str, expected: &str| {
             let told = told(file.look()).replace(&format!("{}/", folder.path().display()), "");
             assert_eq!(told, expected, "{case}");
@@ -143,7 +138,7 @@ mod tests {
         look("still not there", "nothing");
         fs::write(&path, r#"["10.0.0.1:1"]"#).unwrap();
         look("it may be written to", "nothing");
-        look("it rests", "[10.0.0.1:1] of at most Some(3)");
+        look("it rests", "[10.0.0.1:1]");
         look("the same", "nothing");
         fs::write(&path, r#"["10.0.0.1:1", "10.0.0.2"]"#).unwrap();
         look("it may be written to", "nothing");
@@ -163,6 +158,6 @@ mod tests {
         fs::write(folder.path().join("v1"), "[]").unwrap();
         std::os::unix::fs::symlink("v1", &path).unwrap();
         look("a link", "nothing");
-        look("a link to an empty list", "[] of at most None");
+        look("a link to an empty list", "[]");
     }
 }

@@ -176,24 +176,25 @@ mod tests {
             .map(|member| {
                 let priority = if member.priority == BACKUP { "backup".into() } else { member.priority.to_string() };
                 assert_eq!(member.max_connections, Some(9));
-                format!("{} {} {} {priority}", member.name, member.target, member.weight)
+                let host = member.host.as_deref().unwrap_or("-");
+                format!("{} {} {} {priority} {host}", member.name, member.target, member.weight)
             })
             .collect();
         assert_eq!(
             told,
             [
-                "a 10.0.0.9:1 7 3",
-                "u unix:/run/x 7 0",
-                "db:1#10.0.0.1 10.0.0.1:1 7 4",
-                "db:1#::1 [::1]:1 7 4",
-                "second#10.0.0.1 10.0.0.1:1 7 backup",
-                "second#::1 [::1]:1 7 backup",
-                "s#10.0.0.2:5432 10.0.0.2:5432 5 10",
-                "s#[::2]:5432 [::2]:5432 5 10",
-                "s#10.0.0.3:5432 10.0.0.3:5432 1 20",
-                "b#10.0.0.2:5432 10.0.0.2:5432 5 backup",
-                "b#[::2]:5432 [::2]:5432 5 backup",
-                "b#10.0.0.3:5432 10.0.0.3:5432 1 backup",
+                "a 10.0.0.9:1 7 3 -",
+                "u unix:/run/x 7 0 -",
+                "db:1#10.0.0.1 10.0.0.1:1 7 4 db",
+                "db:1#::1 [::1]:1 7 4 db",
+                "second#10.0.0.1 10.0.0.1:1 7 backup db",
+                "second#::1 [::1]:1 7 backup db",
+                "s#10.0.0.2:5432 10.0.0.2:5432 5 10 10-5.example",
+                "s#[::2]:5432 [::2]:5432 5 10 10-5.example",
+                "s#10.0.0.3:5432 10.0.0.3:5432 1 20 20-1.example",
+                "b#10.0.0.2:5432 10.0.0.2:5432 5 backup 10-5.example",
+                "b#[::2]:5432 [::2]:5432 5 backup 10-5.example",
+                "b#10.0.0.3:5432 10.0.0.3:5432 1 backup 20-1.example",
             ]
         );
     }

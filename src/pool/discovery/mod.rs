@@ -9,8 +9,10 @@ mod dns;
 mod file;
 mod members;
 mod stamp;
+mod system;
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +40,7 @@ const BETWEEN_SETS: Duration = Duration::from_millis(100);
 /// Where the endpoints of one pool are found.
 pub(crate) struct Sources {
     endpoints: Vec<Endpoint>,
-    file: Option<model::EndpointsFile>,
+    file: Option<PathBuf>,
     /// The longest time from one look-up of a name to the next.
     refresh: Duration,
 }
