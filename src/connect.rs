@@ -26,8 +26,11 @@ use crate::sys;
 const TRIES: usize = 2;
 /// Pause before a unix socket whose queue is full is tried again.
 const QUEUE_FULL: Duration = Duration::from_millis(5);
-/// Pause of a client that waits, before it tries endpoints again that could not be reached.
+/// The first pause of a client that waits, before it tries endpoints again that could not be reached; twice as long each
+/// time, up to [`SELDOM`], and each by chance up to a half more or less.
 const AGAIN: Duration = Duration::from_millis(250);
+/// The longest of these pauses.
+const SELDOM: Duration = Duration::from_secs(1);
 
 /// One session's attempts on a pool.
 pub(crate) struct Attempts<'a> {
@@ -43,6 +46,8 @@ pub(crate) struct Attempts<'a> {
     wait: Option<Wait<'a>>,
     /// When it began to wait for an endpoint that can be chosen, and for a place at one.
     since: [Option<Instant>; 2],
+    /// The pause after the next failure.
+    pause: Duration,
 }
 
 /// A place in one of the pool's queues.
@@ -71,6 +76,7 @@ impl<'a> Attempts<'a> {
             failure: Failure::new(Outcome::NoEndpoint, Side::Policy),
             wait: None,
             since: [None; 2],
+            pause: AGAIN,
         }
     }
 
@@ -91,10 +97,11 @@ impl<'a> Attempts<'a> {
                     continue;
                 }
             };
-            // From here on it is somebody else's turn to wait.
-            self.wait = None;
+            // Others may try meanwhile.
+            self.wait.iter().for_each(|wait| wait.place.step_out());
             match self.dial(&lease).await {
                 Ok(stream) => {
+                    self.wait = None;
                     let took = began.elapsed().saturating_sub(waited);
                     self.pool.metrics.connect.record(took);
                     if !waited.is_zero() {
@@ -109,6 +116,7 @@ impl<'a> Attempts<'a> {
                     if self.failure.by == Side::Endpoint {
                         self.pool.failed(lease.endpoint());
                     }
+                    self.wait.iter().for_each(|wait| wait.place.step_back());
                 }
             }
         }
@@ -170,27 +178,31 @@ impl<'a> Attempts<'a> {
         if left.is_zero() {
             return Err(failure);
         }
+        let has_failed = self.failure.outcome != Outcome::NoEndpoint;
         if self.wait.as_ref().is_none_or(|wait| wait.lack != lack) {
             self.wait = None;
             let place = waiting.join().ok_or(Failure::new(Outcome::QueueFull, Side::Policy))?;
-            let first = place.is_first();
+            let is_its_turn = lack == Lack::Nobody || place.is_first();
             self.wait = Some(Wait { lack, place });
             // What became free before we joined woke nobody.
             fence(Ordering::SeqCst);
-            if if lack == Lack::Places { first } else { self.failure.outcome == Outcome::NoEndpoint } {
-                self.tried = Default::default();
+            if is_its_turn && !has_failed {
                 return Ok(());
             }
         }
         let Some(Wait { place, .. }) = &self.wait else { return Err(failure) };
-        // Who was reached by nobody and fails for it tries again before long; others wait for a change.
-        let failed = lack == Lack::Nobody && self.failure.outcome != Outcome::NoEndpoint;
+        // Who could not reach anybody tries again before long; others wait for a change. For want of places, one that fails
+        // at an endpoint that has some must not be woken by the next that does, and so on.
+        let pause = if has_failed { self.pause.mul_f64(0.5 + fastrand::f64()).min(left) } else { left };
         tokio::select! {
-            () = place.woken() => {}
-            () = sleep(if failed { left.min(AGAIN) } else { left }) => {}
+            () = place.woken(), if lack == Lack::Nobody || !has_failed => {}
+            () = sleep(pause) => {}
             () = self.client.gone(self.awaits_answer) => {
                 return Err(Failure::new(Outcome::ClientGone, Side::Client));
             }
+        }
+        if has_failed {
+            self.pause = (2 * self.pause).min(SELDOM);
         }
         self.tried = Default::default();
         Ok(())

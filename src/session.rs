@@ -20,6 +20,7 @@ use crate::forward::{End, Forward, closing};
 use crate::listen::Accepted;
 use crate::live::Route;
 use crate::observe::outcome::{Outcome, Side};
+use crate::pool::Lease;
 use crate::stream::{Family, Stream};
 use crate::supervise::worker::{Worker, spawn};
 use crate::table::{Ask, Entry};
@@ -57,6 +58,8 @@ struct Routed {
 struct Travelled {
     end: End,
     endpoint: Stream,
+    /// Given back once the endpoint's connection is closed: only then it has a place for another.
+    lease: Lease,
 }
 
 /// Serves one accepted connection on this worker until its record is written.
@@ -93,18 +96,18 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
         match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
             End::Unanswered(back) => {
                 attempts.unanswered(&lease);
-                story.entry().disconnected();
-                drop(lease);
                 opening = back;
                 if opening.is_none() || !attempts.may_go_on() {
-                    return Ok(Travelled { end: End::Unanswered(opening), endpoint });
+                    return Ok(Travelled { end: End::Unanswered(opening), endpoint, lease });
                 }
+                story.entry().disconnected();
+                drop((endpoint, lease));
             }
             end => {
                 if end.is_the_endpoints() && matches!(story.entry().bytes(), (1.., 0)) {
                     route.pool.failed(lease.endpoint());
                 }
-                return Ok(Travelled { end, endpoint });
+                return Ok(Travelled { end, endpoint, lease });
             }
         }
     }
@@ -140,7 +143,8 @@ fn part(travelled: Result<Travelled, Failure>, client: Stream, protocol: Protoco
 /// Closes both sockets so that each side learns the truth: a finish as a finish, a loss as a reset, after everything
 /// that the lost side had sent.
 async fn close(travelled: Travelled, client: Stream, protocol: Protocol) -> Failure {
-    let Travelled { end, endpoint } = travelled;
+    // In this order: the lease goes last.
+    let Travelled { lease, endpoint, end } = travelled;
     match end {
         End::Finished(side) => Failure::new(Outcome::Ok, side),
         End::Lost(side, outcome) => {
@@ -157,7 +161,7 @@ async fn close(travelled: Travelled, client: Stream, protocol: Protocol) -> Fail
             Failure::asked(outcome)
         }
         End::Unanswered(_) => {
-            drop(endpoint);
+            drop((endpoint, lease));
             refuse(Failure::new(Outcome::EndpointSilent, Side::Endpoint), client, protocol).await
         }
     }

@@ -8,6 +8,7 @@ mod entry;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use slab::Slab;
@@ -34,11 +35,22 @@ pub(crate) enum Ask {
     End {
         /// What it is called.
         outcome: Outcome,
-        /// Whether the session is at an idle point, where a plain close loses nothing.
-        idle: bool,
+        /// In which way.
+        how: Close,
     },
     /// Look at TCP_INFO of both sockets.
     Look,
+}
+
+/// In which way a session is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Close {
+    /// With a reset, so that nobody takes it for its own end.
+    Reset,
+    /// With a plain end if nothing is under way, else with a reset.
+    Plain,
+    /// With a plain end, and not at all while something is under way.
+    OnlyPlain,
 }
 
 /// The limits that a session lives under, the first two in whole seconds; `None` is off.
@@ -116,20 +128,27 @@ impl Table {
     /// Asks every session to end.
     pub(crate) fn end_all(&self, outcome: Outcome) {
         for (_, entry) in self.entries.borrow().iter() {
-            entry.ask(Ask::End { outcome, idle: false });
+            entry.ask(Ask::End { outcome, how: Close::Reset });
         }
     }
 
-    /// Tells of those sessions that `wanted` picks.
-    pub(crate) fn list(&self, now: u32, wanted: impl Fn(&Told) -> bool) -> Vec<Told> {
-        self.entries.borrow().iter().map(|(_, entry)| entry.tell(now)).filter(|told| wanted(told)).collect()
+    /// Tells of those sessions that `wanted` picks, as far as there is `room`, which gets smaller; and how many they are.
+    pub(crate) fn list(&self, now: u32, room: &AtomicUsize, wanted: impl Fn(&Entry) -> bool) -> (Vec<Told>, usize) {
+        let (mut listed, mut count) = (Vec::new(), 0);
+        for (_, entry) in self.entries.borrow().iter().filter(|(_, entry)| wanted(entry)) {
+            count += 1;
+            if room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(1)).is_ok() {
+                listed.push(entry.tell(now));
+            }
+        }
+        (listed, count)
     }
 
     /// Asks those sessions to end that `wanted` picks; how many they are.
-    pub(crate) fn kill(&self, now: u32, wanted: impl Fn(&Told) -> bool) -> usize {
+    pub(crate) fn kill(&self, wanted: impl Fn(&Entry) -> bool) -> usize {
         let entries = self.entries.borrow();
-        let chosen = entries.iter().filter(|(_, entry)| wanted(&entry.tell(now)));
-        chosen.map(|(_, entry)| entry.ask(Ask::End { outcome: Outcome::Killed, idle: false })).count()
+        let chosen = entries.iter().filter(|(_, entry)| wanted(entry));
+        chosen.map(|(_, entry)| entry.ask(Ask::End { outcome: Outcome::Killed, how: Close::Reset })).count()
     }
 
     /// Gives back memory that a spike of sessions left behind.

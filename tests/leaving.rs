@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::harness::answering::{Server, Speaks, http};
 use crate::harness::client::hello;
+use crate::harness::endpoint::Unreachable;
 use crate::harness::{Balancer, Client, Endpoint, Manner, eventually};
 
 const HEALTH: &str = "health = { probe = 'tcp', interval = '200ms', fast_interval = '100ms', rise = 1, fall = 2 }";
@@ -150,6 +151,76 @@ fn a_drained_endpoint_loses_its_sessions_at_their_idle_points() {
     eventually("the busy ones end once they are idle", || (active(&balancer, ["a", "b"])[0] == 0).then_some(()));
     others.iter_mut().for_each(goes_on);
     assert_eq!(outcomes(&balancer, 10), [("killed_drain".to_owned(), 10)]);
+}
+
+#[test]
+fn who_reads_slowly_is_not_idle() {
+    // The endpoint sends back what it gets; the client does not read, so that bytes are under way all the time.
+    let endpoint = Endpoint::start(Manner::Echoes);
+    let balancer = start(
+        &[("a", endpoint.address(), 0)],
+        "sessions = { on_drain = 'close-when-idle', idle = '1s', max_age = '1s', max_age_jitter = 0 }",
+    );
+    let mut client = sessions(&balancer, 1).remove(0);
+    let sent = vec![7; 16 << 20];
+    let mut writer = Client(client.0.try_clone().unwrap());
+    let bytes = sent.clone();
+    let writing = std::thread::spawn(move || writer.send(&bytes));
+    balancer.set("drain", "all", "a");
+    sleep(Duration::from_secs(5));
+    assert!(balancer.log().lines().is_empty(), "nobody was cut");
+    client.expect(&sent);
+    writing.join().unwrap();
+    // Now it is idle.
+    assert_eq!(client.rest().unwrap(), b"");
+    assert!(["killed_drain", "max_age"].contains(&balancer.record()["outcome"].as_str().unwrap()));
+}
+
+#[test]
+fn an_endpoint_that_drains_and_goes_down_is_down() {
+    let endpoint = Endpoint::start(Manner::Echoes);
+    let balancer = start(&[("a", endpoint.address(), 0)], &format!("sessions.on_down = 'close'\n{HEALTH}"));
+    let mut clients = sessions(&balancer, 3);
+    balancer.set("drain", "all", "a");
+    sleep(Duration::from_millis(1500));
+    clients.iter_mut().for_each(goes_on);
+    drop(endpoint);
+    assert_eq!(outcomes(&balancer, 3), [("killed_down".to_owned(), 3)]);
+    let status = balancer.ask(&json!({ "command": "status" }));
+    let told = &status["pools"][0]["endpoints"][0];
+    assert_eq!((&told["state"], &told["mode"]), (&json!("down"), &json!("drain")), "{status}");
+}
+
+#[test]
+fn in_a_panic_nobody_is_killed_for_what_probes_found() {
+    let endpoints = [(); 2].map(|()| Endpoint::start(Manner::Echoes));
+    let at = endpoints.each_ref().map(Endpoint::address);
+    let balancer = start(
+        &[("a", at[0], 0), ("b", at[1], 0)],
+        &format!("panic_percent = 60\nsessions.on_down = 'close'\n{HEALTH}"),
+    );
+    let mut clients = sessions(&balancer, 6);
+    let [first, _second] = endpoints;
+    drop(first);
+    let panic = "pointsman_pool_panic{pool=\"all\"}";
+    eventually("it panics", || (balancer.metric(panic) == 1.0).then_some(()));
+    sleep(Duration::from_millis(1500));
+    clients.iter_mut().for_each(goes_on);
+    balancer.set("maint", "all", "a");
+    assert_eq!(outcomes(&balancer, 3), [("killed_down".to_owned(), 3)], "an operator is believed");
+}
+
+#[test]
+fn who_came_to_a_standby_that_does_not_serve_stays() {
+    // The primary refuses but is not found to be down: sessions go on to the standby.
+    let (refusing, standby) = (crate::harness::process::free_address(), Endpoint::start(Manner::Echoes));
+    let balancer = start(
+        &[("primary", refusing, 0), ("standby", standby.address(), 1)],
+        "sessions.on_recovery = 'close'\noutliers.failures = 'off'",
+    );
+    let mut clients = sessions(&balancer, 3);
+    sleep(Duration::from_millis(2500));
+    clients.iter_mut().for_each(goes_on);
 }
 
 #[test]
@@ -337,11 +408,16 @@ fn old_sessions_are_closed_at_idle_points_and_not_all_at_once() {
 
 #[test]
 fn a_session_that_is_still_looking_for_an_endpoint_is_not_killed_with_the_one_it_left() {
-    // The first endpoint takes the opening and hangs up; the session goes on to the next, and the first is drained.
-    let (bad, good) = (Endpoint::start(Manner::HangsUpAfter(1)), Endpoint::start(Manner::Echoes));
-    let balancer = start(&[("bad", bad.address(), 0), ("good", good.address(), 1)], "sessions.on_drain = 'close'");
-    let mut clients = sessions(&balancer, 5);
+    // The first endpoint takes the opening and hangs up; the second answers no SYN for a while; meanwhile the first drains.
+    let (bad, unreachable) = (Endpoint::start(Manner::HangsUpAfter(1)), Unreachable::start());
+    let balancer = start(
+        &[("bad", bad.address(), 0), ("slow", unreachable.address(), 1)],
+        "sessions.on_drain = 'close'\ntimeouts.connect = '4s'",
+    );
+    let mut client = Client::sending(balancer.address("edge"), &hello("www.example.com"));
+    eventually("the first has hung up", || (bad.connections() == 1).then_some(()));
+    sleep(Duration::from_millis(200));
     balancer.set("drain", "all", "bad");
-    sleep(Duration::from_millis(1500));
-    clients.iter_mut().for_each(goes_on);
+    let _ = client.rest();
+    assert_eq!(balancer.record()["outcome"], "connect_timeout");
 }

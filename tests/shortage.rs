@@ -175,6 +175,29 @@ fn places_are_never_overbooked_by_many_at_once() {
 }
 
 #[test]
+fn an_endpoint_that_refuses_beside_a_full_one_is_not_tried_without_end() {
+    let (full, refusing) = (Endpoint::start(Manner::Echoes), free_address());
+    let endpoints = format!("{{ address = '{}', max_connections = 1 }}, '{refusing}'", full.address());
+    let balancer = start(&endpoints, "queue = '2s'\noutliers.failures = 'off'");
+    let mut served = waits(&balancer);
+    served.expect(&hello("www.example.com"));
+    let clients: Vec<Client> = (0..10).map(|_| waits(&balancer)).collect();
+    thread::sleep(Duration::from_secs(1));
+    let tries = format!("pointsman_endpoint_connect_failures_total{{pool=\"all\",endpoint=\"{refusing}\"}}");
+    let tries = balancer.metric(&tries);
+    assert!((2.0..=100.0).contains(&tries), "{tries} tries of 10 clients in a second");
+    // One of them takes the place when it is free, the others learn that there was none.
+    drop(served);
+    for mut client in clients {
+        client.finish();
+        let _ = client.rest();
+    }
+    let outcomes: Vec<String> =
+        balancer.records(11).iter().map(|record| record["outcome"].as_str().unwrap().to_owned()).collect();
+    assert!(outcomes.iter().filter(|outcome| *outcome == "ok").count() >= 2, "{outcomes:?}");
+}
+
+#[test]
 fn who_queues_too_long_is_told_so() {
     let endpoint = Endpoint::start(Manner::Echoes);
     let endpoints = format!("{{ address = '{}', max_connections = 1 }}", endpoint.address());
@@ -232,7 +255,6 @@ fn a_process_that_refuses_still_stops() {
 
 #[test]
 fn with_too_few_fit_endpoints_probes_are_not_believed() {
-    // Probes look at a port that nobody listens on for two of the three, so that they are down although they serve.
     let (good, dying) = (Endpoint::start(Manner::Echoes), [(); 2].map(|()| Endpoint::start(Manner::Echoes)));
     let addresses: Vec<SocketAddr> =
         dying.iter().map(Endpoint::address).chain(std::iter::once(good.address())).collect();

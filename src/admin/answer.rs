@@ -1,7 +1,7 @@
 //! Answers to what is asked over the admin socket: reads and changes the state of the process, on the control runtime.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc::unbounded_channel;
@@ -15,15 +15,15 @@ use super::pages::State as Process;
 use crate::config::model::{BACKUP, MAX_WEIGHT};
 use crate::health::Report;
 use crate::pool::endpoint::{PARTS, State};
-use crate::pool::operator::Mode;
+use crate::pool::operator::{Mode, Operator};
 use crate::pool::{Endpoint, Pool};
 use crate::supervise::shared::{Order, Shared};
-use crate::table::Told;
+use crate::table::{Entry, Identity, Told};
 
 /// How long workers may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The most sessions that are listed, whatever is asked for.
-const MOST_LISTED: usize = 100_000;
+const MOST_LISTED: usize = 10_000;
 
 /// The answer to one request, as JSON.
 pub(super) async fn answer(shared: &Shared, request: &[u8]) -> String {
@@ -50,40 +50,80 @@ async fn act(shared: &Shared, command: Command) -> Result<String, String> {
             Err(format!("a weight of {weight}; expected 0 to {MAX_WEIGHT}"))
         }
         Command::Weight { pool, endpoint, weight } => {
-            let (pool, endpoint) = find(shared, &Place { pool, endpoint })?;
-            endpoint.operator.set_weight(weight);
-            let (pool_name, name) = (&*pool.name, &*endpoint.name);
-            tracing::warn!(pool = pool_name, endpoint = name, weight = endpoint.weight(), "an operator set the weight");
-            Ok(changed(&pool, &endpoint))
+            let found = find(shared, &Place { pool, endpoint })?;
+            found.operator().set_weight(weight);
+            let (pool, endpoint) = (&*found.pool.name, found.name());
+            match weight {
+                Some(weight) => tracing::warn!(pool, endpoint, weight, "an operator set the weight"),
+                None => tracing::warn!(pool, endpoint, "an operator set the weight back to the configured one"),
+            }
+            Ok(changed(&found))
         }
     }
 }
 
 fn set_mode(shared: &Shared, place: &Place, mode: Mode) -> Result<String, String> {
-    let (pool, endpoint) = find(shared, place)?;
-    if endpoint.operator.set_mode(mode) {
-        if mode == Mode::Ready {
+    let found = find(shared, place)?;
+    if found.operator().set_mode(mode) {
+        if let Subject::Endpoint(endpoint) = &found.subject
+            && mode == Mode::Ready
+        {
             endpoint.warm_up(Instant::now());
         }
-        let (pool, endpoint) = (&*pool.name, &*endpoint.name);
+        let (pool, endpoint) = (&*found.pool.name, found.name());
         tracing::warn!(pool, endpoint, "an operator set it to {}", mode.word());
     }
-    Ok(changed(&pool, &endpoint))
+    Ok(changed(&found))
 }
 
 /// What an endpoint is now that it was changed. Sessions and choices follow at once.
-fn changed(pool: &Pool, endpoint: &Endpoint) -> String {
-    pool.commons.stir();
-    json(&Changed { endpoint: endpoint_status(endpoint) })
+fn changed(found: &Found) -> String {
+    found.pool.commons.stir();
+    let endpoint = match &found.subject {
+        Subject::Endpoint(endpoint) => endpoint_status(endpoint),
+        Subject::Absent(name, operator) => absent_status(name, operator),
+    };
+    json(&Changed { endpoint })
 }
 
-fn find(shared: &Shared, place: &Place) -> Result<(Arc<Pool>, Arc<Endpoint>), String> {
+/// What an operator speaks of.
+struct Found {
+    pool: Arc<Pool>,
+    subject: Subject,
+}
+
+enum Subject {
+    Endpoint(Arc<Endpoint>),
+    /// No endpoint has this name at the moment, but something was said of it.
+    Absent(Arc<str>, Arc<Operator>),
+}
+
+impl Found {
+    fn operator(&self) -> &Operator {
+        match &self.subject {
+            Subject::Endpoint(endpoint) => &endpoint.operator,
+            Subject::Absent(_, operator) => operator,
+        }
+    }
+
+    fn name(&self) -> &str {
+        match &self.subject {
+            Subject::Endpoint(endpoint) => &endpoint.name,
+            Subject::Absent(name, _) => name,
+        }
+    }
+}
+
+fn find(shared: &Shared, place: &Place) -> Result<Found, String> {
     let pool = pool(shared, &place.pool)?;
-    let endpoint = pool.find(&place.endpoint).ok_or_else(|| {
+    let absent = || pool.absent().into_iter().find(|(name, _)| **name == *place.endpoint);
+    let there = pool.find(&place.endpoint).map(Subject::Endpoint);
+    let subject = there.or_else(|| absent().map(|(name, operator)| Subject::Absent(name, operator)));
+    let subject = subject.ok_or_else(|| {
         let names: Vec<String> = pool.endpoints().iter().map(|endpoint| endpoint.name.to_string()).collect();
         format!("pool {:?} has no endpoint {:?}{}", place.pool, place.endpoint, it_has(&names))
     })?;
-    Ok((pool, endpoint))
+    Ok(Found { pool, subject })
 }
 
 fn pool(shared: &Shared, name: &str) -> Result<Arc<Pool>, String> {
@@ -128,13 +168,15 @@ fn status(shared: &Shared, only: Option<&str>) -> Result<Status, String> {
 }
 
 fn pool_status(pool: &Pool) -> PoolStatus {
+    let there = pool.all().into_iter().map(|endpoint| endpoint_status(&endpoint));
+    let absent = pool.absent().into_iter().map(|(name, operator)| absent_status(&name, &operator));
     PoolStatus {
         name: pool.name.to_string(),
         serving: pool.in_use().map(rank),
         panic: pool.panics(),
         held: pool.commons.held.len(),
         queued: pool.commons.queued.len(),
-        endpoints: pool.all().iter().map(|endpoint| endpoint_status(endpoint)).collect(),
+        endpoints: there.chain(absent).collect(),
     }
 }
 
@@ -154,12 +196,29 @@ fn endpoint_status(endpoint: &Endpoint) -> EndpointStatus {
         name: endpoint.name.to_string(),
         address: endpoint.target.to_string(),
         state: state.into(),
+        mode: endpoint.operator.mode().word().into(),
         priority: rank(endpoint.priority()),
         weight: endpoint.weight(),
         share: f64::from(endpoint.share()) / f64::from(PARTS),
         sessions: endpoint.active(),
         max_connections: endpoint.max_connections(),
         health: endpoint.health.as_ref().map(|health| health_status(&health.report())),
+    }
+}
+
+/// What is told of a name that no endpoint has, but operators have said something of.
+fn absent_status(name: &str, operator: &Operator) -> EndpointStatus {
+    EndpointStatus {
+        name: name.into(),
+        address: "-".into(),
+        state: "absent".into(),
+        mode: operator.mode().word().into(),
+        priority: "-".into(),
+        weight: operator.weight().unwrap_or_default(),
+        share: 0.0,
+        sessions: 0,
+        max_connections: None,
+        health: None,
     }
 }
 
@@ -179,17 +238,10 @@ fn rank(priority: u32) -> String {
 }
 
 async fn sessions(shared: &Shared, only: Filter, limit: usize) -> Result<Sessions, String> {
+    // Workers share the limit, so that what is sent is bounded by it.
     let left = Arc::new(AtomicUsize::new(limit));
     let picks = picker(shared, only);
-    let parts = ask_all(shared, move |worker| {
-        let (picks, left) = (picks.clone(), Arc::clone(&left));
-        let listed = worker.table.list(worker.tools.clock.now(), |told| picks(told));
-        // Workers share the limit, so that what is sent is bounded by it.
-        let room = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left - left.min(listed.len())));
-        let total = listed.len();
-        (listed.into_iter().take(room.unwrap_or(0)).collect::<Vec<Told>>(), total)
-    })
-    .await?;
+    let parts = ask_all(shared, move |worker| worker.table.list(worker.tools.clock.now(), &left, &picks)).await?;
     let total = parts.iter().map(|(_, total)| total).sum();
     let mut all: Vec<Told> = parts.into_iter().flat_map(|(listed, _)| listed).collect();
     all.sort_by_key(|told| told.identity.id);
@@ -199,10 +251,7 @@ async fn sessions(shared: &Shared, only: Filter, limit: usize) -> Result<Session
 async fn kill(shared: &Shared, only: Filter) -> Result<usize, String> {
     let told = format!("{only:?}");
     let picks = picker(shared, only);
-    let killed: usize = ask_all(shared, move |worker| worker.table.kill(worker.tools.clock.now(), |told| picks(told)))
-        .await?
-        .into_iter()
-        .sum();
+    let killed: usize = ask_all(shared, move |worker| worker.table.kill(&picks)).await?.into_iter().sum();
     tracing::warn!(killed, "an operator ended sessions: {told}");
     Ok(killed)
 }
@@ -228,27 +277,26 @@ async fn ask_all<T: Send + 'static>(
         match timeout_at(until, answers.recv()).await {
             Ok(Some(answer)) => all.push(answer),
             Ok(None) => return Ok(all),
-            Err(_) => return Err(format!("not every worker answers within {} s", PATIENCE.as_secs())),
+            Err(_) => {
+                let (missing, patience) = (shared.workers.len() - all.len(), PATIENCE.as_secs());
+                return Err(format!("{missing} workers did not answer within {patience} s; they may do it later"));
+            }
         }
     }
 }
 
 /// Whether a session fits.
-fn picker(shared: &Shared, only: Filter) -> impl Fn(&Told) -> bool + Clone + Send + 'static {
+fn picker(shared: &Shared, only: Filter) -> impl Fn(&Entry) -> bool + Clone + Send + 'static {
     let listener = only.listener.as_ref().map(|name| shared.doors.iter().position(|door| &*door.name == name.as_str()));
     let only = Arc::new(only);
-    move |told| {
-        let same = |wanted: &Option<String>, is: &Option<Arc<str>>| {
-            wanted.as_ref().is_none_or(|wanted| is.as_ref().is_some_and(|is| &**is == wanted.as_str()))
-        };
-        only.id.is_none_or(|id| id == told.identity.id)
-            && listener.is_none_or(|listener| listener == Some(told.identity.listener))
-            && same(&only.route, &told.route)
-            && same(&only.pool, &told.pool)
-            && same(&only.endpoint, &told.endpoint)
-            && only.client.is_none_or(|network| {
-                told.identity.client.is_some_and(|client| network.contains(&client.ip().to_canonical()))
-            })
+    move |entry| {
+        let Identity { id, listener: of, client, .. } = entry.identity;
+        only.id.is_none_or(|wanted| wanted == id)
+            && listener.is_none_or(|wanted| wanted == Some(of))
+            && entry.is_of(only.route.as_deref(), only.pool.as_deref(), only.endpoint.as_deref())
+            && only
+                .client
+                .is_none_or(|network| client.is_some_and(|client| network.contains(&client.ip().to_canonical())))
     }
 }
 

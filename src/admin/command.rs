@@ -132,8 +132,11 @@ pub(crate) struct PoolStatus {
 pub(crate) struct EndpointStatus {
     pub(crate) name: String,
     pub(crate) address: String,
-    /// `up`, `down`, `refused`, `unknown`, `ejected`, `full`, `drain`, `maint` or `removed`.
+    /// `up`, `down`, `refused`, `unknown`, `ejected`, `full`, `drain`, `maint`, `removed`, or `absent`: only its
+    /// name is known, because operators have said something of it.
     pub(crate) state: String,
+    /// What operators said: `ready`, `drain` or `maint`.
+    pub(crate) mode: String,
     /// A number, or `backup`.
     pub(crate) priority: String,
     pub(crate) weight: u16,

@@ -42,7 +42,7 @@ pub(crate) fn open(path: &Path) -> io::Result<(std::os::unix::net::UnixListener,
     Ok((socket.into(), file))
 }
 
-/// Answers until `stop`, and then what is under way.
+/// Answers until `stop`.
 pub(crate) async fn serve(listener: UnixListener, shared: Arc<Shared>, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let connections = TaskTracker::new();
@@ -82,7 +82,7 @@ async fn converse(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
         }
         if request.last() != Some(&b'\n') && request.len() == LONGEST {
             let answer = format!("{{\"error\":\"a request has at most {LONGEST} bytes\"}}\n");
-            return writer.write_all(answer.as_bytes()).await;
+            return timeout(SILENCE, writer.write_all(answer.as_bytes())).await?;
         }
         let mut answer = answer(shared, &request).await;
         answer.push('\n');

@@ -3,14 +3,21 @@
 //! The order is worked out once for a set of endpoints; a choice is then one look-up, so that one shared position
 //! serves all workers.
 
+/// The most turns of an order, unless there are more endpoints than that.
+const MOST: u64 = 200_000;
+
 /// The order of turns for endpoints of these weights: as many turns each as its weight, divided by what the weights
 /// have in common.
 ///
 /// An endpoint's k-th turn of w falls due at (2k + 1) / 2w of the round (stride scheduling, Waldspurger 1995).
+///
+/// Where that would be more than [`MOST`] turns, each endpoint gets fewer, at least one, which is close to its share.
 pub(crate) fn turns(weights: &[u16]) -> Vec<u32> {
     let common = weights.iter().fold(0, |common, &weight| greatest_common_divisor(common, weight)).max(1);
+    let sum: u64 = weights.iter().map(|weight| u64::from(weight / common)).sum();
+    let divisor = sum.div_ceil(MOST).max(1);
     let mut due: Vec<(u64, u64, u32)> = Vec::new();
-    for (index, weight) in (0_u32..).zip(weights.iter().map(|weight| u64::from(weight / common))) {
+    for (index, weight) in (0_u32..).zip(weights.iter().map(|weight| u64::from(weight / common).div_ceil(divisor))) {
         due.extend((0..weight).map(|turn| (2 * turn + 1, 2 * weight, index)));
     }
     due.sort_by(|a, b| (a.0 * b.1).cmp(&(b.0 * a.1)).then(a.2.cmp(&b.2)));
@@ -49,6 +56,16 @@ mod tests {
         ] {
             assert_eq!(turns(weights), expected, "{weights:?}");
         }
+    }
+
+    #[test]
+    fn an_order_does_not_grow_without_bounds() {
+        let weights: Vec<u16> = (0..10_000).map(|index| 1_000 + index % 7).collect();
+        let order = turns(&weights);
+        assert!((MOST / 2..=MOST + 10_000).contains(&(order.len() as u64)), "{}", order.len());
+        let mut counts = vec![0_u32; weights.len()];
+        order.iter().for_each(|&index| counts[index as usize] += 1);
+        assert!(counts.iter().all(|count| (18..=21).contains(count)), "{counts:?}");
     }
 
     #[test]

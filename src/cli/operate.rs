@@ -245,8 +245,10 @@ fn show_pool(pool: &PoolStatus) -> String {
     }
     text += if pool.panic { ", too few endpoints are fit: all are used\n" } else { "\n" };
     let rows = pool.endpoints.iter().map(|endpoint| {
-        let EndpointStatus { name, address, state, priority, weight, share, sessions, max_connections, health } =
+        let EndpointStatus { name, address, state, mode, priority, weight, share, sessions, max_connections, health } =
             endpoint;
+        // An endpoint that is down may have been drained before.
+        let state = if mode == "ready" || mode == state { state.clone() } else { format!("{state} ({mode})") };
         let grown = f64::from(*weight) <= *share;
         let weight = if grown { weight.to_string() } else { format!("{share:.1} of {weight}") };
         let sessions = match max_connections {
@@ -254,7 +256,7 @@ fn show_pool(pool: &PoolStatus) -> String {
             None => sessions.to_string(),
         };
         let (since, last) = health.as_ref().map(told).unwrap_or_default();
-        [name.clone(), state.clone(), since, weight, priority.clone(), sessions, address.clone(), last]
+        [name.clone(), state, since, weight, priority.clone(), sessions, address.clone(), last]
     });
     text + &table(["endpoint", "state", "since", "weight", "priority", "sessions", "address", "last probe"], rows)
 }
@@ -296,9 +298,12 @@ fn time(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
 
-/// Columns as wide as their widest cell, two blanks apart.
+/// Columns as wide as their widest cell, two blanks apart. What would steer a terminal is shown as a question mark: some of
+/// it comes from endpoints.
 fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let printable = |cell: String| cell.replace(char::is_control, "?");
+    let rows = std::iter::once(head.map(str::to_owned)).chain(rows);
+    let rows: Vec<[String; N]> = rows.map(|row| row.map(printable)).collect();
     let mut widths = [0; N];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {

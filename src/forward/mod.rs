@@ -24,7 +24,7 @@ use crate::detect::{Opening, Openings};
 use crate::observe::outcome::{Outcome, Side};
 use crate::stream::Stream;
 use crate::sys::{self, Health};
-use crate::table::{Ask, Entry, Finding};
+use crate::table::{Ask, Close, Entry, Finding};
 
 /// Bytes of the scratch buffer that all sessions of a worker read into.
 const SCRATCH: usize = 64 * 1024;
@@ -276,10 +276,14 @@ impl<'a> Forward<'a> {
 
     fn answer_ask(&mut self) -> Option<End> {
         match self.entry.take_ask()? {
-            Ask::End { outcome, idle } => match self.lost {
+            Ask::End { how: Close::OnlyPlain, .. } if self.is_busy() => {
+                self.entry.is_busy(self.tools.clock.now());
+                None
+            }
+            Ask::End { outcome, how } => match self.lost {
                 // The limit only ends what the loss of a side has begun.
-                Some((side, lost)) if idle => Some(End::Lost(side, lost)),
-                _ => Some(End::Asked { outcome, clean: idle && !self.holds_bytes() }),
+                Some((side, lost)) if how != Close::Reset => Some(End::Lost(side, lost)),
+                _ => Some(End::Asked { outcome, clean: how != Close::Reset && !self.holds_bytes() }),
             },
             Ask::Look => {
                 // Only now that the session has been silent for a while: short ones go without the system calls.
@@ -291,6 +295,12 @@ impl<'a> Forward<'a> {
                 })
             }
         }
+    }
+
+    /// Whether anything is on its way to either side, or one of them has ended and waits for the other.
+    fn is_busy(&self) -> bool {
+        let unsent = |socket: &Stream| sys::unsent(socket.as_fd()).unwrap_or(0) > 0;
+        self.holds_bytes() || self.first_end.is_some() || unsent(self.client) || unsent(self.endpoint)
     }
 
     /// Takes in what a look at one side's connection has found; `Some` where that ends the session.

@@ -99,7 +99,7 @@ fn a_look_finds_the_reset_of_a_client_whose_endpoint_is_blocked() {
         settle(&mut forward).await;
         near.entry.ask(Ask::Look);
         settle(&mut forward).await;
-        near.entry.ask(Ask::End { outcome: Outcome::HalfClose, idle: true });
+        near.entry.ask(Ask::End { outcome: Outcome::HalfClose, how: Close::Plain });
         let end = forward.await;
         assert!(matches!(end, End::Lost(Side::Client, Outcome::ClientReset)), "{end:?}");
     });
@@ -176,7 +176,8 @@ fn a_limit_ends_cleanly_only_where_nothing_is_under_way() {
             if blocked {
                 fill(&client, &mut forward).await;
             }
-            near.entry.ask(Ask::End { outcome, idle: outcome != Outcome::Shutdown });
+            near.entry
+                .ask(Ask::End { outcome, how: if outcome == Outcome::Shutdown { Close::Reset } else { Close::Plain } });
             match forward.await {
                 End::Asked { outcome: ended, clean } => assert_eq!((ended, clean), (outcome, expected), "{name}"),
                 end => panic!("{name}: {end:?}"),

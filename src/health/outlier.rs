@@ -104,6 +104,8 @@ pub(crate) struct Crowd {
     pub(crate) out: usize,
     /// Those that can be chosen.
     pub(crate) usable: usize,
+    /// Those of which nothing is known yet.
+    pub(crate) unknown: usize,
 }
 
 impl Crowd {
@@ -179,7 +181,7 @@ mod tests {
             (10, 8, 2, 100, true),
             (10, 2, 1, 100, false),
         ] {
-            let crowd = Crowd { all, out, usable };
+            let crowd = Crowd { all, out, usable, unknown: 0 };
             assert_eq!(crowd.can_spare_one(percent), can, "{crowd:?}, {percent} %");
         }
     }

@@ -53,19 +53,13 @@ fn reserve() -> Option<File> {
 }
 
 /// Accepts on one socket until `stop`; then takes what is still queued and closes the socket. While the listener refuses,
-/// the socket keeps its address and does not listen.
+/// the socket is bound and does not listen.
 pub(crate) async fn run(worker: Rc<Worker>, mut socket: OwnedFd, listener: usize, stop: CancellationToken) {
     let door = worker.door(listener);
     let mut refuses = door.refusal.as_ref().map(|refusal| refusal.refuses.subscribe());
     loop {
         // The reactor never forgets that a socket did not listen, so that it has to get to know it anew.
-        let registered = match sys::register(socket) {
-            Ok(registered) => registered,
-            Err(error) => {
-                tracing::error!(listener = &*door.name, "cannot wait for connections: {error}");
-                return;
-            }
-        };
+        let Some(registered) = register(socket, &door.name, &stop).await else { return };
         let ended = tokio::select! {
             () = take_all(&worker, &registered, listener, &stop) => true,
             () = becomes(&mut refuses, true) => false,
@@ -82,10 +76,29 @@ pub(crate) async fn run(worker: Rc<Worker>, mut socket: OwnedFd, listener: usize
         if stop.run_until_cancelled(becomes(&mut refuses, false)).await.is_none() {
             return;
         }
-        if let Err(error) = rustix::net::listen(&socket, backlog.try_into().unwrap_or(i32::MAX)) {
-            tracing::error!(listener = &*door.name, "cannot listen again: {error}");
-            return;
+        let mut last_complaint = None;
+        // Meanwhile somebody else may have taken the address, for as long as that lasts.
+        while let Err(error) = rustix::net::listen(&socket, backlog.try_into().unwrap_or(i32::MAX)) {
+            complain(&door.name, "listen again", &error.into(), &mut last_complaint);
+            if stop.run_until_cancelled(tokio::time::sleep(BACK_OFF)).await.is_none() {
+                return;
+            }
         }
+    }
+}
+
+/// Makes a socket known to the reactor, however long that fails; `None` once that should stop.
+async fn register(mut socket: OwnedFd, listener: &str, stop: &CancellationToken) -> Option<AsyncFd<OwnedFd>> {
+    let mut last_complaint = None;
+    loop {
+        // A failure takes the descriptor with it.
+        let spare = socket.try_clone();
+        match sys::register(socket) {
+            Ok(registered) => return Some(registered),
+            Err(error) => complain(listener, "wait for connections", &error, &mut last_complaint),
+        }
+        socket = spare.ok()?;
+        stop.run_until_cancelled(tokio::time::sleep(BACK_OFF)).await?;
     }
 }
 
@@ -110,7 +123,7 @@ async fn take_all(worker: &Rc<Worker>, socket: &AsyncFd<OwnedFd>, listener: usiz
             Ok(Queue::More) => tokio::task::yield_now().await,
             Err(error) => {
                 worker.metrics.accept_errors.increment(1);
-                complain(&worker.door(listener).name, &error, &mut last_complaint);
+                complain(&worker.door(listener).name, "accept", &error, &mut last_complaint);
                 tokio::time::sleep(BACK_OFF).await;
             }
         }
@@ -187,9 +200,9 @@ fn send_away(worker: &Worker, client: Option<SocketAddr>, listener: usize) {
 }
 
 /// Says what is wrong, at most once every [`COMPLAIN_EVERY`].
-fn complain(listener: &str, error: &io::Error, last: &mut Option<Instant>) {
+fn complain(listener: &str, what: &str, error: &io::Error, last: &mut Option<Instant>) {
     if last.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
         *last = Some(Instant::now());
-        tracing::error!(listener, "cannot accept: {error}");
+        tracing::error!(listener, "cannot {what}: {error}");
     }
 }

@@ -44,8 +44,8 @@ impl Commons {
         Commons {
             pool: pool.name.as_str().into(),
             sessions: pool.sessions,
-            held: Waiting::new(pool.shortage.most_waiting),
-            queued: Waiting::new(pool.shortage.most_waiting),
+            held: Waiting::new(pool.shortage.most_waiting, false),
+            queued: Waiting::new(pool.shortage.most_waiting, true),
             active: pool.balance.is_bounded().then(AtomicU32::default),
             aged: AtomicU32::new(0),
             stirred: AtomicBool::new(false),
@@ -59,7 +59,12 @@ impl Commons {
         self.bell.states.notify_one();
     }
 
-    /// Whether something has changed since the last call.
+    /// Whether something has changed that was not looked at.
+    pub(super) fn is_stirred(&self) -> bool {
+        self.stirred.load(Ordering::Relaxed)
+    }
+
+    /// The same, and from here on it was looked at.
     pub(super) fn was_stirred(&self) -> bool {
         self.stirred.swap(false, Ordering::Relaxed)
     }

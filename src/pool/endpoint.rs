@@ -197,9 +197,9 @@ impl Endpoint {
         }
         match (self.mode(), self.standing()) {
             (Mode::Maintenance, _) => State::Maintenance,
+            (_, Standing::Down) if self.was_refused() => State::Refused,
+            (_, Standing::Down) => State::Down,
             (Mode::Drain, _) => State::Drain,
-            (Mode::Ready, Standing::Down) if self.health.as_ref().is_some_and(Health::was_refused) => State::Refused,
-            (Mode::Ready, Standing::Down) => State::Down,
             (Mode::Ready, Standing::Unknown) => State::Unknown,
             (Mode::Ready, Standing::Up) if self.is_out() => State::Ejected,
             (Mode::Ready, Standing::Up) if !self.has_place() => State::Full,
@@ -207,14 +207,21 @@ impl Endpoint {
         }
     }
 
-    /// Why its sessions should leave as far as it is itself the cause.
-    pub(super) fn cause(&self) -> Option<Cause> {
-        match self.state() {
-            State::Removed => Some(Cause::Removal),
-            State::Maintenance | State::Down => Some(Cause::Down),
-            State::Refused => Some(Cause::Demotion),
-            State::Drain => Some(Cause::Drain),
-            State::Up | State::Unknown | State::Full | State::Ejected => None,
+    /// Whether it is down because it answered that it should not serve.
+    fn was_refused(&self) -> bool {
+        self.health.as_ref().is_some_and(Health::was_refused)
+    }
+
+    /// Why its sessions should leave as far as it is itself the cause; `unbelieved`: whatever probes found.
+    pub(super) fn cause(&self, unbelieved: bool) -> Option<Cause> {
+        if self.gone.load(Ordering::Relaxed) {
+            return Some(Cause::Removal);
+        }
+        match (self.mode(), self.standing()) {
+            (Mode::Maintenance, _) => Some(Cause::Down),
+            (_, Standing::Down) if !unbelieved => Some(if self.was_refused() { Cause::Demotion } else { Cause::Down }),
+            (Mode::Drain, _) => Some(Cause::Drain),
+            (Mode::Ready, _) => None,
         }
     }
 
@@ -314,6 +321,7 @@ impl Endpoint {
         let out = self.is_out();
         if self.told_out.swap(out, Ordering::Relaxed) != out {
             self.metrics.ejected.set(f64::from(out));
+            self.commons.stir();
             if out {
                 tracing::warn!(pool = self.pool(), endpoint = &*self.name, "is left out for a while: sessions failed");
             } else {

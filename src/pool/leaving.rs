@@ -56,17 +56,21 @@ impl Cause {
 }
 
 impl Leaving {
-    /// Sets the cause, if it is another one. True if it is. The time is that of the first cause.
-    pub(super) fn set(&self, cause: Option<Cause>, now: Instant) -> bool {
+    /// Sets the cause, if it is another one. True if sessions are to do something about it that they did not do before.
+    pub(super) fn set(&self, cause: Option<Cause>, rules: &Sessions, now: Instant) -> bool {
         let before = self.get();
         if before.map(|(cause, _)| cause) == cause {
             return false;
         }
-        // It has not been used since the first cause, whatever it is now.
-        let now = before.map_or(now, |(_, since)| since);
+        let rule = |cause: Cause| cause.rule(rules);
+        // One deadline goes on, whatever the cause is now.
+        let goes_on = before.filter(|(before, _)| {
+            rule(*before) == Leave::Deadline && cause.is_some_and(|cause| rule(cause) == Leave::Deadline)
+        });
+        let now = goes_on.map_or(now, |(_, since)| since);
         let since = u64::try_from(now.saturating_duration_since(epoch()).as_millis()).unwrap_or(u64::MAX >> BITS);
         self.word.store(cause.map_or(0, |cause| since << BITS | cause as u64), Ordering::Relaxed);
-        true
+        cause.is_some_and(|cause| rule(cause) != Leave::Keep)
     }
 
     /// The cause, and since when.
@@ -90,18 +94,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_keeps_its_time_until_it_is_another() {
-        let (leaving, start) = (Leaving::default(), Instant::now());
-        assert_eq!(leaving.get(), None);
-        let get = |after: u64| leaving.get().map(|(cause, since)| (cause, since <= start + Duration::from_secs(after)));
-        assert!(leaving.set(Some(Cause::Drain), start + Duration::from_secs(5)));
-        assert!(!leaving.set(Some(Cause::Drain), start + Duration::from_secs(9)));
-        assert_eq!((get(5), get(4)), (Some((Cause::Drain, true)), Some((Cause::Drain, false))));
-        for cause in Cause::ALL.into_iter().filter(|cause| *cause != Cause::Drain) {
-            assert!(leaving.set(Some(cause), start));
-            assert_eq!(leaving.get().map(|(cause, _)| cause), Some(cause));
+    fn a_cause_keeps_its_time_and_a_deadline_goes_on() {
+        let rules = Sessions {
+            on_down: Leave::Deadline,
+            on_removal: Leave::Deadline,
+            on_drain: Leave::Now,
+            ..Sessions::default()
+        };
+        let (leaving, start) = (Leaving::default(), Instant::now() + Duration::from_secs(1));
+        // Seconds at which a cause is set, whether sessions are to act on it, and since when it is the cause.
+        for (at, cause, acts, since) in [
+            (0, None, false, None),
+            (5, Some(Cause::Demotion), false, Some(5)),
+            (6, Some(Cause::Demotion), false, Some(5)),
+            (7, Some(Cause::Down), true, Some(7)),
+            (8, Some(Cause::Removal), true, Some(7)),
+            (9, Some(Cause::Drain), true, Some(9)),
+            (10, Some(Cause::Down), true, Some(10)),
+            (11, None, false, None),
+            (12, Some(Cause::Recovery), false, Some(12)),
+        ] {
+            let case = format!("{cause:?} at {at} s");
+            assert_eq!(leaving.set(cause, &rules, start + Duration::from_secs(at)), acts, "{case}");
+            let got = leaving.get();
+            assert_eq!(got.map(|(cause, _)| cause), cause, "{case}");
+            let seconds = got.map(|(_, since)| (since - start + Duration::from_millis(1)).as_secs());
+            assert_eq!(seconds, since, "{case}");
         }
-        assert!(leaving.set(None, start));
-        assert_eq!(leaving.get(), None);
     }
 }

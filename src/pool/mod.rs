@@ -15,7 +15,7 @@ pub(crate) mod waiting;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,9 @@ use crate::health::{Health, Standing};
 use crate::observe::metrics::{Metrics, PoolMetrics};
 use crate::table::{Limits, seconds};
 
+/// The shortest time between two orders of a pool that are made for nothing but other shares.
+const BETWEEN_ORDERS: Duration = Duration::from_millis(200);
+
 /// One pool of the configuration, at work.
 pub(crate) struct Pool {
     pub(crate) name: Arc<str>,
@@ -54,6 +57,12 @@ pub(crate) struct Pool {
     tiers: ArcSwap<Tiers>,
     /// Choices made so far.
     position: AtomicUsize,
+    /// Its first endpoints are still to be found.
+    gathers: AtomicBool,
+    /// There was an endpoint that clients could be sent to.
+    served: AtomicBool,
+    /// When orders were last made anew for other shares.
+    shared_out: Mutex<Option<Instant>>,
     /// Only the control side takes this lock.
     members: Mutex<Members>,
 }
@@ -115,6 +124,9 @@ impl Pool {
             source: pool.source.clone(),
             tiers: ArcSwap::from_pointee(Tiers::none(pool.fails_back, pool.panic_percent)),
             position: AtomicUsize::new(0),
+            gathers: AtomicBool::new(true),
+            served: AtomicBool::new(false),
+            shared_out: Mutex::default(),
             members: Mutex::default(),
         };
         new.set(discovery::members(&pool.endpoints, |_| None), metrics);
@@ -164,7 +176,7 @@ impl Pool {
         let Members { known: by_name, former } = &mut *guard;
         let before = self.endpoints();
         before.iter().for_each(|endpoint| endpoint.leave());
-        let now = Instant::now();
+        let (now, gathers) = (Instant::now(), self.gathers.load(Ordering::Relaxed));
         let mut endpoints = Vec::with_capacity(members.len());
         for member in members {
             let known = by_name.get(member.name.as_str());
@@ -173,7 +185,7 @@ impl Pool {
             let endpoint = same.unwrap_or_else(|| {
                 let (endpoint, gauges) = self.endpoint(&member, operator, metrics);
                 // A pool that serves is not to send everything to who has just come.
-                if !before.is_empty() {
+                if !before.is_empty() && !gathers {
                     endpoint.warm_up(now);
                 }
                 let (name, operator) = (Arc::clone(&endpoint.name), Arc::clone(&endpoint.operator));
@@ -185,7 +197,7 @@ impl Pool {
             endpoint.reckon(self.slow_start, now);
             endpoints.push(endpoint);
         }
-        self.tiers.store(Arc::new(self.tiers.load().with(endpoints, self.balance)));
+        self.tiers.store(Arc::new(self.tiers.load().with(endpoints, self.balance, gathers)));
         self.commons.replaced();
     }
 
@@ -206,32 +218,47 @@ impl Pool {
         (Arc::new(endpoint), gauges)
     }
 
+    /// All that its sources have to say at the start is said.
+    pub(crate) fn has_gathered(&self) {
+        self.gathers.store(false, Ordering::Relaxed);
+    }
+
+    /// Lets shares follow weights and time, and makes the orders anew that depend on them.
+    fn share_out(&self, all: &[Arc<Endpoint>], now: Instant) {
+        all.iter().for_each(|endpoint| endpoint.reckon(self.slow_start, now));
+        let mut last = self.shared_out.lock().unwrap_or_else(PoisonError::into_inner);
+        // Orders may be much work, and agents may talk all the time.
+        let rests = last.is_some_and(|last| now.saturating_duration_since(last) < BETWEEN_ORDERS);
+        if !rests && self.tiers.load().is_outdated() {
+            *last = Some(now);
+            self.tiers.store(Arc::new(self.tiers.load().with(self.endpoints(), self.balance, false)));
+        }
+    }
+
     /// Brings what choices go by up to date with the state of the endpoints, and lets those try who wait for one.
     pub(crate) fn settle(&self, now: Instant) -> Settled {
         let all = self.all();
-        all.iter().for_each(|endpoint| endpoint.reckon(self.slow_start, now));
-        if self.tiers.load().is_outdated() {
-            self.tiers.store(Arc::new(self.tiers.load().with(self.endpoints(), self.balance)));
-        }
+        self.share_out(&all, now);
+        let stirred = self.commons.was_stirred();
         let tiers = self.tiers.load();
         let in_use = tiers.settle();
         let mut leaving = false;
         for endpoint in &all {
             let stands_in = in_use.is_some_and(|in_use| endpoint.priority() > in_use);
-            let cause = endpoint.cause().or(stands_in.then_some(Cause::Recovery));
-            leaving |= endpoint.leaving.set(cause, now);
+            let cause = endpoint.cause(tiers.panics()).or(stands_in.then_some(Cause::Recovery));
+            leaving |= endpoint.leaving.set(cause, &self.commons.sessions, now);
         }
         let serves = tiers.serves();
-        if serves {
+        if self.served.swap(serves, Ordering::Relaxed) != serves || stirred {
             self.commons.held.wake_all();
             self.commons.queued.wake_first();
         }
         Settled { leaving, serves }
     }
 
-    /// Whether anything has changed since the last call, so that it should be settled.
-    pub(crate) fn was_stirred(&self) -> bool {
-        self.commons.was_stirred()
+    /// Whether anything has changed since it was settled.
+    pub(crate) fn is_stirred(&self) -> bool {
+        self.commons.is_stirred()
     }
 
     /// The endpoints of this moment, by priority.
@@ -242,6 +269,14 @@ impl Pool {
     /// The endpoint that is called so, or was and still has sessions.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<Endpoint>> {
         self.members().known.get(name)?.endpoint.upgrade()
+    }
+
+    /// Names of which operators have said something, and that no endpoint has at the moment.
+    pub(crate) fn absent(&self) -> Vec<(Arc<str>, Arc<Operator>)> {
+        let members = self.members();
+        let absent = members.known.iter().filter(|(_, known)| known.endpoint.strong_count() == 0);
+        let said = absent.filter(|(_, known)| !known.operator.is_default());
+        said.map(|(name, known)| (Arc::clone(name), Arc::clone(&known.operator))).collect()
     }
 
     /// Priority of the endpoints that serve.

@@ -60,8 +60,10 @@ proptest! {
         let (metrics, pool) = (Metrics::new(), Pool::new(&described(balance), &Metrics::new(), &Arc::default()));
         pool.set(all.clone(), &metrics);
         let mut leases: Vec<Lease> = Vec::new();
+        let mut now = Instant::now();
         for step in steps {
-            pool.settle(Instant::now());
+            now += BETWEEN_ORDERS;
+            pool.settle(now);
             match step {
                 Step::Lease(key, tried) => {
                     let tried = [tried.and_then(|index| pool.find(&all[index].name))];

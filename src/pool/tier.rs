@@ -10,6 +10,7 @@ use super::{Endpoint, Lease};
 use crate::balance::random_two::Urn;
 use crate::balance::{Load, least_connections, maglev, round_robin};
 use crate::config::model::Balance;
+use crate::health::Standing;
 use crate::health::outlier::Crowd;
 
 /// What a choice goes by besides the endpoints themselves.
@@ -54,7 +55,7 @@ pub(super) struct Tier {
     order: Order,
     /// The shares that `order` was made for.
     shares: Vec<u16>,
-    /// The weights of the endpoints that are fit, as of the last second.
+    /// The shares of the endpoints that are fit, as of the last time that the pool was settled, and at most a second ago.
     weights_up: AtomicU64,
 }
 
@@ -105,6 +106,7 @@ impl Tier {
             crowd.all += 1;
             crowd.out += usize::from(endpoint.is_out());
             crowd.usable += usize::from(endpoint.is_fit());
+            crowd.unknown += usize::from(endpoint.is_admitted() && endpoint.standing() == Standing::Unknown);
         }
         crowd
     }

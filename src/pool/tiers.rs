@@ -35,15 +35,16 @@ impl Tiers {
         }
     }
 
-    /// The same with these endpoints instead.
-    pub(super) fn with(&self, endpoints: Vec<Arc<Endpoint>>, balance: Balance) -> Tiers {
+    /// The same with these endpoints instead. While a pool gathers its first endpoints, who happened to be the first does
+    /// not count as who serves.
+    pub(super) fn with(&self, endpoints: Vec<Arc<Endpoint>>, balance: Balance, gathers: bool) -> Tiers {
         let mut by_priority: BTreeMap<u32, Vec<Arc<Endpoint>>> = BTreeMap::new();
         for endpoint in endpoints {
             by_priority.entry(endpoint.priority()).or_default().push(endpoint);
         }
         let tiers: Vec<Tier> =
             by_priority.into_iter().map(|(priority, endpoints)| Tier::new(priority, endpoints, balance)).collect();
-        let served = self.in_use();
+        let served = self.in_use().filter(|_| !gathers);
         let in_use = tiers.iter().position(|tier| Some(tier.priority) == served).unwrap_or(tiers.len());
         let new = Tiers {
             tiers,
@@ -71,19 +72,26 @@ impl Tiers {
         self.tiers.iter().flat_map(|tier| &tier.endpoints)
     }
 
-    /// Finds out which tier serves now, and gives its priority.
+    /// Finds out which tier serves now, and gives its priority, if there is one that does as it should.
     pub(super) fn settle(&self) -> Option<u32> {
         self.weigh();
         let crowds: Vec<Crowd> = self.tiers.iter().map(Tier::crowd).collect();
         let serves = |crowd: &Crowd| crowd.usable > 0 && crowd.usable * 100 >= crowd.all * self.least_percent;
+        // Who has not answered yet has not failed.
+        let may_serve = |crowd: &Crowd| serves(crowd) || (!self.fails_back && crowd.unknown > 0);
         let before = self.in_use.load(Ordering::Relaxed);
-        let stays = !self.fails_back && crowds.get(before).is_some_and(serves);
-        let now = if stays { Some(before) } else { crowds.iter().position(serves) };
-        self.panics.store(self.least_percent > 0 && now.is_none(), Ordering::Relaxed);
+        let first = || crowds.iter().position(may_serve);
+        let stays = !self.fails_back && crowds.get(before).is_some_and(may_serve);
+        let now = if stays { Some(before) } else { first() };
+        let panics = self.least_percent > 0 && now.is_none();
+        self.panics.store(panics, Ordering::Relaxed);
         // Where none serves, the last one that did stays in use with what it has left, and else the first with anybody.
-        let now = now.or_else(|| crowds.iter().position(|crowd| crowd.usable > 0));
+        let has_any = |crowd: &Crowd| crowd.usable > 0;
+        let left =
+            || if crowds.get(before).is_some_and(has_any) { Some(before) } else { crowds.iter().position(has_any) };
+        let now = now.or_else(left);
         self.in_use.store(now.unwrap_or(if self.fails_back { self.tiers.len() } else { before }), Ordering::Relaxed);
-        self.tiers.get(now?).map(|tier| tier.priority)
+        self.tiers.get(now?).map(|tier| tier.priority).filter(|_| !panics)
     }
 
     /// Adds up what is fit in each tier.
@@ -115,8 +123,11 @@ impl Tiers {
 
     /// The same in the tier that serves and, where nobody is allowed there, in the best of the others.
     fn first(&self, chooser: &Chooser<'_>, may: impl Fn(&Endpoint) -> bool) -> Result<Lease, Lack> {
-        let in_use = self.tiers.get(self.in_use.load(Ordering::Relaxed));
-        for tier in in_use.into_iter().chain(&self.tiers) {
+        let index = self.in_use.load(Ordering::Relaxed);
+        let in_use = self.tiers.get(index);
+        // Who stays with those that stand in until they fail does not go back for one session that failed there.
+        let stays = !self.fails_back && in_use.is_some_and(|tier| tier.crowd().usable > 0);
+        for tier in in_use.into_iter().chain(self.tiers.iter().skip(if stays { index + 1 } else { 0 })) {
             match tier.lease(chooser, &may) {
                 Err(Lack::Nobody) => {}
                 found => return found,

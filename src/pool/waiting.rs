@@ -2,9 +2,9 @@
 //!
 //! They belong to the pool and outlive its sets of endpoints. The lock is taken only while somebody waits.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -12,27 +12,34 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(crate) struct Waiting {
     most: usize,
+    /// Who leaves lets the next one try: what they wait for is not for all.
+    in_turn: bool,
     /// Length of the queue, for those who would not take the lock for nothing.
     length: AtomicUsize,
-    queue: Mutex<VecDeque<Arc<Waiter>>>,
+    queue: Mutex<Queue>,
 }
 
 #[derive(Debug, Default)]
-struct Waiter {
-    woken: Notify,
+struct Queue {
+    /// The next ticket.
+    next: u64,
+    /// Who waits, by ticket.
+    waiters: BTreeMap<u64, Arc<Notify>>,
 }
 
 /// One client's place in the queue; given back by Drop.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
     waiting: &'a Waiting,
-    waiter: Arc<Waiter>,
+    ticket: u64,
+    woken: Arc<Notify>,
 }
 
 impl Waiting {
-    /// Nobody waits; at most `most` may.
-    pub(crate) fn new(most: usize) -> Waiting {
-        Waiting { most, length: AtomicUsize::new(0), queue: Mutex::default() }
+    /// Nobody waits; at most `most` may. `in_turn`: for what only one of them can have, so that who leaves lets the next one
+    /// try.
+    pub(crate) fn new(most: usize, in_turn: bool) -> Waiting {
+        Waiting { most, in_turn, length: AtomicUsize::new(0), queue: Mutex::default() }
     }
 
     /// How many wait.
@@ -40,64 +47,83 @@ impl Waiting {
         self.length.load(Ordering::SeqCst)
     }
 
-    /// Whether somebody waits.
+    /// Whether somebody waits, behind whom others have to wait too.
     pub(crate) fn has_queue(&self) -> bool {
         self.len() > 0
     }
 
     /// A place at the end of the queue; `None` if it is full.
     pub(crate) fn join(&self) -> Option<Place<'_>> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.len() >= self.most {
+        let mut queue = self.queue();
+        if queue.waiters.len() >= self.most {
             return None;
         }
-        let waiter = Arc::new(Waiter::default());
-        queue.push_back(Arc::clone(&waiter));
-        self.length.store(queue.len(), Ordering::SeqCst);
-        Some(Place { waiting: self, waiter })
+        let (ticket, woken) = (queue.next, Arc::new(Notify::new()));
+        queue.next += 1;
+        self.enter(&mut queue, ticket, &woken);
+        Some(Place { waiting: self, ticket, woken })
     }
 
     /// There is, or may be, a place at an endpoint: wakes who is first.
     pub(crate) fn wake_first(&self) {
         if self.has_queue() {
-            let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.front().iter().for_each(|waiter| waiter.woken.notify_one());
+            self.queue().waiters.values().take(1).for_each(|first| first.notify_one());
         }
     }
 
     /// Endpoints have changed: wakes everybody.
     pub(crate) fn wake_all(&self) {
         if self.has_queue() {
-            let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.iter().for_each(|waiter| waiter.woken.notify_one());
+            self.queue().waiters.values().for_each(|waiter| waiter.notify_one());
         }
+    }
+
+    fn enter(&self, queue: &mut Queue, ticket: u64, woken: &Arc<Notify>) {
+        queue.waiters.insert(ticket, Arc::clone(woken));
+        self.length.store(queue.waiters.len(), Ordering::SeqCst);
+    }
+
+    fn leave(&self, ticket: u64) {
+        let mut queue = self.queue();
+        let was_there = queue.waiters.remove(&ticket).is_some();
+        self.length.store(queue.waiters.len(), Ordering::SeqCst);
+        drop(queue);
+        if was_there && self.in_turn {
+            // Who is first now tries too: the one that leaves may have been woken for a place that it did not take.
+            self.wake_first();
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Place<'_> {
     /// Waits until it is worth trying. A wake-up before the call counts.
     pub(crate) async fn woken(&self) {
-        self.waiter.woken.notified().await;
+        self.woken.notified().await;
     }
-}
 
-impl Place<'_> {
     /// Whether nobody is in front.
     pub(crate) fn is_first(&self) -> bool {
-        let queue = self.waiting.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.front().is_some_and(|first| Arc::ptr_eq(first, &self.waiter))
+        self.waiting.queue().waiters.first_key_value().is_none_or(|(first, _)| *first >= self.ticket)
+    }
+
+    /// Steps out of the queue to try an endpoint, and lets the next one try as well.
+    pub(crate) fn step_out(&self) {
+        self.waiting.leave(self.ticket);
+    }
+
+    /// Takes the old place again, in front of all who came later, however many wait.
+    pub(crate) fn step_back(&self) {
+        self.waiting.enter(&mut self.waiting.queue(), self.ticket, &self.woken);
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        {
-            let mut queue = self.waiting.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.retain(|waiter| !Arc::ptr_eq(waiter, &self.waiter));
-            self.waiting.length.store(queue.len(), Ordering::SeqCst);
-        }
-        // Who is first now tries too: the one that leaves may have been woken for a place that it did not take.
-        self.waiting.wake_first();
+        self.waiting.leave(self.ticket);
     }
 }
 
@@ -115,7 +141,7 @@ mod tests {
 
     #[test]
     fn places_are_taken_in_turn_and_bounded() {
-        let waiting = Waiting::new(2);
+        let waiting = Waiting::new(2, true);
         assert!(!waiting.has_queue());
         let (first, second) = (waiting.join().unwrap(), waiting.join().unwrap());
         assert!(waiting.join().is_none(), "full");
@@ -124,6 +150,7 @@ mod tests {
         assert!(is_woken(&first) && !is_woken(&second));
         assert!(!is_woken(&first), "woken once");
         drop(first);
+        assert!(second.is_first());
         assert!(is_woken(&second), "its turn has come");
         drop(second);
         assert_eq!(waiting.len(), 0);
@@ -131,12 +158,28 @@ mod tests {
 
     #[test]
     fn who_leaves_passes_the_call_on() {
-        let waiting = Waiting::new(3);
+        let waiting = Waiting::new(3, true);
         let (first, second, third) = (waiting.join().unwrap(), waiting.join().unwrap(), waiting.join().unwrap());
         waiting.wake_first();
         drop(first);
         assert!(is_woken(&second) && !is_woken(&third));
         waiting.wake_all();
         assert!(is_woken(&second) && is_woken(&third));
+    }
+
+    #[test]
+    fn who_tries_in_vain_has_its_old_place_again() {
+        let waiting = Waiting::new(2, true);
+        let (first, second) = (waiting.join().unwrap(), waiting.join().unwrap());
+        first.step_out();
+        assert!(is_woken(&second), "the next one tries as well");
+        let third = waiting.join().expect("there is room for another");
+        first.step_back();
+        assert_eq!(waiting.len(), 3, "it had a place before");
+        assert!(first.is_first() && !second.is_first() && !third.is_first());
+        first.step_out();
+        drop(first);
+        assert_eq!(waiting.len(), 2, "left once");
+        assert!(second.is_first());
     }
 }

@@ -90,7 +90,7 @@ impl Story {
     pub(super) fn routed(&mut self, route: &Arc<Route>) {
         route.metrics.sessions.increment(1);
         self.worker.door(self.listener()).metrics.opening.record(self.entry.identity.at.elapsed());
-        self.entry.set_route(&route.name);
+        self.entry.set_route(&route.name, &route.pool.name);
         self.route = Some(Arc::clone(route));
     }
 

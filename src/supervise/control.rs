@@ -130,7 +130,7 @@ async fn control(
                 continue;
             }
             () = shared.bell.states.notified() => {
-                settle(&shared, |pool| pool.was_stirred());
+                settle(&shared, Pool::is_stirred);
                 continue;
             }
             _ = publish.tick() => {}

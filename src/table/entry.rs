@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Ask, Finding, Limits, Told, seconds};
+use super::{Ask, Close, Finding, Limits, Told, seconds};
 use crate::config::model::{Leave, MaxAge};
 use crate::observe::outcome::{Outcome, Side};
 use crate::pool::Endpoint;
+use crate::pool::leaving::Cause;
 
 /// Seconds without a byte from a peer that was sent something, after which its connection is looked at.
 const LOOK_AFTER: u32 = 30;
@@ -29,10 +30,12 @@ pub(crate) struct Entry {
     bytes_up: Cell<u64>,
     bytes_down: Cell<u64>,
     account: RefCell<Option<Account>>,
-    /// Name of the route, once it is known.
-    route: RefCell<Option<Arc<str>>>,
-    /// A connection to the endpoint stands.
-    connected: Cell<bool>,
+    /// Names of the route and its pool, once they are known.
+    route: RefCell<Option<(Arc<str>, Arc<str>)>>,
+    /// Since when a connection to the endpoint stands.
+    connected: Cell<Option<Instant>>,
+    /// Until then it is not asked again to leave at an idle point: it was not at one.
+    busy_until: Cell<u32>,
 }
 
 /// What is known of a session from the start.
@@ -104,13 +107,14 @@ impl Entry {
             account: RefCell::default(),
             route: RefCell::default(),
             connected: Cell::default(),
+            busy_until: Cell::default(),
         }
     }
 
     /// A connection to an endpoint stands: the limits of the session's pool count from now.
     pub(crate) fn connected(&self, limits: Limits, now: u32) {
         self.limits.set(limits);
-        self.connected.set(true);
+        self.connected.set(Some(Instant::now()));
         self.half_closed.set(false);
         self.client.heard.set(now);
         self.endpoint.heard.set(now);
@@ -142,18 +146,36 @@ impl Entry {
         self.publish_bytes();
         // What an earlier endpoint got and did not answer was not delivered.
         self.bytes_up.set(0);
-        self.connected.set(false);
+        self.connected.set(None);
         *self.account.borrow_mut() = Some(Account { endpoint: Arc::clone(endpoint), up: 0, down: 0 });
     }
 
     /// The session looks for another endpoint: what becomes of this one is no longer its business.
     pub(crate) fn disconnected(&self) {
-        self.connected.set(false);
+        self.connected.set(None);
     }
 
-    /// The route is known.
-    pub(crate) fn set_route(&self, name: &Arc<str>) {
-        *self.route.borrow_mut() = Some(Arc::clone(name));
+    /// The route and its pool are known.
+    pub(crate) fn set_route(&self, route: &Arc<str>, pool: &Arc<str>) {
+        *self.route.borrow_mut() = Some((Arc::clone(route), Arc::clone(pool)));
+    }
+
+    /// Whether its route, its pool and its endpoint are called so, where that is asked.
+    pub(crate) fn is_of(&self, route: Option<&str>, pool: Option<&str>, endpoint: Option<&str>) -> bool {
+        let (known, account) = (self.route.borrow(), self.account.borrow());
+        let same = |wanted: Option<&str>, is: Option<&Arc<str>>| {
+            wanted.is_none_or(|wanted| is.is_some_and(|is| &**is == wanted))
+        };
+        same(route, known.as_ref().map(|(route, _)| route))
+            && same(pool, known.as_ref().map(|(_, pool)| pool))
+            && same(endpoint, account.as_ref().map(|account| &account.endpoint.name))
+    }
+
+    /// It was asked to leave at an idle point, and is not at one.
+    pub(crate) fn is_busy(&self, now: u32) {
+        let account = self.account.borrow();
+        let idle = account.as_ref().map_or(1, |account| seconds(account.endpoint.commons.sessions.idle));
+        self.busy_until.set(now.saturating_add(idle));
     }
 
     /// The endpoint has answered the session with a first byte.
@@ -224,39 +246,44 @@ impl Entry {
         let silent = now.saturating_sub(self.last_byte());
         let over = |limit: Option<u32>, since: u32| limit.is_some_and(|limit| since > limit);
         if draining.is_some_and(|passed| passed >= limits.drain) {
-            return Some(Ask::End { outcome: Outcome::Shutdown, idle: false });
+            return Some(Ask::End { outcome: Outcome::Shutdown, how: Close::Reset });
         }
         if self.half_closed.get() && over(limits.half_close, silent) {
-            return Some(Ask::End { outcome: Outcome::HalfClose, idle: true });
+            return Some(Ask::End { outcome: Outcome::HalfClose, how: Close::Plain });
         }
         if over(limits.idle, silent) {
-            return Some(Ask::End { outcome: Outcome::Idle, idle: true });
+            return Some(Ask::End { outcome: Outcome::Idle, how: Close::Plain });
         }
-        if let Some(ask) = self.leave(silent) {
+        if let Some(ask) = self.leave(silent, now) {
             return Some(ask);
         }
         (self.client.wants_look(now) || self.endpoint.wants_look(now)).then_some(Ask::Look)
     }
 
     /// Whether the session should leave its endpoint, after `silent` seconds without a byte.
-    fn leave(&self, silent: u32) -> Option<Ask> {
+    fn leave(&self, silent: u32, now: u32) -> Option<Ask> {
+        let connected = self.connected.get()?;
         let account = self.account.borrow();
-        let endpoint = &account.as_ref().filter(|_| self.connected.get())?.endpoint;
+        let endpoint = &account.as_ref()?.endpoint;
         let rules = &endpoint.commons.sessions;
-        let idle = silent > seconds(rules.idle);
-        if let Some((cause, since)) = endpoint.leaving.get() {
-            let leaves = match cause.rule(rules) {
-                Leave::Keep => false,
-                Leave::WhenIdle => idle,
-                Leave::Deadline => idle || since.elapsed() >= rules.deadline,
-                Leave::Now => true,
+        let idle = silent > seconds(rules.idle) && now >= self.busy_until.get();
+        if let Some((cause, since)) = endpoint.leaving.get()
+            && !(cause == Cause::Recovery && connected > since)
+        {
+            let at_once = if idle { Close::Plain } else { Close::Reset };
+            let how = match cause.rule(rules) {
+                Leave::Keep => None,
+                Leave::Now => Some(at_once),
+                Leave::Deadline if since.max(connected).elapsed() >= rules.deadline => Some(at_once),
+                Leave::WhenIdle | Leave::Deadline => idle.then_some(Close::OnlyPlain),
             };
-            if leaves {
-                return Some(Ask::End { outcome: cause.outcome(), idle });
+            if let Some(how) = how {
+                return Some(Ask::End { outcome: cause.outcome(), how });
             }
         }
         let too_old = rules.max_age.is_some_and(|limit| self.identity.is_older_than(&limit));
-        (too_old && idle && endpoint.commons.may_age()).then_some(Ask::End { outcome: Outcome::MaxAge, idle })
+        let ages = too_old && idle && endpoint.commons.may_age();
+        ages.then_some(Ask::End { outcome: Outcome::MaxAge, how: Close::OnlyPlain })
     }
 
     /// What is told of it to who asks at `now`.
@@ -264,12 +291,14 @@ impl Entry {
         let (bytes_up, bytes_down) = self.bytes();
         let account = self.account.borrow();
         let endpoint = account.as_ref().map(|account| &account.endpoint);
+        let known = self.route.borrow();
+        let (route, pool) = known.as_ref().map(|(route, pool)| (route, pool)).unzip();
         Told {
             identity: self.identity,
-            route: self.route.borrow().clone(),
-            pool: endpoint.map(|endpoint| Arc::clone(&endpoint.commons.pool)),
+            route: route.cloned(),
+            pool: pool.cloned(),
             endpoint: endpoint.map(|endpoint| Arc::clone(&endpoint.name)),
-            connected: self.connected.get(),
+            connected: self.connected.get().is_some(),
             bytes_up,
             bytes_down,
             silent: now.saturating_sub(self.last_byte()),
@@ -305,9 +334,9 @@ mod tests {
 
     #[test]
     fn limits_count_from_the_last_byte_and_end_late_rather_than_early() {
-        let idle = Some(Ask::End { outcome: Outcome::Idle, idle: true });
-        let half_close = Some(Ask::End { outcome: Outcome::HalfClose, idle: true });
-        let shutdown = Some(Ask::End { outcome: Outcome::Shutdown, idle: false });
+        let idle = Some(Ask::End { outcome: Outcome::Idle, how: Close::Plain });
+        let half_close = Some(Ask::End { outcome: Outcome::HalfClose, how: Close::Plain });
+        let shutdown = Some(Ask::End { outcome: Outcome::Shutdown, how: Close::Reset });
         let never = Limits { idle: None, half_close: None, drain: Duration::MAX };
         let for_ms = |passed| Some(Duration::from_millis(passed));
         // name, limits, half closed, last byte, draining for, now, due
@@ -383,10 +412,10 @@ mod tests {
     fn an_end_that_was_asked_for_stays_asked_for_and_is_taken_once() {
         let entry = unlimited();
         entry.ask(Ask::Look);
-        entry.ask(Ask::End { outcome: Outcome::Idle, idle: true });
+        entry.ask(Ask::End { outcome: Outcome::Idle, how: Close::Plain });
         entry.ask(Ask::Look);
-        entry.ask(Ask::End { outcome: Outcome::Shutdown, idle: false });
-        assert_eq!(entry.take_ask(), Some(Ask::End { outcome: Outcome::Idle, idle: true }));
+        entry.ask(Ask::End { outcome: Outcome::Shutdown, how: Close::Reset });
+        assert_eq!(entry.take_ask(), Some(Ask::End { outcome: Outcome::Idle, how: Close::Plain }));
         assert_eq!(entry.take_ask(), None);
     }
 }

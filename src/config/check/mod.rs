@@ -13,6 +13,7 @@ mod reach;
 mod routes;
 mod sessions;
 mod settings;
+mod useless;
 
 use std::collections::HashMap;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::{Node, Table};
-use super::{Check, balance, discovery, health, keys, listeners, named, routes, sessions, settings};
+use super::{Check, balance, discovery, health, keys, listeners, named, routes, sessions, settings, useless};
 use crate::config::address;
 use crate::config::model::{
     Address, BACKUP, Balance, Bind, Endpoint, MAX_PRIORITY, MAX_WEIGHT, NoEndpoint, Pool, Timeouts,
@@ -76,24 +76,29 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
     let panics = table.get("panic_percent").and_then(|node| node.number_unless("off", 1..=100, check.report));
     let health = table.get("health").map(|node| health::read(&node, known.then_some(&endpoints), check));
     let own = table.get("timeouts").map(|node| node.table(keys::POOL_TIMEOUTS, check.report));
+    let model = Pool {
+        name: name.to_owned(),
+        balance,
+        endpoints,
+        endpoints_file: file,
+        source: source.unwrap_or_default(),
+        refresh: refresh.unwrap_or(DEFAULT_REFRESH),
+        timeouts: settings::pool_timeouts(own.as_ref(), &timeouts.pool, check),
+        health: health.map(Arc::new),
+        outliers: health::outliers(table.get("outliers").as_ref(), check),
+        fails_back: fails_back.unwrap_or(true),
+        slow_start: slow_start.flatten(),
+        panic_percent: panics.flatten(),
+        max_connections_per_endpoint: most,
+        shortage: sessions::shortage(&table, check),
+        sessions: sessions::read(table.get("sessions").as_ref(), check),
+    };
+    // What is said of keys that were misread would only be noise.
+    if check.report.count() == before {
+        useless::report(&table, &model, known, check);
+    }
     Read {
-        model: Pool {
-            name: name.to_owned(),
-            balance,
-            endpoints,
-            endpoints_file: file,
-            source: source.unwrap_or_default(),
-            refresh: refresh.unwrap_or(DEFAULT_REFRESH),
-            timeouts: settings::pool_timeouts(own.as_ref(), &timeouts.pool, check),
-            health: health.map(Arc::new),
-            outliers: health::outliers(table.get("outliers").as_ref(), check),
-            fails_back: fails_back.unwrap_or(true),
-            slow_start: slow_start.flatten(),
-            panic_percent: panics.flatten(),
-            max_connections_per_endpoint: most,
-            shortage: sessions::shortage(&table, check),
-            sessions: sessions::read(table.get("sessions").as_ref(), check),
-        },
+        model,
         at: table.at,
         path: table.path().to_owned(),
         no_endpoint: table.get("no_endpoint").map(|node| node.at),
@@ -116,6 +121,11 @@ pub(super) fn refusals(pools: &[Read], listeners: &[listeners::Read], routes: &[
                 let message =
                     format!("listener {name} would refuse clients of {} too, which lead elsewhere", other.path);
                 check.report.add(at, path.clone(), message).expected("a listener whose routes all lead to this pool");
+            }
+            let free = |bind: &Bind| matches!(bind, Bind::Tcp(address) if address.port() == 0);
+            if let Some((_, socket, _)) = listener.bind.iter().find(|(bind, ..)| free(bind)) {
+                let message = format!("listener {name} takes a free port, and would come back with another one");
+                check.report.add(at, path.clone(), message).also(*socket);
             }
             if let Some((_, socket, _)) = listener.bind.iter().find(|(bind, ..)| matches!(bind, Bind::Unix(_))) {
                 let message = format!("listener {name} listens on a unix socket, which cannot refuse for a while");

@@ -28,8 +28,14 @@ fn nobody_to_choose() {
             "refuse on a unix socket",
             "no_endpoint = 'refuse'\n[listener.u]\nbind = 'unix:/run/u.sock'\nprotocol = 'tcp'\n[route.u]\nlistener = 'u'\npool = 'web'",
         ),
+        (
+            "refuse on a free port",
+            "no_endpoint = 'refuse'\n[listener.f]\nbind = '127.0.0.1:0'\nprotocol = 'tcp'\n[route.f]\nlistener = 'f'\npool = 'web'",
+        ),
         ("failback", "failback = 'never'"),
         ("failback as a truth", "failback = false"),
+        ("a limit to queue for", "max_connections_per_endpoint = 5\nqueue = '1s'"),
+        ("panic without anybody who judges", "panic_percent = 50\noutliers.failures = 'off'"),
         ("slow start", "slow_start = '30s'"),
         ("slow start with a hash", "balance = 'maglev'\nslow_start = '30s'"),
         ("slow start too slow", "slow_start = '2h'"),
@@ -38,7 +44,7 @@ fn nobody_to_choose() {
     ];
     assert_snapshot!(pool(&cases), @r#"
     hold
-      fine
+      main.toml:13:1: pool.web.queue: no endpoint has max_connections, so none is ever full
     another word
       main.toml:10:15: pool.web.no_endpoint: "wait" is not known; expected one of "close", "refuse", "hold"
     hold without holding
@@ -54,10 +60,16 @@ fn nobody_to_choose() {
       main.toml:10:15: pool.web.no_endpoint: listener "edge" would refuse clients of route.b too, which lead elsewhere; expected a listener whose routes all lead to this pool
     refuse on a unix socket
       main.toml:10:15: pool.web.no_endpoint: listener "u" listens on a unix socket, which cannot refuse for a while (see main.toml:12:8)
+    refuse on a free port
+      main.toml:10:15: pool.web.no_endpoint: listener "f" takes a free port, and would come back with another one (see main.toml:12:8)
     failback
-      fine
+      main.toml:10:1: pool.web.failback: all endpoints have the same priority, so there is nothing to fail back to
     failback as a truth
       main.toml:10:12: pool.web.failback: found false; expected one of "auto", "never"
+    a limit to queue for
+      fine
+    panic without anybody who judges
+      main.toml:10:1: pool.web.panic_percent: without a health table and outliers every endpoint is fit
     slow start
       fine
     slow start with a hash
@@ -109,12 +121,15 @@ fn sessions() {
             "out of range",
             "sessions = { idle = '0s', deadline = '2d', max_age = '31d', max_age_jitter = 51, max_age_per_minute = 0 }",
         ),
+        ("probed", "sessions.on_demotion = 'close'\nhealth.probe = 'tcp'"),
+        ("nobody to recover", "sessions.on_recovery = 'close'"),
+        ("no rule is a deadline", "sessions = { deadline = '5s', on_down = 'close' }"),
         ("jitter of nothing", "sessions = { max_age_jitter = 10, max_age_per_minute = 5 }"),
         ("jitter of off", "sessions = { max_age = 'off', max_age_jitter = 10 }"),
     ];
     assert_snapshot!(pool(&cases), @r#"
     all
-      fine
+      main.toml:10:33: pool.web.sessions.on_demotion: without a health table nobody asks an endpoint whether it should serve
     another word
       main.toml:10:20: pool.web.sessions.on_down: "kill" is not known; expected one of "keep", "close-when-idle", "deadline", "close"
     a slip
@@ -125,6 +140,12 @@ fn sessions() {
       main.toml:10:54: pool.web.sessions.max_age: 2678400s is out of range; expected "1s" to "30d", or "off"
       main.toml:10:78: pool.web.sessions.max_age_jitter: 51 is out of range; expected a number from 0 to 50
       main.toml:10:103: pool.web.sessions.max_age_per_minute: 0 is out of range; expected a number from 1 to 1000000
+    probed
+      fine
+    nobody to recover
+      main.toml:10:10: pool.web.sessions.on_recovery: all endpoints have the same priority, so none stands in for others
+    no rule is a deadline
+      main.toml:10:14: pool.web.sessions.deadline: no rule of this pool is "deadline"
     jitter of nothing
       main.toml:10:14: pool.web.sessions.max_age_jitter: without max_age no session is closed for its age
       main.toml:10:35: pool.web.sessions.max_age_per_minute: without max_age no session is closed for its age

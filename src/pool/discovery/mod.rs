@@ -96,6 +96,7 @@ pub(crate) async fn keep(
         }
         if is_first && let Some(first) = first.take() {
             first();
+            discovery.pool.has_gathered();
         }
         let event = tokio::select! {
             event = discovery.tasks.join_next() => event,
