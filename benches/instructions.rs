@@ -42,9 +42,9 @@ const CASES: [(&str, usize, u64); 22] = [
     ("maglev, 100 endpoints", 1_000, 250),
     ("maglev, 1,000 endpoints", 1_000, 250),
     ("maglev table, 1,000 endpoints", 5, 14_000_000),
-    ("lease, 2 endpoints", 1_000, 1_000),
-    ("lease, 100 endpoints", 500, 20_000),
-    ("pool from its configuration, 10,000 endpoints", 1, 1_000_000_000),
+    ("lease, 2 endpoints", 50_000, 450),
+    ("lease, 100 endpoints", 5_000, 13_500),
+    ("pool from its configuration, 10,000 endpoints", 1, 800_000_000),
     ("session: one message there and back", 500, 6_000),
     ("log line", 1_000, 12_000),
 ];
