@@ -263,6 +263,19 @@ fn a_wrong_word_is_definite_and_silence_is_not() {
 }
 
 #[test]
+fn silence_after_a_greeting_is_silence() {
+    // It greets and then says nothing more: that takes `fall` probes, and is no definite answer.
+    let server = Server::start(Speaks::Greets, "220 mail ESMTP\r\n");
+    let at = server.address();
+    let script = "script = [{ expect = '220' }, { send = \"EHLO x\\r\\n\" }, { expect = '250' }]";
+    let balancer = start(at, &format!("probe = 'script', {script}, fall = 3"));
+    goes_down(&balancer, at);
+    let status = balancer.ask(&serde_json::json!({ "command": "status" }));
+    let told = &status["pools"][0]["endpoints"][0];
+    assert_eq!(told["state"], "down", "not refused: {told}");
+}
+
+#[test]
 fn scripts_run_in_tls() {
     let folder = TempDir::new().unwrap();
     let authority = Authority::new(folder.path());

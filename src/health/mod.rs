@@ -30,7 +30,7 @@ use crate::pool::Target;
 pub(crate) struct Health {
     pub(crate) settings: Arc<model::Health>,
     /// The endpoint's host name, where it has one.
-    host: Option<Arc<str>>,
+    host: Mutex<Option<Arc<str>>>,
     metrics: HealthMetrics,
     /// Only the control side takes this lock.
     state: Mutex<State>,
@@ -86,7 +86,7 @@ impl Health {
         let state = State { verdict, agent: AgentState::default(), warning: expiry::Warning::default(), report };
         Health {
             settings: Arc::clone(settings),
-            host,
+            host: Mutex::new(host),
             metrics,
             state: Mutex::new(state),
             standing: AtomicU8::new(standing as u8),
@@ -94,6 +94,16 @@ impl Health {
             mode: AtomicU8::new(Mode::Ready as u8),
             percent: AtomicU32::new(AgentState::default().percent),
         }
+    }
+
+    /// Another host name has led to it, or none.
+    pub(crate) fn set_host(&self, host: Option<Arc<str>>) {
+        *self.host.lock().unwrap_or_else(PoisonError::into_inner) = host;
+    }
+
+    /// The host name that has led to it.
+    fn host(&self) -> Option<Arc<str>> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether the endpoint may be chosen, as far as probes go, and an agent that says `down`.

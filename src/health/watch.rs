@@ -1,12 +1,12 @@
 //! Probes that go on for as long as somebody wants to know: one task for each endpoint and way to ask it, on the control
 //! runtime, whatever number of pools listens to it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustls::ClientConfig;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -46,6 +46,8 @@ pub(crate) struct Watch {
     watched: HashMap<Key, Watched>,
     /// TLS settings that are in use.
     configs: HashMap<ProbeTls, Arc<ClientConfig>>,
+    /// The system's roots, once somebody goes by them.
+    roots: Option<RootCertStore>,
     /// Probes that may be under way at once: each takes a descriptor.
     room: Arc<Semaphore>,
 }
@@ -74,7 +76,7 @@ struct Listeners {
 impl Watch {
     /// Nothing yet; at most `room` probes at once.
     pub(crate) fn new(room: usize) -> Watch {
-        Watch { watched: HashMap::new(), configs: HashMap::new(), room: Arc::new(Semaphore::new(room)) }
+        Watch { watched: HashMap::new(), configs: HashMap::new(), roots: None, room: Arc::new(Semaphore::new(room)) }
     }
 
     /// Probes what the pools have now, and nothing else. Endpoints that are probed already go on as they are.
@@ -102,7 +104,8 @@ impl Watch {
             }
         }
         let watched = &self.watched;
-        self.configs.retain(|tls, _| watched.keys().any(|key| key.tls() == Some(tls)));
+        let wanted: HashSet<ProbeTls> = watched.keys().filter_map(|key| key.tls().map(nameless)).collect();
+        self.configs.retain(|tls, _| wanted.contains(tls));
     }
 
     /// Starts probes again that have ended by themselves, which only a panic can bring about.
@@ -119,15 +122,21 @@ impl Watch {
     fn tls(&mut self, ask: &Ask) -> Option<Result<tls::Client, Observation>> {
         let Ask::Endpoint { dialogue, name, .. } = ask else { return None };
         let tls = dialogue.tls.as_ref()?;
-        let config = match self.configs.get(tls) {
+        let settings = nameless(tls);
+        let config = match self.configs.get(&settings) {
             Some(config) => Arc::clone(config),
-            None => match tls::config(tls) {
-                Ok(config) => Arc::clone(self.configs.entry(tls.clone()).or_insert(config)),
+            None => match tls::config(tls, || self.roots.get_or_insert_with(tls::system_roots).clone()) {
+                Ok(config) => Arc::clone(self.configs.entry(settings).or_insert(config)),
                 Err(error) => return Some(Err(Observation::Refused(format!("TLS cannot be set up: {error}").into()))),
             },
         };
         Some(tls::Client::new(config, tls, name))
     }
+}
+
+/// What makes a difference to how a handshake is made, whatever the name.
+fn nameless(tls: &ProbeTls) -> ProbeTls {
+    ProbeTls { name: None, ..tls.clone() }
 }
 
 /// The ways in which an endpoint of `pool`, which sessions reach at `target`, is asked.
@@ -155,7 +164,7 @@ fn keys(pool: &Pool, target: &Target, health: &Health) -> Vec<Key> {
 /// What an endpoint that is probed at `target` is called in a request, and in its certificate. Nothing where it is not
 /// called by any name: probes that are the same otherwise are shared.
 fn called(dialogue: &Dialogue, health: &Health, target: &Target) -> (Arc<str>, Arc<str>) {
-    let host = health.host.clone();
+    let host = health.host();
     let address = || match target {
         Target::Ip(address) => address.ip().to_string(),
         // A server at a socket has no other name.
@@ -211,9 +220,8 @@ impl Listeners {
 
     fn set(&self, endpoints: &[Arc<Endpoint>]) {
         let mut known = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new =
-            |endpoint: &Arc<Endpoint>| !known.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(endpoint)));
-        if endpoints.iter().any(is_new) {
+        let before: HashSet<*const Endpoint> = known.iter().map(Weak::as_ptr).collect();
+        if endpoints.iter().any(|endpoint| !before.contains(&Arc::as_ptr(endpoint))) {
             self.changed.notify_one();
         }
         *known = endpoints.iter().map(Arc::downgrade).collect();

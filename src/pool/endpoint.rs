@@ -270,6 +270,7 @@ impl Endpoint {
         self.most.store(member.max_connections.or(most).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.priority.store(member.priority, Ordering::Relaxed);
         self.gone.store(false, Ordering::Relaxed);
+        self.health.iter().for_each(|health| health.set_host(member.host.clone()));
     }
 
     /// The pool no longer has it.

@@ -15,7 +15,7 @@ pub(crate) const ADMIN_PAGES: u64 = 66;
 /// The admin socket and its connections.
 pub(crate) const ADMIN_SOCKET: u64 = 18;
 /// Probes that may be under way at once, where there are plenty of descriptors.
-const PROBES: usize = 1024;
+pub(crate) const PROBES: usize = 1024;
 /// The share of all descriptors that probes may take: one in so many.
 const PROBES_SHARE: u64 = 16;
 /// A session has one for the client and one for the endpoint.

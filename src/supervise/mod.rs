@@ -288,13 +288,14 @@ fn workers(config: &Config) -> usize {
 fn budget(config: &Config, workers: usize, listening: usize) -> Result<(usize, usize, usize), StartError> {
     let limit = descriptors::raise();
     let of_endpoint = |endpoint: &Endpoint| match endpoint.address {
-        // A name may stand for several endpoints.
-        Address::Host { .. } | Address::Srv(_) => 16,
+        // A name may stand for many endpoints, and those that do not answer keep their place until they are given up.
+        Address::Host { .. } | Address::Srv(_) => 64,
         Address::Ip(_) | Address::Unix(_) => 1,
     };
-    // So may a file, and for many more.
+    // So may a file.
     let of_pool = |pool: &Pool| {
-        pool.endpoints.iter().map(of_endpoint).sum::<usize>() + if pool.endpoints_file.is_some() { 256 } else { 0 }
+        pool.endpoints.iter().map(of_endpoint).sum::<usize>()
+            + if pool.endpoints_file.is_some() { descriptors::PROBES } else { 0 }
     };
     let probed = config.pools.iter().map(|pool| {
         let ways = pool.health.as_ref();

@@ -19,6 +19,8 @@ use super::tls::authority;
 pub enum Speaks {
     /// At once, and then it ends.
     First,
+    /// At once, and then it only listens.
+    Greets,
     /// Each time it has received something.
     WhenAsked,
     /// Once it has received something, and then it ends.
@@ -141,14 +143,17 @@ fn talk(mut stream: impl Read + Write, speaks: Speaks, answer: &Mutex<String>, h
         stream.write_all(answer.as_bytes())?;
         stream.flush()
     };
+    if matches!(speaks, Speaks::First | Speaks::Greets) {
+        say(&mut stream)?;
+    }
     if speaks == Speaks::First {
-        return say(&mut stream);
+        return Ok(());
     }
     let mut buffer = [0; 4096];
     loop {
         let received = stream.read(&mut buffer)?;
         heard.extend_from_slice(&buffer[..received]);
-        if received > 0 {
+        if received > 0 && speaks != Speaks::Greets {
             say(&mut stream)?;
         }
         if received == 0 || speaks == Speaks::Once {

@@ -166,8 +166,9 @@ async fn talk(
         // A connection in clear on which nothing was said needs no more than to be closed.
         Probe::Tcp if tls.is_none() => plain(Observation::Pass("connected".into()), None, None),
         Probe::Tcp => {
-            let confirmed = deadline.hold(tls::confirm(&mut channel)).await;
-            plain(confirmed.unwrap_or_else(|_| Observation::Pass("TLS".into())), expires, None)
+            let confirmed = deadline.hold(tls::confirm(channel)).await;
+            let (observation, channel) = confirmed.unwrap_or((Observation::Pass("TLS".into()), None));
+            plain(observation, expires, channel)
         }
         Probe::Script(steps) => {
             let observation = script::run(&mut channel, steps, deadline).await;

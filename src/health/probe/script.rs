@@ -37,7 +37,7 @@ pub(super) async fn run(channel: &mut Channel, steps: &[Step], deadline: Deadlin
         let place = format!("at step {} of {}", index + 1, steps.len());
         return match step {
             Step::Expect(expected) if incoming.says_something() => {
-                let (answered, expected) = (shown(&incoming.0), shown(expected));
+                let (answered, expected) = (shown(&incoming.bytes), shown(expected));
                 Observation::Refused(format!("it answered {answered}, expected {expected} {place}").into())
             }
             _ => Observation::Missing(format!("{why} {place}").into()),
@@ -59,11 +59,12 @@ async fn send(channel: &mut Channel, bytes: &[u8]) -> Result<(), Failed> {
 }
 
 async fn expect(channel: &mut Channel, incoming: &mut Incoming, expected: &[u8]) -> Result<(), Failed> {
+    incoming.old = incoming.bytes.len();
     while !incoming.take_through(expected) {
-        if incoming.0.len() >= MOST_UNREAD {
+        if incoming.bytes.len() >= MOST_UNREAD {
             return Err(Failed::Full);
         }
-        if channel.read_buf(&mut incoming.0).await.map_err(Failed::Io)? == 0 {
+        if channel.read_buf(&mut incoming.bytes).await.map_err(Failed::Io)? == 0 {
             return Err(Failed::Ended);
         }
     }
@@ -72,21 +73,25 @@ async fn expect(channel: &mut Channel, incoming: &mut Incoming, expected: &[u8])
 
 /// What has come and was not expected yet.
 #[derive(Debug, Default)]
-struct Incoming(Vec<u8>);
+struct Incoming {
+    bytes: Vec<u8>,
+    /// How much of it was there before the step: that is no answer to it.
+    old: usize,
+}
 
 impl Incoming {
     /// Takes everything up to the end of the first `expected`. False if that has not come.
     fn take_through(&mut self, expected: &[u8]) -> bool {
-        let found = self.0.windows(expected.len().max(1)).position(|window| window == expected);
+        let found = self.bytes.windows(expected.len().max(1)).position(|window| window == expected);
         if let Some(start) = found {
-            self.0.drain(..start + expected.len());
+            self.bytes.drain(..start + expected.len());
         }
         found.is_some()
     }
 
-    /// Whether it is an answer: the end of a line that was taken before is none.
+    /// Whether an answer has come to the step: the end of a line is none.
     fn says_something(&self) -> bool {
-        self.0.iter().any(|byte| !byte.is_ascii_whitespace())
+        self.bytes.iter().skip(self.old).any(|byte| !byte.is_ascii_whitespace())
     }
 }
 
@@ -106,6 +111,10 @@ mod tests {
 
     use super::*;
 
+    fn came(bytes: Vec<u8>) -> Incoming {
+        Incoming { bytes, old: 0 }
+    }
+
     #[test]
     fn what_is_expected_is_taken_in_order() {
         for (case, came, expected, found, left) in [
@@ -117,12 +126,14 @@ mod tests {
             ("something else", "-LOADING", "+PONG", false, "-LOADING"),
             ("nothing", "", "+PONG", false, ""),
         ] {
-            let mut incoming = Incoming(came.into());
+            let mut incoming = super::tests::came(came.into());
             assert_eq!(incoming.take_through(expected.as_bytes()), found, "{case}");
-            assert_eq!(String::from_utf8_lossy(&incoming.0), left, "{case}");
+            assert_eq!(String::from_utf8_lossy(&incoming.bytes), left, "{case}");
         }
-        assert!(!Incoming(b"\r\n".to_vec()).says_something());
-        assert!(Incoming(vec![0]).says_something());
+        assert!(!came(b"\r\n".to_vec()).says_something());
+        assert!(came(vec![0]).says_something());
+        let greeted = Incoming { bytes: b" mail ESMTP\r\n".to_vec(), old: 13 };
+        assert!(!greeted.says_something(), "what was there before the step is no answer to it");
     }
 
     #[test]
@@ -140,16 +151,16 @@ mod tests {
                            expected in prop::collection::vec(0_u8..3, 1..4)) {
             // In pieces or at once: what is expected is found in the same place.
             let whole: Vec<u8> = pieces.concat();
-            let mut at_once = Incoming(whole);
+            let mut at_once = came(whole);
             let found = at_once.take_through(&expected);
             let mut incoming = Incoming::default();
             let mut found_in_pieces = false;
             for piece in &pieces {
-                incoming.0.extend(piece);
+                incoming.bytes.extend(piece);
                 found_in_pieces = found_in_pieces || incoming.take_through(&expected);
             }
             prop_assert_eq!(found, found_in_pieces);
-            prop_assert_eq!(at_once.0, incoming.0);
+            prop_assert_eq!(at_once.bytes, incoming.bytes);
         }
     }
 }

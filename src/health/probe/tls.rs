@@ -36,16 +36,20 @@ pub(super) struct Opened {
     pub(super) expires: Option<SystemTime>,
 }
 
-/// The settings of `tls`, to be made once and shared: reading the system's roots takes milliseconds.
+/// The settings of `tls`, to be made once and shared; `system` gives the system's roots.
 ///
 /// No session is ever resumed: that would leave out the certificates, and an endpoint whose certificate has expired or
 /// which no longer takes ours would look well.
-pub(crate) fn config(tls: &ProbeTls) -> Result<Arc<ClientConfig>, Error> {
+pub(crate) fn config(tls: &ProbeTls, system: impl FnOnce() -> RootCertStore) -> Result<Arc<ClientConfig>, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let builder = match &tls.trust {
         Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))),
-        Trust::Roots { system, files } => builder.with_root_certificates(roots(*system, files)),
+        Trust::Roots { system: by_system, files } => {
+            let mut roots = if *by_system { system() } else { RootCertStore::empty() };
+            roots.add_parsable_certificates(files.iter().cloned());
+            builder.with_root_certificates(roots)
+        }
     };
     let mut config = match &tls.identity {
         None => builder.with_no_client_auth(),
@@ -59,16 +63,14 @@ pub(crate) fn config(tls: &ProbeTls) -> Result<Arc<ClientConfig>, Error> {
     Ok(Arc::new(config))
 }
 
-fn roots(system: bool, files: &[CertificateDer<'static>]) -> RootCertStore {
+/// The root certificates of the system. Reading them takes milliseconds.
+pub(crate) fn system_roots() -> RootCertStore {
     let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(files.iter().cloned());
-    if system {
-        let found = rustls_native_certs::load_native_certs();
-        let (used, _) = store.add_parsable_certificates(found.certs);
-        if used == 0 {
-            let why = found.errors.first().map(ToString::to_string).unwrap_or_default();
-            tracing::error!("the system has no root certificates, so probes trust nobody by them: {why}");
-        }
+    let found = rustls_native_certs::load_native_certs();
+    let (used, _) = store.add_parsable_certificates(found.certs);
+    if used == 0 {
+        let why = found.errors.first().map(ToString::to_string).unwrap_or_default();
+        tracing::error!("the system has no root certificates, so probes trust nobody by them: {why}");
     }
     store
 }
@@ -105,21 +107,23 @@ impl Client {
 
 const NO_PROTOCOL: &str = "it takes none of the protocols offered (alpn)";
 
-/// For a probe that asks no more than a handshake: ends it, and tells what the endpoint makes of our certificate, or of
-/// that we have none. In TLS 1.3 it says so only after the handshake.
-pub(super) async fn confirm(channel: &mut Channel) -> Observation {
-    let Channel::Tls(stream) = &*channel else { return Observation::Pass("connected".into()) };
+/// For a probe that asks no more than a handshake: tells what the endpoint makes of our certificate, or of that we have
+/// none. In TLS 1.3 it says so only after the handshake, and is sure to have done so when it has ended too;
+/// where that is not waited for, the connection is still to be ended.
+pub(super) async fn confirm(mut channel: Channel) -> (Observation, Option<Channel>) {
+    let Channel::Tls(stream) = &channel else { return (Observation::Pass("connected".into()), Some(channel)) };
     let version = stream.get_ref().1.protocol_version();
     let text = match version {
         Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
         Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
         _ => "TLS",
     };
-    // Any other error comes of an endpoint that ends without a word, as many do.
-    match channel.part().await.err().as_ref().and_then(refusal) {
-        Some(refusal) if version == Some(ProtocolVersion::TLSv1_3) => Observation::Refused(refusal),
-        _ => Observation::Pass(text.into()),
+    if version != Some(ProtocolVersion::TLSv1_3) {
+        return (Observation::Pass(text.into()), Some(channel));
     }
+    // Any other error comes of an endpoint that ends without a word, as many do.
+    let refusal = channel.part().await.err().as_ref().and_then(refusal);
+    (refusal.map_or(Observation::Pass(text.into()), Observation::Refused), None)
 }
 
 /// What the failure of a handshake, or of a talk in TLS, tells of the endpoint.
