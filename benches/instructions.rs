@@ -42,8 +42,8 @@ const CASES: [(&str, usize, u64); 22] = [
     ("maglev, 100 endpoints", 1_000, 250),
     ("maglev, 1,000 endpoints", 1_000, 250),
     ("maglev table, 1,000 endpoints", 5, 14_000_000),
-    ("lease, 2 endpoints", 50_000, 450),
-    ("lease, 100 endpoints", 5_000, 13_500),
+    ("lease, 2 endpoints", 1_000, 450),
+    ("lease, 100 endpoints", 200, 13_500),
     ("pool from its configuration, 10,000 endpoints", 1, 800_000_000),
     ("session: one message there and back", 500, 6_000),
     ("log line", 1_000, 12_000),
@@ -91,8 +91,10 @@ fn main() -> anyhow::Result<ExitCode> {
 
 /// Instructions of a whole process that runs the case so often.
 fn counted(case: &str, times: usize) -> anyhow::Result<u64> {
+    let only: &[&str] = if case.starts_with("lease") { &["--toggle-collect=*lease_only*"] } else { &[] };
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .args(only)
         .arg(std::env::current_exe()?)
         .args(["--case", case, "--times", &times.to_string()])
         .output()
