@@ -42,7 +42,7 @@ const CASES: [(&str, usize, u64); 22] = [
     ("maglev, 100 endpoints", 1_000, 250),
     ("maglev, 1,000 endpoints", 1_000, 250),
     ("maglev table, 1,000 endpoints", 5, 14_000_000),
-    ("lease, 2 endpoints", 1_000, 450),
+    ("lease, 2 endpoints", 1_000, 650),
     ("lease, 100 endpoints", 200, 13_500),
     ("pool from its configuration, 10,000 endpoints", 1, 800_000_000),
     ("session: one message there and back", 500, 6_000),
