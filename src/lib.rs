@@ -56,4 +56,5 @@ mod stream;
 pub mod supervise;
 mod sys;
 mod table;
+mod tls;
 pub mod wire;

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::model::Config;
 use crate::observe::metrics::{Metrics, RouteMetrics};
@@ -28,6 +29,15 @@ pub(crate) struct Route {
     pub(crate) name: Arc<str>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) metrics: RouteMetrics,
+    /// How TLS ends here; `None`: it goes on to the endpoint.
+    pub(crate) tls: Option<Termination>,
+}
+
+/// How TLS ends here.
+pub(crate) struct Termination {
+    pub(crate) config: Arc<rustls::ServerConfig>,
+    /// How long a handshake may take, once the hello is there.
+    pub(crate) handshake: Duration,
 }
 
 impl Live {
@@ -36,7 +46,12 @@ impl Live {
         let pools: Vec<_> = config.pools.iter().map(|pool| Arc::new(Pool::new(pool, metrics, bell))).collect();
         let routes = config.routes.iter().filter_map(|route| {
             let pool = Arc::clone(pools.get(route.pool)?);
-            Some(Arc::new(Route { name: route.name.as_str().into(), pool, metrics: metrics.route(&route.name) }))
+            Some(Arc::new(Route {
+                name: route.name.as_str().into(),
+                pool,
+                metrics: metrics.route(&route.name),
+                tls: None,
+            }))
         });
         let routers = (0..config.listeners.len()).map(|index| Router::new(config, index)).collect();
         Live { routers, routes: routes.collect(), pools }

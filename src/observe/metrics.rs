@@ -12,6 +12,7 @@
 //! | `pointsman_listener_outcomes_total` | counter | listener, outcome | Connections that have ended, by how. |
 //! | `pointsman_listener_opening_seconds` | histogram | listener | From accept until the route was known. |
 //! | `pointsman_route_sessions_total` | counter | route | Sessions that took this route. |
+//! | `pointsman_route_handshake_seconds` | histogram | route | How long handshakes took, with or without success, where TLS ends here. |
 //! | `pointsman_pool_connect_seconds` | histogram | pool | From the first attempt to connect to the established connection. |
 //! | `pointsman_pool_discovery_failures_total` | counter | pool | Look-ups of names of endpoints, and readings of files of them, that failed. |
 //! | `pointsman_pool_held_sessions` | gauge | pool | Clients that wait because no endpoint can be chosen. |
@@ -78,6 +79,8 @@ pub struct ListenerMetrics {
 pub struct RouteMetrics {
     /// Sessions that took this route.
     pub sessions: Counter,
+    /// Seconds that handshakes took, with or without success.
+    pub handshake: Histogram,
 }
 
 /// What one pool counts.
@@ -225,7 +228,8 @@ impl Metrics {
 
     /// The handles of the route `name`.
     pub fn route(&self, name: &str) -> RouteMetrics {
-        RouteMetrics { sessions: self.with("route", name).counter(&ROUTE_SESSIONS) }
+        let of = self.with("route", name);
+        RouteMetrics { sessions: of.counter(&ROUTE_SESSIONS), handshake: of.histogram(&HANDSHAKE) }
     }
 
     /// The handles of the pool `name`.
@@ -364,6 +368,8 @@ families! {
     OUTCOMES Counter "pointsman_listener_outcomes_total" "Connections that have ended, by how.";
     OPENING Histogram "pointsman_listener_opening_seconds" "From accept until the route was known.";
     ROUTE_SESSIONS Counter "pointsman_route_sessions_total" "Sessions that took this route.";
+    HANDSHAKE Histogram "pointsman_route_handshake_seconds"
+        "How long handshakes took, with or without success, where TLS ends here.";
     CONNECT Histogram "pointsman_pool_connect_seconds"
         "From the first attempt to connect to the established connection.";
     DISCOVERY_FAILURES Counter "pointsman_pool_discovery_failures_total"

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Failure;
 use crate::config::model::Protocol;
-use crate::listen::Accepted;
+use crate::listen;
 use crate::live::Route;
 use crate::observe::line::MOST_OF_A_LIST;
 use crate::observe::outcome::{Outcome, Side};
@@ -15,6 +15,7 @@ use crate::observe::record::{Record, Said};
 use crate::pool::{Endpoint, Pool};
 use crate::supervise::worker::Worker;
 use crate::table::{Entry, Identity, Registered};
+use crate::tls::handshake::{Accepted, Refused};
 use crate::wire::client_hello::ClientHello;
 use crate::wire::name::Name;
 
@@ -29,13 +30,15 @@ pub(super) struct Story {
     route: Option<Arc<Route>>,
     connect: Option<Duration>,
     entry: Registered,
+    /// TLS ends here: nothing more is said to the client in clear.
+    sealed: bool,
     told: bool,
 }
 
 impl Story {
     /// Enters the session in the table.
-    pub(super) fn begin(worker: &Rc<Worker>, accepted: &Accepted) -> Story {
-        let Accepted { listener, client, at, start, .. } = *accepted;
+    pub(super) fn begin(worker: &Rc<Worker>, accepted: &listen::Accepted) -> Story {
+        let listen::Accepted { listener, client, at, start, .. } = *accepted;
         let identity = Identity { id: worker.next_id(), listener, client, at, start };
         let entry = Entry::new(identity, worker.tools.clock.now(), worker.door(listener).limits);
         Story {
@@ -43,6 +46,7 @@ impl Story {
             route: None,
             connect: None,
             entry: worker.table.add(entry),
+            sealed: false,
             told: false,
             worker: Rc::clone(worker),
         }
@@ -92,6 +96,29 @@ impl Story {
         self.worker.door(self.listener()).metrics.opening.record(self.entry.identity.at.elapsed());
         self.entry.set_route(&route.name, &route.pool.name);
         self.route = Some(Arc::clone(route));
+    }
+
+    /// From here on the client is only spoken to in TLS.
+    pub(super) fn seals(&mut self) {
+        self.sealed = true;
+    }
+
+    /// Whether the client can be told by an alert in clear why it is sent away.
+    pub(super) fn says_alerts(&self) -> bool {
+        self.protocol() == Protocol::Tls && !self.sealed
+    }
+
+    /// A handshake is over, `took` after it was begun.
+    pub(super) fn shook_hands(&mut self, made: Result<Accepted, Refused>, took: Duration) -> Result<Accepted, Failure> {
+        if let Some(route) = &self.route {
+            route.metrics.handshake.record(took);
+        }
+        made.map_err(|Refused { failure, why }| {
+            if let Some(why) = why {
+                tracing::debug!(id = self.entry.identity.id, "the handshake failed: {why}");
+            }
+            failure
+        })
     }
 
     /// An endpoint was tried, with or without success.

@@ -1,0 +1,378 @@
+//! Forwarding of a session whose TLS ends here: records of the client on one side, plain bytes of the endpoint on the
+//! other. While nothing moves it owns no buffer.
+//!
+//! Every byte is opened in the worker's scratch buffer and goes straight out; only what the sink would not take is kept,
+//! and then its source is not read until that is gone.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use rustix::net::SendFlags;
+
+use super::{End, Tools, is_dead, lost_outcome};
+use crate::observe::outcome::{Outcome, Side};
+use crate::stream::Stream;
+use crate::sys;
+use crate::table::{Ask, Close, Entry, Finding};
+use crate::tls::handshake::Accepted;
+use crate::tls::sealed::{Opened, Sealed};
+
+/// Bytes that one direction moves before other sessions have their turn.
+const TURN: usize = 512 * 1024;
+/// Bytes of the endpoint that are sealed at once: with what sealing adds they fill the scratch buffer.
+const PIECE: usize = 48 * 1024;
+
+/// Both directions of one terminated session.
+pub(crate) struct Terminated<'a> {
+    client: &'a Stream,
+    endpoint: &'a Stream,
+    tools: &'a Tools,
+    entry: &'a Entry,
+    sealed: Box<Sealed>,
+    /// Records of the client that are not complete, or that the endpoint has no room for.
+    incoming: Vec<u8>,
+    /// Records for the client that its socket did not take.
+    outgoing: Kept,
+    /// Plain bytes for the endpoint that its socket did not take.
+    plain: Kept,
+    /// Records in `incoming` are complete.
+    unopened: bool,
+    up: Phase,
+    down: Phase,
+    first_end: Option<Side>,
+    /// The endpoint has not sent a byte yet.
+    silent: bool,
+}
+
+/// What a sink would not take.
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+/// Where one direction is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// Its source has ended; what is kept is still to be sent.
+    Ending,
+    Ended,
+}
+
+/// Why a direction cannot go on.
+enum Stop {
+    /// One side of the session was lost.
+    Lost(Side, io::Error),
+    /// A side broke the rules of TLS.
+    Broken(rustls::Error),
+}
+
+impl<'a> Terminated<'a> {
+    /// Forwards between a client whose handshake is over and a connected endpoint.
+    pub(crate) fn new(
+        client: &'a Stream,
+        endpoint: &'a Stream,
+        accepted: Accepted,
+        tools: &'a Tools,
+        entry: &'a Entry,
+    ) -> Terminated<'a> {
+        let Accepted { sealed, incoming } = accepted;
+        Terminated {
+            client,
+            endpoint,
+            tools,
+            entry,
+            sealed,
+            unopened: !incoming.is_empty(),
+            incoming,
+            outgoing: Kept::default(),
+            plain: Kept::default(),
+            up: Phase::Running,
+            down: Phase::Running,
+            first_end: None,
+            silent: true,
+        }
+    }
+
+    fn poll_session(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if let Some(end) = self.answer_ask() {
+            return Poll::Ready(end);
+        }
+        for stop in [self.poll_down(cx), self.poll_up(cx)] {
+            match stop {
+                Ok(()) => {}
+                Err(Stop::Lost(side, error)) => return Poll::Ready(End::Lost(side, lost_outcome(side, &error))),
+                Err(Stop::Broken(why)) => {
+                    tracing::debug!("TLS was broken: {why}");
+                    // The alert goes out as far as it can: the session ends in any case.
+                    let _ = self.flush_down(cx);
+                    return Poll::Ready(End::Lost(Side::Client, Outcome::TlsBroken));
+                }
+            }
+        }
+        if (self.up, self.down) == (Phase::Ended, Phase::Ended) {
+            return Poll::Ready(End::Finished(self.first_end.unwrap_or(Side::Client)));
+        }
+        Poll::Pending
+    }
+
+    /// From the endpoint to the client.
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
+        let lost = |error| Stop::Lost(Side::Client, error);
+        let mut moved = 0;
+        loop {
+            if self.flush_down(cx).map_err(lost)?.is_pending() {
+                return Ok(());
+            }
+            match self.down {
+                Phase::Running => {}
+                Phase::Ending => {
+                    self.down = Phase::Ended;
+                    self.ended(Side::Endpoint);
+                    // The client may still have to say something; once it has not, closing the socket tells it.
+                    if self.up != Phase::Ended {
+                        self.client.shutdown_write().map_err(lost)?;
+                    }
+                    return Ok(());
+                }
+                Phase::Ended => return Ok(()),
+            }
+            if moved >= TURN {
+                cx.waker().wake_by_ref();
+                return Ok(());
+            }
+            let mut scratch = self.tools.scratch.borrow_mut();
+            let piece = scratch.get_mut(..PIECE).unwrap_or_default();
+            let received = match self.endpoint.poll_recv(cx, piece) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(error)) => return Err(Stop::Lost(Side::Endpoint, error)),
+                Poll::Ready(Ok(received)) => received,
+            };
+            if received == 0 {
+                drop(scratch);
+                self.sealed.close();
+                self.down = Phase::Ending;
+                continue;
+            }
+            if std::mem::take(&mut self.silent) {
+                self.entry.answered();
+            }
+            moved += received;
+            let plain = scratch.get(..received).unwrap_or_default();
+            let mut room = self.tools.sealed.borrow_mut();
+            let needed = self.sealed.room_for(received);
+            if room.len() < needed {
+                room.resize(needed, 0);
+            }
+            let length = self.sealed.seal(plain, &mut room).map_err(Stop::Broken)?;
+            let mut left = room.get(..length).unwrap_or_default();
+            self.entry.moved(Side::Endpoint, received, received, self.tools.clock.now());
+            while !left.is_empty() {
+                match self.client.poll_send(cx, left) {
+                    Poll::Ready(Ok(sent)) => left = left.get(sent..).unwrap_or_default(),
+                    Poll::Ready(Err(error)) => return Err(lost(error)),
+                    Poll::Pending => {
+                        self.outgoing.keep(left);
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what is kept for the client, and what the connection itself has to say.
+    fn flush_down(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        if self.outgoing.send(self.client, cx)?.is_pending() {
+            return Ok(Poll::Pending);
+        }
+        while !self.sealed.outgoing().is_empty() {
+            match self.client.poll_send(cx, self.sealed.outgoing())? {
+                Poll::Ready(sent) => self.sealed.sent(sent),
+                Poll::Pending => return Ok(Poll::Pending),
+            }
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    /// From the client to the endpoint.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
+        let lost = |error| Stop::Lost(Side::Endpoint, error);
+        let mut moved = 0;
+        loop {
+            if self.plain.send(self.endpoint, cx).map_err(lost)?.is_pending() {
+                return Ok(());
+            }
+            match self.up {
+                Phase::Running => {}
+                Phase::Ending => {
+                    self.up = Phase::Ended;
+                    self.ended(Side::Client);
+                    if self.down != Phase::Ended {
+                        self.endpoint.shutdown_write().map_err(lost)?;
+                    }
+                    return Ok(());
+                }
+                Phase::Ended => return Ok(()),
+            }
+            if moved >= TURN {
+                cx.waker().wake_by_ref();
+                return Ok(());
+            }
+            let mut scratch = self.tools.scratch.borrow_mut();
+            let mut length = self.incoming.len();
+            let mut ended = false;
+            if !std::mem::take(&mut self.unopened) {
+                let room = scratch.get_mut(length..).unwrap_or_default();
+                match self.client.poll_recv(cx, room) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Err(error)) => return Err(Stop::Lost(Side::Client, error)),
+                    Poll::Ready(Ok(0)) => ended = true,
+                    Poll::Ready(Ok(received)) => length += received,
+                }
+            }
+            let incoming = scratch.get_mut(..length).unwrap_or_default();
+            let kept = std::mem::take(&mut self.incoming);
+            if let Some(front) = incoming.get_mut(..kept.len()) {
+                front.copy_from_slice(&kept);
+            }
+            let (read, written) = self.open(cx, incoming, ended)?;
+            moved += read;
+            self.entry.moved(Side::Client, read, written, self.tools.clock.now());
+        }
+    }
+
+    /// Opens records and sends what is in them. Gives the plain bytes that came, and those that the endpoint took.
+    fn open(&mut self, cx: &mut Context<'_>, incoming: &mut [u8], ended: bool) -> Result<(usize, usize), Stop> {
+        let (mut read, mut written, mut failure) = (0, 0, None);
+        let (plain, endpoint) = (&mut self.plain, self.endpoint);
+        let opened = self.sealed.open(incoming, |payload| {
+            read += payload.len();
+            let mut left = payload;
+            while !left.is_empty() && plain.is_empty() {
+                match endpoint.poll_send(cx, left) {
+                    Poll::Ready(Ok(sent)) => {
+                        written += sent;
+                        left = left.get(sent..).unwrap_or_default();
+                    }
+                    Poll::Ready(Err(error)) => {
+                        failure = Some(error);
+                        return false;
+                    }
+                    Poll::Pending => break,
+                }
+            }
+            plain.keep(left);
+            plain.is_empty()
+        });
+        if let Some(error) = failure {
+            return Err(Stop::Lost(Side::Endpoint, error));
+        }
+        let (used, opened) = opened.map_err(Stop::Broken)?;
+        let left = incoming.get(used..).unwrap_or_default();
+        self.unopened = opened == Opened::Some;
+        if self.sealed.has_peer_closed() || (ended && !self.unopened) {
+            // What comes without an end of its own may have been cut short; whoever reads it has to know by its contents,
+            // as with every proxy.
+            self.up = Phase::Ending;
+        } else if !left.is_empty() {
+            self.incoming = left.to_vec();
+        }
+        Ok((read, written))
+    }
+
+    /// One direction has ended and all of it was delivered.
+    fn ended(&mut self, side: Side) {
+        self.first_end.get_or_insert(side);
+        self.entry.set_half_closed();
+    }
+
+    fn answer_ask(&mut self) -> Option<End> {
+        match self.entry.take_ask()? {
+            Ask::End { how: Close::OnlyPlain, .. } if self.is_busy() => {
+                self.entry.is_busy(self.tools.clock.now());
+                None
+            }
+            Ask::End { outcome, how } => {
+                let clean = how != Close::Reset && !self.holds_bytes();
+                if clean && self.down == Phase::Running {
+                    // A plain end in TLS has to be said, or the client takes it for a cut.
+                    self.sealed.close();
+                    let _ = rustix::net::send(self.client, self.sealed.outgoing(), SendFlags::NOSIGNAL);
+                }
+                Some(End::Asked { outcome, clean })
+            }
+            Ask::Look => {
+                self.endpoint.keep_alive();
+                let sides = [(Side::Client, self.client), (Side::Endpoint, self.endpoint)];
+                sides.into_iter().find_map(|(side, socket)| self.look(side, socket))
+            }
+        }
+    }
+
+    /// Looks at one side's connection; `Some` where that ends the session.
+    fn look(&mut self, side: Side, socket: &Stream) -> Option<End> {
+        // A unix socket has no such thing, and no network that could be cut.
+        let health = sys::tcp_health(socket.as_fd()).unwrap_or_default();
+        if is_dead(&health) {
+            return Some(End::Lost(side, Outcome::PeerDead));
+        }
+        if health.closed
+            && let Some(error) = socket.take_error()
+        {
+            return Some(End::Lost(side, lost_outcome(side, &error)));
+        }
+        let finding = if health.retransmits > 0 || health.probes > 0 {
+            Finding::Suspect
+        } else if matches!(sys::unsent(socket.as_fd()), Ok(left) if left > 0) {
+            Finding::Stalled
+        } else {
+            Finding::Well
+        };
+        self.entry.looked(side, finding, self.tools.clock.now());
+        None
+    }
+
+    fn is_busy(&self) -> bool {
+        let unsent = |socket: &Stream| sys::unsent(socket.as_fd()).unwrap_or(0) > 0;
+        self.holds_bytes() || self.first_end.is_some() || unsent(self.client) || unsent(self.endpoint)
+    }
+
+    fn holds_bytes(&self) -> bool {
+        !self.outgoing.is_empty() || !self.plain.is_empty() || !self.incoming.is_empty()
+    }
+}
+
+impl Kept {
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Keeps some more.
+    fn keep(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Sends it; ready once nothing is kept.
+    fn send(&mut self, sink: &Stream, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        while let Some(left) = self.bytes.get(self.sent..).filter(|left| !left.is_empty()) {
+            match sink.poll_send(cx, left)? {
+                Poll::Ready(sent) => self.sent += sent,
+                Poll::Pending => return Ok(Poll::Pending),
+            }
+        }
+        *self = Kept::default();
+        Ok(Poll::Ready(()))
+    }
+}
+
+impl Future for Terminated<'_> {
+    type Output = End;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        self.get_mut().poll_session(cx)
+    }
+}

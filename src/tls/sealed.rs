@@ -1,0 +1,201 @@
+//! One TLS connection with a client, without its socket: bytes in, bytes out, and no buffer of its own while nothing is
+//! under way.
+
+use std::sync::Arc;
+
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::{Error, ServerConfig};
+
+/// What encryption adds to each record of at most 16 KiB, with room to spare (RFC 8446, 5.2: at most 255 bytes, and 5 for
+/// the header).
+const OVERHEAD: usize = 5 + 255;
+/// Plain bytes of one record (RFC 8446, 5.1).
+const RECORD: usize = 16 * 1024;
+
+/// A TLS connection with a client.
+pub(crate) struct Sealed {
+    connection: UnbufferedServerConnection,
+    /// Of the handshake, of tickets and of alerts: still to be sent, before anything that is sealed later.
+    outgoing: Vec<u8>,
+    /// The client has said that nothing more will come.
+    peer_closed: bool,
+}
+
+/// What is left to do after records were opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opened {
+    /// More of the client's bytes are needed.
+    All,
+    /// Who takes what was opened wants no more of it for now.
+    Some,
+}
+
+impl Sealed {
+    /// A connection of which nothing has been said yet.
+    ///
+    /// # Errors
+    /// The configuration cannot be used.
+    pub(crate) fn new(config: &Arc<ServerConfig>) -> Result<Sealed, Error> {
+        let connection = UnbufferedServerConnection::new(Arc::clone(config))?;
+        Ok(Sealed { connection, outgoing: Vec::new(), peer_closed: false })
+    }
+
+    /// Opens the records at the front of `incoming`, and hands what was in each to `take`, which says whether it wants more.
+    /// Gives how many bytes of `incoming` are no longer needed.
+    ///
+    /// # Errors
+    /// The client breaks the rules; the alert that tells it so is among what is [to be sent](Sealed::outgoing).
+    pub(crate) fn open(
+        &mut self,
+        incoming: &mut [u8],
+        mut take: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(usize, Opened), Error> {
+        let mut used = 0;
+        loop {
+            let rest = incoming.get_mut(used..).unwrap_or_default();
+            let UnbufferedStatus { discard, state } = self.connection.process_tls_records(rest);
+            used += discard;
+            match state {
+                Ok(ConnectionState::ReadTraffic(mut records)) => {
+                    let mut more = true;
+                    while let Some(record) = records.next_record() {
+                        let record = record?;
+                        used += record.discard;
+                        more = take(record.payload);
+                    }
+                    if !more {
+                        return Ok((used, Opened::Some));
+                    }
+                }
+                Ok(ConnectionState::EncodeTlsData(mut record)) => {
+                    append(&mut self.outgoing, |room| record.encode(room))?
+                }
+                // What was encoded is kept here until it is sent, in order.
+                Ok(ConnectionState::TransmitTlsData(records)) => records.done(),
+                Ok(ConnectionState::PeerClosed) => self.peer_closed = true,
+                // Early data is never accepted.
+                Ok(ConnectionState::ReadEarlyData(_)) => return Err(Error::General("early data".into())),
+                Ok(_) => return Ok((used, Opened::All)),
+                Err(error) => {
+                    self.take_alert();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// The alert that follows on an error is given out at the next call.
+    fn take_alert(&mut self) {
+        while let Ok(ConnectionState::EncodeTlsData(mut record)) = self.connection.process_tls_records(&mut []).state {
+            if append(&mut self.outgoing, |room| record.encode(room)).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Seals `plain` into `room`, behind what is to be sent before it. Gives how many bytes of `room` are to be sent now.
+    ///
+    /// # Errors
+    /// The handshake is not over, `room` has fewer bytes than [`Sealed::room_for`] says, or the keys are used up.
+    pub(crate) fn seal(&mut self, plain: &[u8], room: &mut [u8]) -> Result<usize, Error> {
+        self.open(&mut [], |_| true)?;
+        let before = self.outgoing.len();
+        let (first, rest) = room.split_at_mut_checked(before).ok_or_else(no_room)?;
+        first.copy_from_slice(&self.outgoing);
+        let sealed = match self.connection.process_tls_records(&mut []).state? {
+            ConnectionState::WriteTraffic(mut traffic) => traffic.encrypt(plain, rest).map_err(cannot_seal)?,
+            _ => return Err(Error::HandshakeNotComplete),
+        };
+        self.outgoing = Vec::new();
+        Ok(before + sealed)
+    }
+
+    /// Bytes that sealing so many takes at the most, with what is to be sent before.
+    pub(crate) fn room_for(&self, plain: usize) -> usize {
+        self.outgoing.len() + plain + plain.div_ceil(RECORD).max(1) * OVERHEAD
+    }
+
+    /// Says that nothing more will come from here.
+    pub(crate) fn close(&mut self) {
+        let outgoing = &mut self.outgoing;
+        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = self.connection.process_tls_records(&mut []).state {
+            // A connection that cannot say it any more is closed without.
+            let _ = append(outgoing, |room| traffic.queue_close_notify(room));
+        }
+    }
+
+    /// What is to be sent now.
+    pub(crate) fn outgoing(&self) -> &[u8] {
+        &self.outgoing
+    }
+
+    /// So much of it was sent.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        if bytes >= self.outgoing.len() {
+            self.outgoing = Vec::new();
+        } else {
+            self.outgoing.drain(..bytes);
+        }
+    }
+
+    /// Whether the handshake is still going on.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
+    /// Whether the client has said that nothing more will come.
+    pub(crate) fn has_peer_closed(&self) -> bool {
+        self.peer_closed
+    }
+
+    /// What was agreed on.
+    pub(crate) fn connection(&self) -> &UnbufferedServerConnection {
+        &self.connection
+    }
+}
+
+/// What writes into room that it says the size of if there is too little.
+trait Wants {
+    fn required(&self) -> Option<usize>;
+}
+
+impl Wants for EncodeError {
+    fn required(&self) -> Option<usize> {
+        match self {
+            EncodeError::InsufficientSize(size) => Some(size.required_size),
+            EncodeError::AlreadyEncoded => None,
+        }
+    }
+}
+
+impl Wants for EncryptError {
+    fn required(&self) -> Option<usize> {
+        match self {
+            EncryptError::InsufficientSize(size) => Some(size.required_size),
+            EncryptError::EncryptExhausted => None,
+        }
+    }
+}
+
+/// Appends what `write` writes.
+fn append<E: Wants>(to: &mut Vec<u8>, mut write: impl FnMut(&mut [u8]) -> Result<usize, E>) -> Result<(), Error> {
+    let before = to.len();
+    let Err(error) = write(&mut []) else { return Ok(()) };
+    let size = error.required().ok_or(Error::EncryptError)?;
+    to.resize(before + size, 0);
+    let written = write(to.get_mut(before..).unwrap_or_default()).map_err(|_| Error::EncryptError)?;
+    to.truncate(before + written);
+    Ok(())
+}
+
+fn no_room() -> Error {
+    Error::General("too little room to seal".into())
+}
+
+fn cannot_seal(error: EncryptError) -> Error {
+    match error {
+        EncryptError::InsufficientSize(_) => no_room(),
+        EncryptError::EncryptExhausted => Error::EncryptError,
+    }
+}
