@@ -4,6 +4,9 @@
 //! Every byte is opened in the worker's scratch buffer and goes straight out; only what the sink would not take is kept,
 //! and then its source is not read until that is gone.
 
+#[cfg(test)]
+mod tests;
+
 use std::future::Future;
 use std::io;
 use std::os::fd::AsFd;
@@ -36,6 +39,8 @@ pub(crate) struct Terminated<'a> {
     incoming: Vec<u8>,
     /// Records for the client that its socket did not take.
     outgoing: Kept,
+    /// How many plain bytes are in the last of them, which count as delivered once that was taken.
+    sealed_bytes: usize,
     /// Plain bytes for the endpoint that its socket did not take.
     plain: Kept,
     /// Records in `incoming` are complete.
@@ -80,7 +85,8 @@ impl<'a> Terminated<'a> {
         tools: &'a Tools,
         entry: &'a Entry,
     ) -> Terminated<'a> {
-        let Accepted { sealed, incoming } = accepted;
+        let Accepted { sealed, incoming, plain } = accepted;
+        entry.moved(Side::Client, plain.len(), 0, tools.clock.now());
         Terminated {
             client,
             endpoint,
@@ -90,7 +96,8 @@ impl<'a> Terminated<'a> {
             unopened: !incoming.is_empty(),
             incoming,
             outgoing: Kept::default(),
-            plain: Kept::default(),
+            sealed_bytes: 0,
+            plain: Kept { bytes: plain, sent: 0 },
             up: Phase::Running,
             down: Phase::Running,
             first_end: None,
@@ -170,7 +177,8 @@ impl<'a> Terminated<'a> {
             }
             let length = self.sealed.seal(plain, &mut room).map_err(Stop::Broken)?;
             let mut left = room.get(..length).unwrap_or_default();
-            self.entry.moved(Side::Endpoint, received, received, self.tools.clock.now());
+            self.entry.moved(Side::Endpoint, received, 0, self.tools.clock.now());
+            self.sealed_bytes = received;
             while !left.is_empty() {
                 match self.client.poll_send(cx, left) {
                     Poll::Ready(Ok(sent)) => left = left.get(sent..).unwrap_or_default(),
@@ -186,9 +194,12 @@ impl<'a> Terminated<'a> {
 
     /// Sends what is kept for the client, and what the connection itself has to say.
     fn flush_down(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
-        if self.outgoing.send(self.client, cx)?.is_pending() {
+        let (_, done) = self.outgoing.send(self.client, cx)?;
+        if done.is_pending() {
             return Ok(Poll::Pending);
         }
+        let delivered = std::mem::take(&mut self.sealed_bytes);
+        self.entry.moved(Side::Endpoint, 0, delivered, self.tools.clock.now());
         while !self.sealed.outgoing().is_empty() {
             match self.client.poll_send(cx, self.sealed.outgoing())? {
                 Poll::Ready(sent) => self.sealed.sent(sent),
@@ -203,7 +214,9 @@ impl<'a> Terminated<'a> {
         let lost = |error| Stop::Lost(Side::Endpoint, error);
         let mut moved = 0;
         loop {
-            if self.plain.send(self.endpoint, cx).map_err(lost)?.is_pending() {
+            let (sent, done) = self.plain.send(self.endpoint, cx).map_err(lost)?;
+            self.entry.moved(Side::Client, 0, sent, self.tools.clock.now());
+            if done.is_pending() {
                 return Ok(());
             }
             match self.up {
@@ -356,16 +369,18 @@ impl Kept {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Sends it; ready once nothing is kept.
-    fn send(&mut self, sink: &Stream, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+    /// Sends it; ready once nothing is kept. Gives how many bytes were sent now as well.
+    fn send(&mut self, sink: &Stream, cx: &mut Context<'_>) -> io::Result<(usize, Poll<()>)> {
+        let before = self.sent;
         while let Some(left) = self.bytes.get(self.sent..).filter(|left| !left.is_empty()) {
             match sink.poll_send(cx, left)? {
                 Poll::Ready(sent) => self.sent += sent,
-                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Pending => return Ok((self.sent - before, Poll::Pending)),
             }
         }
+        let sent = self.sent - before;
         *self = Kept::default();
-        Ok(Poll::Ready(()))
+        Ok((sent, Poll::Ready(())))
     }
 }
 

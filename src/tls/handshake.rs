@@ -22,6 +22,8 @@ const MOST: usize = 128 * 1024;
 pub(crate) struct Accepted {
     pub(crate) sealed: Box<Sealed>,
     pub(crate) incoming: Vec<u8>,
+    /// What was in the first record behind the handshake.
+    pub(crate) plain: Vec<u8>,
 }
 
 /// Why there was no handshake, in words for the log.
@@ -45,11 +47,15 @@ pub(crate) async fn accept(
         Ok(sealed) => Box::new(sealed),
         Err(why) => return Err(Refused { failure: Failure::new(Outcome::Internal, Side::Us), why: Some(why) }),
     };
-    let mut incoming = opening.bytes.clone();
+    let (mut incoming, mut plain) = (opening.bytes.clone(), Vec::new());
     tools.openings.give_back(opening);
     let talk = async {
         loop {
-            let opened = sealed.open(&mut incoming, |_| true);
+            // What comes right behind the handshake is the session's.
+            let opened = sealed.open(&mut incoming, |first| {
+                plain.extend_from_slice(first);
+                false
+            });
             // Nobody else waits for more than one step of a handshake.
             tokio::task::yield_now().await;
             flush(client, &mut sealed).await.map_err(|()| gone())?;
@@ -68,7 +74,7 @@ pub(crate) async fn accept(
     match timeout_at(deadline.into(), talk).await {
         Ok(Ok(())) => {
             incoming.shrink_to_fit();
-            Ok(Accepted { sealed, incoming })
+            Ok(Accepted { sealed, incoming, plain })
         }
         Ok(Err(refused)) => Err(refused),
         Err(_) => Err(refused(Outcome::HandshakeTimeout, None)),
