@@ -48,6 +48,7 @@ pub(crate) struct Terminated<'a> {
     up: Phase,
     down: Phase,
     first_end: Option<Side>,
+    lost: Option<(Side, Outcome)>,
     /// The endpoint has not sent a byte yet.
     silent: bool,
 }
@@ -70,8 +71,10 @@ enum Phase {
 
 /// Why a direction cannot go on.
 enum Stop {
-    /// One side of the session was lost.
-    Lost(Side, io::Error),
+    /// A side cannot be read any more.
+    Source(Side, io::Error),
+    /// A side takes no more.
+    Sink(Side, io::Error),
     /// A side broke the rules of TLS.
     Broken(rustls::Error),
 }
@@ -101,6 +104,7 @@ impl<'a> Terminated<'a> {
             up: Phase::Running,
             down: Phase::Running,
             first_end: None,
+            lost: None,
             silent: true,
         }
     }
@@ -109,10 +113,15 @@ impl<'a> Terminated<'a> {
         if let Some(end) = self.answer_ask() {
             return Poll::Ready(end);
         }
-        for stop in [self.poll_down(cx), self.poll_up(cx)] {
+        loop {
+            let stop = match self.poll_down(cx) {
+                Ok(()) => self.poll_up(cx),
+                stopped => stopped,
+            };
             match stop {
-                Ok(()) => {}
-                Err(Stop::Lost(side, error)) => return Poll::Ready(End::Lost(side, lost_outcome(side, &error))),
+                Ok(()) => break,
+                Err(Stop::Source(side, error)) => self.lose_source(side, &error),
+                Err(Stop::Sink(side, error)) => self.lose(side, &error),
                 Err(Stop::Broken(why)) => {
                     tracing::debug!("TLS was broken: {why}");
                     // The alert goes out as far as it can: the session ends in any case.
@@ -121,15 +130,45 @@ impl<'a> Terminated<'a> {
                 }
             }
         }
-        if (self.up, self.down) == (Phase::Ended, Phase::Ended) {
-            return Poll::Ready(End::Finished(self.first_end.unwrap_or(Side::Client)));
+        if (self.up, self.down) != (Phase::Ended, Phase::Ended) {
+            return Poll::Pending;
         }
-        Poll::Pending
+        Poll::Ready(match self.lost {
+            Some((side, outcome)) => End::Lost(side, outcome),
+            None => End::Finished(self.first_end.unwrap_or(Side::Client)),
+        })
+    }
+
+    /// A side can no longer be read: what it has sent is still to be delivered.
+    fn lose_source(&mut self, side: Side, error: &io::Error) {
+        self.lose(side, error);
+        let from_it = if side == Side::Client { &mut self.up } else { &mut self.down };
+        if *from_it == Phase::Running {
+            *from_it = Phase::Ending;
+        }
+    }
+
+    /// A side is gone. Nothing more goes to it; what it has sent may still be readable, and its end is not passed on as a
+    /// clean one.
+    fn lose(&mut self, side: Side, error: &io::Error) {
+        self.lost.get_or_insert((side, lost_outcome(side, error)));
+        self.entry.set_half_closed();
+        match side {
+            Side::Client => {
+                self.down = Phase::Ended;
+                self.outgoing = Kept::default();
+                self.sealed.sent(usize::MAX);
+            }
+            _ => {
+                self.up = Phase::Ended;
+                self.plain = Kept::default();
+            }
+        }
     }
 
     /// From the endpoint to the client.
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
-        let lost = |error| Stop::Lost(Side::Client, error);
+        let lost = |error| Stop::Sink(Side::Client, error);
         let mut moved = 0;
         loop {
             if self.flush_down(cx).map_err(lost)?.is_pending() {
@@ -141,7 +180,7 @@ impl<'a> Terminated<'a> {
                     self.down = Phase::Ended;
                     self.ended(Side::Endpoint);
                     // The client may still have to say something; once it has not, closing the socket tells it.
-                    if self.up != Phase::Ended {
+                    if self.up != Phase::Ended && self.lost.is_none() {
                         self.client.shutdown_write().map_err(lost)?;
                     }
                     return Ok(());
@@ -156,12 +195,14 @@ impl<'a> Terminated<'a> {
             let piece = scratch.get_mut(..PIECE).unwrap_or_default();
             let received = match self.endpoint.poll_recv(cx, piece) {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(Err(error)) => return Err(Stop::Lost(Side::Endpoint, error)),
+                Poll::Ready(Err(error)) => return Err(Stop::Source(Side::Endpoint, error)),
                 Poll::Ready(Ok(received)) => received,
             };
             if received == 0 {
                 drop(scratch);
-                self.sealed.close();
+                if self.lost.is_none() {
+                    self.sealed.close();
+                }
                 self.down = Phase::Ending;
                 continue;
             }
@@ -211,7 +252,7 @@ impl<'a> Terminated<'a> {
 
     /// From the client to the endpoint.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
-        let lost = |error| Stop::Lost(Side::Endpoint, error);
+        let lost = |error| Stop::Sink(Side::Endpoint, error);
         let mut moved = 0;
         loop {
             let (sent, done) = self.plain.send(self.endpoint, cx).map_err(lost)?;
@@ -224,7 +265,7 @@ impl<'a> Terminated<'a> {
                 Phase::Ending => {
                     self.up = Phase::Ended;
                     self.ended(Side::Client);
-                    if self.down != Phase::Ended {
+                    if self.down != Phase::Ended && self.lost.is_none() {
                         self.endpoint.shutdown_write().map_err(lost)?;
                     }
                     return Ok(());
@@ -242,7 +283,7 @@ impl<'a> Terminated<'a> {
                 let room = scratch.get_mut(length..).unwrap_or_default();
                 match self.client.poll_recv(cx, room) {
                     Poll::Pending => return Ok(()),
-                    Poll::Ready(Err(error)) => return Err(Stop::Lost(Side::Client, error)),
+                    Poll::Ready(Err(error)) => return Err(Stop::Source(Side::Client, error)),
                     Poll::Ready(Ok(0)) => ended = true,
                     Poll::Ready(Ok(received)) => length += received,
                 }
@@ -282,7 +323,7 @@ impl<'a> Terminated<'a> {
             plain.is_empty()
         });
         if let Some(error) = failure {
-            return Err(Stop::Lost(Side::Endpoint, error));
+            return Err(Stop::Sink(Side::Endpoint, error));
         }
         let (used, opened) = opened.map_err(Stop::Broken)?;
         let left = incoming.get(used..).unwrap_or_default();
@@ -308,6 +349,9 @@ impl<'a> Terminated<'a> {
             Ask::End { how: Close::OnlyPlain, .. } if self.is_busy() => {
                 self.entry.is_busy(self.tools.clock.now());
                 None
+            }
+            Ask::End { how: Close::Plain, .. } if self.lost.is_some() => {
+                self.lost.map(|(side, outcome)| End::Lost(side, outcome))
             }
             Ask::End { outcome, how } => {
                 let clean = how != Close::Reset && !self.holds_bytes();

@@ -190,3 +190,27 @@ fn the_reset_of_an_endpoint_is_its_own() {
     let (end, _) = session(BOTH[0], client, endpoint);
     assert!(matches!(end, End::Lost(Side::Endpoint, Outcome::EndpointReset)), "{end:?}");
 }
+
+#[test]
+fn what_an_endpoint_sent_before_its_reset_still_arrives() {
+    const LENGTH: usize = 3 << 20;
+    let client = |mut client: Client| {
+        client.write_all(b"go").unwrap();
+        thread::sleep(Duration::from_millis(500));
+        let mut came = vec![0; LENGTH];
+        let mut count = 0;
+        while let Ok(received @ 1..) = client.read(&mut came[count..]) {
+            count += received;
+        }
+        // How much of it the kernel still had when the reset came is not ours to say, but what we had read is delivered.
+        assert!(count > 100_000 && came[..count] == pattern(LENGTH)[..count], "{count}");
+    };
+    let endpoint = |mut endpoint: TcpStream| {
+        endpoint.read_exact(&mut [0; 2]).unwrap();
+        endpoint.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        let _ = endpoint.write_all(&pattern(LENGTH));
+        socket2::SockRef::from(&endpoint).set_linger(Some(Duration::ZERO)).unwrap();
+    };
+    let (end, _) = session(BOTH[0], client, endpoint);
+    assert!(matches!(end, End::Lost(Side::Endpoint, Outcome::EndpointReset)), "{end:?}");
+}
