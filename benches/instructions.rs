@@ -170,6 +170,7 @@ fn record(id: u64, hello: &ClientHello) -> pointsman::observe::record::Record {
     Record {
         id,
         hello: Some(Said { versions: hello.versions.clone(), ..said }),
+        handshake: None,
         route: Some("web".into()),
         pool: Some("web".into()),
         endpoint: Some("10.0.0.1:443".into()),

@@ -11,7 +11,7 @@ use crate::listen;
 use crate::live::Route;
 use crate::observe::line::MOST_OF_A_LIST;
 use crate::observe::outcome::{Outcome, Side};
-use crate::observe::record::{Record, Said};
+use crate::observe::record::{Handshake, Record, Said};
 use crate::pool::{Endpoint, Pool};
 use crate::supervise::worker::Worker;
 use crate::table::{Entry, Identity, Registered};
@@ -30,6 +30,7 @@ pub(super) struct Story {
     route: Option<Arc<Route>>,
     connect: Option<Duration>,
     entry: Registered,
+    handshake: Option<Box<Handshake>>,
     /// TLS ends here: nothing more is said to the client in clear.
     sealed: bool,
     told: bool,
@@ -46,6 +47,7 @@ impl Story {
             route: None,
             connect: None,
             entry: worker.table.add(entry),
+            handshake: None,
             sealed: false,
             told: false,
             worker: Rc::clone(worker),
@@ -113,12 +115,16 @@ impl Story {
         if let Some(route) = &self.route {
             route.metrics.handshake.record(took);
         }
-        made.map_err(|Refused { failure, why }| {
-            if let Some(why) = why {
-                tracing::debug!(id = self.entry.identity.id, "the handshake failed: {why}");
+        let mut handshake = match &made {
+            Ok(accepted) => accepted.sealed.agreed(),
+            Err(refused) => {
+                let error = refused.why.as_ref().map_or("it was not over in time".into(), ToString::to_string);
+                Handshake { error: Some(error.into()), ..Handshake::default() }
             }
-            failure
-        })
+        };
+        handshake.took = took;
+        self.handshake = Some(Box::new(handshake));
+        made.map_err(|refused| refused.failure)
     }
 
     /// An endpoint was tried, with or without success.
@@ -152,6 +158,7 @@ impl Story {
             listener: Arc::clone(&self.worker.door(listener).name),
             client,
             hello: self.hello.take(),
+            handshake: self.handshake.take(),
             route: self.route.as_ref().map(|route| Arc::clone(&route.name)),
             pool: self.route.as_ref().map(|route| Arc::clone(&route.pool.name)),
             endpoint: self.entry.endpoint_name(),

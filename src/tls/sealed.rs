@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{Error, ServerConfig};
+use rustls::{Error, HandshakeKind, ProtocolVersion, ServerConfig};
+
+use crate::observe::record::Handshake;
 
 /// What encryption adds to each record of at most 16 KiB, with room to spare (RFC 8446, 5.2: at most 255 bytes, and 5 for
 /// the header).
@@ -150,8 +152,18 @@ impl Sealed {
     }
 
     /// What was agreed on.
-    pub(crate) fn connection(&self) -> &UnbufferedServerConnection {
-        &self.connection
+    pub(crate) fn agreed(&self) -> Handshake {
+        Handshake {
+            version: match self.connection.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => Some("1.3"),
+                Some(ProtocolVersion::TLSv1_2) => Some("1.2"),
+                _ => None,
+            },
+            suite: self.connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()),
+            group: self.connection.negotiated_key_exchange_group().and_then(|group| group.name().as_str()),
+            resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            ..Handshake::default()
+        }
     }
 }
 
