@@ -39,12 +39,13 @@ fn serving(bind: &str) -> String {
 
 #[test]
 fn the_examples_are_correct() {
-    for (path, counts) in [
-        ("conf/minimal.toml", "(listeners: 1, routes: 1, pools: 1)"),
-        ("conf/reference.toml", "(listeners: 2, routes: 4, pools: 4)"),
+    let absent = "warning: the file of endpoints /etc/pointsman/pg.endpoints.json does not exist\n";
+    for (path, counts, warning) in [
+        ("conf/minimal.toml", "(listeners: 1, routes: 1, pools: 1)", ""),
+        ("conf/reference.toml", "(listeners: 2, routes: 4, pools: 4)", absent),
     ] {
         let said = pointsman(&["check", path], &[]);
-        assert_eq!(said, (Some(0), format!("{path}: ok {counts}\n"), String::new()));
+        assert_eq!(said, (Some(0), format!("{path}: ok {counts}\n"), warning.to_owned()));
     }
 }
 
@@ -85,6 +86,22 @@ fn a_file_that_is_not_there_or_no_toml() {
         let (status, _, err) = pointsman(&[command, &broken], &[]);
         assert!(status == Some(1) && err.starts_with(&format!("{broken}:1:")), "{command}: {status:?}, {err}");
     }
+}
+
+#[test]
+fn a_file_of_endpoints_that_is_not_there_is_no_mistake_but_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("e.json");
+    let config = format!("{}\npool.all.endpoints_file = {list:?}", serving("127.0.0.1:0"));
+    let path = written(folder.path(), &config);
+    let (status, _, err) = pointsman(&["check", &path], &[]);
+    assert_eq!(
+        (status, err.trim_end()),
+        (Some(0), &*format!("warning: the file of endpoints {} does not exist", list.display()))
+    );
+    std::fs::write(&list, "[]").unwrap();
+    let (status, _, err) = pointsman(&["check", &path], &[]);
+    assert_eq!((status, err.as_str()), (Some(0), ""));
 }
 
 #[test]

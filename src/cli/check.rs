@@ -21,6 +21,12 @@ pub(super) fn check(path: &Path, bind: bool) -> ExitCode {
     for variable in &config.environment {
         say(io::stdout(), &format_args!("taken from the environment: {variable}"));
     }
+    for path in config.pools.iter().filter_map(|pool| pool.endpoints_file.as_deref()) {
+        // That is no mistake: it may come later, and a name that is misspelt never does.
+        if !path.try_exists().unwrap_or(true) {
+            say(io::stderr(), &format_args!("warning: the file of endpoints {} does not exist", path.display()));
+        }
+    }
     if bind {
         let _flush = program_log::init(&config.log);
         if let Err(errors) = supervise::try_addresses(&config) {

@@ -216,7 +216,7 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 fn show_changed(Changed { endpoint }: Changed) -> String {
-    format!("{}: {}, weight {}, sessions {}\n", endpoint.name, endpoint.state, endpoint.weight, endpoint.sessions)
+    format!("{}: {}, weight {}, sessions {}\n", endpoint.name, state(&endpoint), endpoint.weight, endpoint.sessions)
 }
 
 fn show_status(status: &Status) -> String {
@@ -245,10 +245,7 @@ fn show_pool(pool: &PoolStatus) -> String {
     }
     text += if pool.panic { ", too few endpoints are fit: all are used\n" } else { "\n" };
     let rows = pool.endpoints.iter().map(|endpoint| {
-        let EndpointStatus { name, address, state, mode, priority, weight, share, sessions, max_connections, health } =
-            endpoint;
-        // An endpoint that is down may have been drained before.
-        let state = if mode == "ready" || mode == state { state.clone() } else { format!("{state} ({mode})") };
+        let EndpointStatus { name, address, priority, weight, share, sessions, max_connections, health, .. } = endpoint;
         let grown = f64::from(*weight) <= *share;
         let weight = if grown { weight.to_string() } else { format!("{share:.1} of {weight}") };
         let sessions = match max_connections {
@@ -256,9 +253,14 @@ fn show_pool(pool: &PoolStatus) -> String {
             None => sessions.to_string(),
         };
         let (since, last) = health.as_ref().map(told).unwrap_or_default();
-        [name.clone(), state, since, weight, priority.clone(), sessions, address.clone(), last]
+        [name.clone(), state(endpoint), since, weight, priority.clone(), sessions, address.clone(), last]
     });
     text + &table(["endpoint", "state", "since", "weight", "priority", "sessions", "address", "last probe"], rows)
+}
+
+/// What an endpoint is, and what operators said of it where that is not the same: it may be down and drained.
+fn state(EndpointStatus { state, mode, .. }: &EndpointStatus) -> String {
+    if mode == "ready" || mode == state { state.clone() } else { format!("{state} ({mode})") }
 }
 
 /// For how long an endpoint has been what it is, and what was found out last.

@@ -26,7 +26,7 @@ mod written;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-pub(crate) use endpoints::read as read_endpoints;
+pub(crate) use endpoints::{Unread, read as read_endpoints};
 pub use model::Config;
 pub use problem::{Place, Problem, Problems};
 

@@ -5,9 +5,11 @@
 
 use std::io;
 
-use tracing::Subscriber;
+use tracing::{Level, Subscriber};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::model::{Log, LogFormat};
@@ -29,9 +31,12 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let builder = tracing_subscriber::fmt().with_max_level(log.level).with_ansi(false).with_writer(writer);
+    // Other crates tell much that is of no use to anybody here, such as each step of each look-up.
+    let others = log.level.min(Level::WARN);
+    let levels = Targets::new().with_target(env!("CARGO_CRATE_NAME"), log.level).with_default(others);
     match log.format {
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
-        LogFormat::Text => Box::new(builder.finish()),
+        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish().with(levels)),
+        LogFormat::Text => Box::new(builder.finish().with(levels)),
     }
 }
 
@@ -55,13 +60,15 @@ mod tests {
         }
     }
 
-    fn written(format: LogFormat) -> String {
-        let log = Log { level: tracing::Level::INFO, access: AccessTarget::Off, format };
+    fn written(level: Level, format: LogFormat) -> String {
+        let log = Log { level, access: AccessTarget::Off, format };
         let written = Written::default();
         let writer = written.clone();
         tracing::subscriber::with_default(subscriber(&log, move || writer.clone()), || {
             tracing::debug!("too detailed");
             tracing::info!(listener = "edge", sent = ?"a\nb", "listening");
+            tracing::info!(target: "hickory_net::udp", "a step");
+            tracing::warn!(target: "hickory_net::udp", "trouble");
         });
         let bytes = written.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -69,15 +76,31 @@ mod tests {
 
     #[test]
     fn level_and_format_are_the_configured_ones() {
-        let text = written(LogFormat::Text);
-        assert_eq!(text.lines().count(), 1, "{text}");
+        let text = written(Level::INFO, LogFormat::Text);
+        assert_eq!(text.lines().count(), 2, "{text}");
         assert!(text.contains("INFO") && text.contains("listening listener=\"edge\" sent=\"a\\nb\""), "{text}");
 
-        let json = written(LogFormat::Json);
-        let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let json = written(Level::INFO, LogFormat::Json);
+        let first = json.lines().next().unwrap();
+        let read: serde_json::Value = serde_json::from_str(first).unwrap();
         assert_eq!(read["message"], "listening", "{json}");
         assert_eq!(read["listener"], "edge", "{json}");
         assert_eq!(read["level"], "INFO", "{json}");
+    }
+
+    #[test]
+    fn other_crates_only_tell_of_trouble() {
+        for (level, expected) in [
+            (Level::ERROR, ""),
+            (Level::WARN, "trouble"),
+            (Level::INFO, "listening trouble"),
+            (Level::TRACE, "too detailed listening trouble"),
+        ] {
+            let text = written(level, LogFormat::Text);
+            let told = ["too detailed", "listening", "a step", "trouble"];
+            let told: Vec<&str> = told.into_iter().filter(|told| text.contains(told)).collect();
+            assert_eq!(told.join(" "), expected, "{level}: {text}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Standard streams, the log, the runtimes of the control side, name resolution, configuration files.
+/// Standard streams, the log, the runtimes of the control side, files of the configuration and of the system.
 const RESERVE: u64 = 32;
 /// The reactor and the spare descriptor of a worker.
 const PER_WORKER: u64 = 5;
@@ -18,6 +18,12 @@ pub(crate) const ADMIN_SOCKET: u64 = 18;
 pub(crate) const PROBES: usize = 1024;
 /// The share of all descriptors that probes may take: one in so many.
 const PROBES_SHARE: u64 = 16;
+/// Names that may be looked up at once, where there are plenty of descriptors.
+const LOOK_UPS: u64 = 64;
+/// The share of all descriptors that they may take: one in so many.
+const LOOK_UPS_SHARE: u64 = 8;
+/// A look-up asks for both families, and a question that is not answered soon is sent from up to three sockets.
+const PER_LOOK_UP: u64 = 6;
 /// A session has one for the client and one for the endpoint.
 const PER_SESSION: u64 = 2;
 
@@ -40,21 +46,39 @@ pub(crate) struct Budget {
     pub(crate) pipes: usize,
     /// Probes at once.
     pub(crate) probes: usize,
+    /// Names that are looked up at once.
+    pub(crate) look_ups: usize,
     /// Descriptors that are needed for anything but connections.
     pub(crate) fixed: u64,
 }
 
-/// Deals out `limit` descriptors (`None`: there is no limit) where `probed` endpoints may be probed, and operators take
-/// `admin`.
-pub(crate) fn budget(limit: Option<u64>, workers: usize, listening: usize, admin: u64, probed: usize) -> Budget {
+/// What else than connections takes descriptors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    pub(crate) workers: usize,
+    /// Sockets that listen.
+    pub(crate) listening: usize,
+    /// What operators take.
+    pub(crate) admin: u64,
+    /// Endpoints that may be probed.
+    pub(crate) probed: usize,
+    /// Whether names may have to be looked up.
+    pub(crate) names: bool,
+}
+
+/// Deals out `limit` descriptors (`None`: there is no limit).
+pub(crate) fn budget(limit: Option<u64>, needs: Needs) -> Budget {
+    let Needs { workers, listening, admin, probed, names } = needs;
     let workers = workers.max(1) as u64;
     let limit = limit.unwrap_or(u64::MAX / 2);
     let pipes = (limit / PIPES_SHARE / workers / 2).min(PIPES);
     let probes = (probed.min(PROBES) as u64).min((limit / PROBES_SHARE).max(1));
-    let fixed = RESERVE + probes + (PER_WORKER + 2 * pipes) * workers + listening as u64 + admin;
+    let look_ups = LOOK_UPS.min((limit / LOOK_UPS_SHARE / PER_LOOK_UP).max(1));
+    let asking = if names { look_ups * PER_LOOK_UP } else { 0 };
+    let fixed = RESERVE + probes + asking + (PER_WORKER + 2 * pipes) * workers + listening as u64 + admin;
     let connections = usize::try_from(limit.saturating_sub(fixed) / PER_SESSION).unwrap_or(usize::MAX);
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-    Budget { connections, pipes: count(pipes), probes: count(probes), fixed }
+    Budget { connections, pipes: count(pipes), probes: count(probes), look_ups: count(look_ups), fixed }
 }
 
 #[cfg(test)]
@@ -63,6 +87,7 @@ mod tests {
 
     #[test]
     fn descriptors_are_dealt_out() {
+        let none = Needs { workers: 2, listening: 4, admin: 0, probed: 0, names: false };
         for (case, limit, workers, admin, connections, pipes) in [
             ("as tested here", Some(20_000), 2, true, 9_880, 32),
             ("without pages", Some(20_000), 2, false, 9_913, 32),
@@ -71,11 +96,16 @@ mod tests {
             ("hardly any", Some(60), 2, false, 5, 1),
             ("too few", Some(40), 2, false, 0, 1),
         ] {
-            let budget = budget(limit, workers, 2 * workers, if admin { ADMIN_PAGES } else { 0 }, 0);
+            let admin = if admin { ADMIN_PAGES } else { 0 };
+            let budget = budget(limit, Needs { workers, listening: 2 * workers, admin, ..none });
             assert_eq!((budget.connections, budget.pipes), (connections, pipes), "{case}: {budget:?}");
         }
-        assert!(budget(None, 2, 4, ADMIN_PAGES, 0).connections > 1 << 40);
-        let probed = budget(Some(1_024), 2, 4, 0, 10_000);
+        assert!(budget(None, Needs { admin: ADMIN_PAGES, ..none }).connections > 1 << 40);
+        let probed = budget(Some(1_024), Needs { probed: 10_000, ..none });
         assert_eq!((probed.connections, probed.probes), (393, 64), "{probed:?}");
+        for (limit, connections, look_ups) in [(20_000, 9_721, 64), (1_024, 362, 21), (60, 2, 1)] {
+            let named = budget(Some(limit), Needs { names: true, ..none });
+            assert_eq!((named.connections, named.look_ups), (connections, look_ups), "{limit}: {named:?}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use self::control::{Control, Finds};
-use self::descriptors::Budget;
+use self::descriptors::{Budget, Needs};
 use self::shared::{Colleague, Door, Order, Shared};
 use crate::admin;
 use crate::admin::pages::{Pages, State};
@@ -115,10 +115,10 @@ impl Balancer {
         let (socket, admin_file) = socket.unzip();
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
         let listening = groups.iter().map(|group| group.sockets.len()).sum();
-        let (capacity, pipes, probes) = budget(config, count, listening)?;
+        let Budget { connections: capacity, pipes, probes, look_ups, .. } = budget(config, count, listening)?;
         let (shared, inboxes, log) = share(config, count, capacity)?;
         let sources = config.pools.iter().map(Sources::of).collect();
-        let finds = Finds { dns: Dns::new(config.dns.clone()), sources };
+        let finds = Finds { dns: Dns::new(config.dns.clone(), look_ups), sources };
         let control = Control::start(Arc::clone(&shared), (admin, socket), finds, probes)?;
         let began = Instant::now();
         control.wait_resolved(config.pools.len(), PATIENCE);
@@ -283,9 +283,8 @@ fn workers(config: &Config) -> usize {
     config.runtime.workers.map_or_else(auto, NonZeroUsize::get)
 }
 
-/// Connections to serve at once, as many as were asked for if the descriptors last, pipes for each worker, and probes at
-/// once.
-fn budget(config: &Config, workers: usize, listening: usize) -> Result<(usize, usize, usize), StartError> {
+/// What descriptors are for; not for more connections than were asked for.
+fn budget(config: &Config, workers: usize, listening: usize) -> Result<Budget, StartError> {
     let limit = descriptors::raise();
     let of_endpoint = |endpoint: &Endpoint| match endpoint.address {
         // A name may stand for many endpoints, and those that do not answer keep their place until they are given up.
@@ -306,7 +305,10 @@ fn budget(config: &Config, workers: usize, listening: usize) -> Result<(usize, u
     let probed = probed.sum();
     let pages = config.admin.http.map_or(0, |_| descriptors::ADMIN_PAGES);
     let admin = pages + config.admin.socket.as_ref().map_or(0, |_| descriptors::ADMIN_SOCKET);
-    let Budget { connections, pipes, probes, fixed } = descriptors::budget(limit, workers, listening, admin, probed);
+    let named = |endpoint: &Endpoint| matches!(endpoint.address, Address::Host { .. } | Address::Srv(_));
+    let names = config.pools.iter().any(|pool| pool.endpoints_file.is_some() || pool.endpoints.iter().any(named));
+    let dealt = descriptors::budget(limit, Needs { workers, listening, admin, probed, names });
+    let Budget { connections, fixed, .. } = dealt;
     let limit = limit.unwrap_or(u64::MAX);
     if connections == 0 {
         return Err(StartError::Descriptors { limit, fixed });
@@ -315,7 +317,7 @@ fn budget(config: &Config, workers: usize, listening: usize) -> Result<(usize, u
     if asked.is_some_and(|asked| asked > connections) || connections < FEW {
         tracing::warn!("the limit of {limit} file descriptors (ulimit -n) allows {connections} connections at once");
     }
-    Ok((asked.unwrap_or(connections).min(connections), pipes, probes))
+    Ok(Budget { connections: asked.unwrap_or(connections).min(connections), ..dealt })
 }
 
 fn warn_of_short_queues(config: &Config) {

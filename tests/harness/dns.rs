@@ -35,8 +35,12 @@ struct Zone {
 pub enum Broken {
     /// It says SERVFAIL.
     Fails,
+    /// It says REFUSED.
+    Refuses,
     /// It says nothing.
     Silent,
+    /// It takes its time, in which it answers nobody else over UDP.
+    Slow(Duration),
 }
 
 impl Dns {
@@ -80,7 +84,13 @@ impl Dns {
 
     /// The `[dns]` that asks this server.
     pub fn config(&self) -> String {
-        format!("dns = {{ servers = '{}', timeout = '300ms' }}", self.address)
+        Dns::config_of(&[self], "300ms")
+    }
+
+    /// The `[dns]` that asks these servers.
+    pub fn config_of(servers: &[&Dns], timeout: &str) -> String {
+        let servers: Vec<String> = servers.iter().map(|server| format!("'{}'", server.address)).collect();
+        format!("dns = {{ servers = [{}], timeout = '{timeout}' }}", servers.join(", "))
     }
 
     /// A name has exactly these addresses from now on.
@@ -152,6 +162,11 @@ fn answer(question: &[u8], zone: &Mutex<Zone>) -> Option<Message> {
     let question = Message::from_vec(question).ok()?;
     let query = question.queries.first()?.clone();
     let name = query.name().to_lowercase();
+    let slow = match zone.lock().unwrap().broken.get(&query.query_type()) {
+        Some(Broken::Slow(time)) => *time,
+        _ => Duration::ZERO,
+    };
+    std::thread::sleep(slow);
     let mut zone = zone.lock().unwrap();
     *zone.queries.entry((name.clone(), query.query_type())).or_default() += 1;
     let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
@@ -160,8 +175,9 @@ fn answer(question: &[u8], zone: &Mutex<Zone>) -> Option<Message> {
     match (zone.broken.get(&query.query_type()), zone.records.get(&name)) {
         (Some(Broken::Silent), _) => return None,
         (Some(Broken::Fails), _) => answer.metadata.response_code = ResponseCode::ServFail,
-        (None, None) => answer.metadata.response_code = ResponseCode::NXDomain,
-        (None, Some(records)) => {
+        (Some(Broken::Refuses), _) => answer.metadata.response_code = ResponseCode::Refused,
+        (_, None) => answer.metadata.response_code = ResponseCode::NXDomain,
+        (_, Some(records)) => {
             answer.add_answers(records.iter().filter(|record| record.record_type() == query.query_type()).cloned());
         }
     }

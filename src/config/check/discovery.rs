@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::node::{Node, Table};
 use super::pools::{self, Names};
-use super::{Check, keys};
+use super::{Check, health, keys};
 use crate::config::file::File;
 use crate::config::json;
 use crate::config::model::{Address, Dns, Endpoint};
@@ -73,8 +73,8 @@ pub(super) fn srv<'t>(table: &Table<'t>, node: &Node<'t>, check: &mut Check<'_>)
 }
 
 /// The path of a file of endpoints. If it is there, its endpoints are checked as well; `names` are those of the pool's
-/// others.
-pub(super) fn file(node: &Node<'_>, names: &mut Names, check: &mut Check<'_>) -> Option<PathBuf> {
+/// others, and `names_verified` says whether certificates are verified by the names of endpoints.
+pub(super) fn file(node: &Node<'_>, names: &mut Names, names_verified: bool, check: &mut Check<'_>) -> Option<PathBuf> {
     let path = node.parse("the absolute path of a .json or .toml file", check.report, |text| {
         let path = Path::new(text);
         let known = matches!(path.extension().and_then(|extension| extension.to_str()), Some("json" | "toml"));
@@ -85,7 +85,7 @@ pub(super) fn file(node: &Node<'_>, names: &mut Names, check: &mut Check<'_>) ->
     })?;
     if check.with_endpoints {
         match bytes(path) {
-            Ok(bytes) => drop(parse(path, bytes, names, check)),
+            Ok(bytes) => drop(parse(path, bytes, names, names_verified, check)),
             // It may come later.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
@@ -101,16 +101,27 @@ pub(super) fn file(node: &Node<'_>, names: &mut Names, check: &mut Check<'_>) ->
 }
 
 /// The endpoints of the file at `path`, the names of which must differ from those of `others`. What is wrong is reported.
-pub(in crate::config) fn read_alone(path: &Path, others: &[Endpoint], report: &mut Report) -> Vec<Endpoint> {
+///
+/// # Errors
+/// What the system says.
+pub(in crate::config) fn read_alone(
+    path: &Path,
+    others: &[Endpoint],
+    names_verified: bool,
+    report: &mut Report,
+) -> io::Result<Vec<Endpoint>> {
     match bytes(path) {
         Ok(bytes) => {
             let mut names: Names = others.iter().map(|endpoint| (endpoint.name.clone(), None)).collect();
-            parse(path, bytes, &mut names, &mut Check { report, complete: true, with_endpoints: false })
+            let mut check = Check { report, complete: true, with_endpoints: false };
+            Ok(parse(path, bytes, &mut names, names_verified, &mut check))
         }
+        Err(error) if error.raw_os_error().is_some() => Err(error),
+        // It is too long, or no file.
         Err(error) => {
             let file = report.file(path.to_owned(), String::new());
             report.add(At::file(file), "", format!("cannot read the file: {error}"));
-            Vec::new()
+            Ok(Vec::new())
         }
     }
 }
@@ -123,7 +134,7 @@ fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     File::read_at_most(LONGEST_FILE, path)
 }
 
-fn parse(path: &Path, bytes: Vec<u8>, names: &mut Names, check: &mut Check<'_>) -> Vec<Endpoint> {
+fn parse(path: &Path, bytes: Vec<u8>, names: &mut Names, names_verified: bool, check: &mut Check<'_>) -> Vec<Endpoint> {
     let json = path.extension().is_some_and(|extension| extension == "json");
     let file = match json {
         true => json::parse(path, bytes, "endpoints", check.report),
@@ -140,5 +151,15 @@ fn parse(path: &Path, bytes: Vec<u8>, names: &mut Names, check: &mut Check<'_>) 
         check.report.add(node.at, node.path(), message).expected(format!("at most {MOST_ENDPOINTS}"));
         return Vec::new();
     }
-    pools::list(&elements, names, check)
+    let endpoints = pools::list(&elements, names, check);
+    // One that could not be read is missing, and has been reported.
+    if names_verified && endpoints.len() == elements.len() {
+        for (endpoint, element) in endpoints.iter().zip(&elements) {
+            if let Some(why) = health::nameless(endpoint) {
+                let expected = "name in the tls table of the pool's health, or verify = false there";
+                check.report.add(element.at, element.path(), why).expected(expected);
+            }
+        }
+    }
+    endpoints
 }

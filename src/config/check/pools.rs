@@ -10,7 +10,7 @@ use super::node::{Node, Table};
 use super::{Check, balance, discovery, health, keys, listeners, named, routes, sessions, settings, useless};
 use crate::config::address;
 use crate::config::model::{
-    Address, BACKUP, Balance, Bind, Endpoint, MAX_PRIORITY, MAX_WEIGHT, NoEndpoint, Pool, Timeouts,
+    Address, BACKUP, Balance, Bind, Endpoint, Health, MAX_PRIORITY, MAX_WEIGHT, NoEndpoint, Pool, Timeouts,
 };
 use crate::config::report::{At, quote};
 use crate::config::value::Refused;
@@ -65,7 +65,6 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
     let endpoints = node.map(|node| endpoints(&node, file.is_none(), &mut names, check));
     let known = endpoints.is_some() && file.is_none() && check.report.count() == before;
     let endpoints = endpoints.unwrap_or_default();
-    let file = file.and_then(|node| discovery::file(&node, &mut names, check));
     let source = table.get("source").map(|node| source(&node, known.then_some(&endpoints), check));
     let refresh = table.get("refresh").and_then(|node| node.duration_within(REFRESH, "\"1s\" to \"1d\"", check.report));
     let most = table.get("max_connections_per_endpoint");
@@ -74,7 +73,9 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
     let fails_back = table.get("failback").and_then(|node| node.choice(&fails_back, check.report));
     let slow_start = table.get("slow_start").map(|node| slow_start(&node, balance, check));
     let panics = table.get("panic_percent").and_then(|node| node.number_unless("off", 1..=100, check.report));
-    let health = table.get("health").map(|node| health::read(&node, known.then_some(&endpoints), check));
+    let health = table.get("health").map(|node| health::read(&node, known.then_some(&endpoints), &endpoints, check));
+    let verified = health.as_ref().is_some_and(Health::verifies_names_of_endpoints);
+    let file = file.and_then(|node| discovery::file(&node, &mut names, verified, check));
     let own = table.get("timeouts").map(|node| node.table(keys::POOL_TIMEOUTS, check.report));
     let model = Pool {
         name: name.to_owned(),

@@ -45,6 +45,14 @@ pub struct Health {
     pub warn_expiry: Option<Duration>,
 }
 
+impl Health {
+    /// Whether certificates are verified by the names of endpoints, which therefore have to have some.
+    pub(crate) fn verifies_names_of_endpoints(&self) -> bool {
+        let tls = self.dialogue.as_ref().and_then(|dialogue| dialogue.tls.as_ref());
+        tls.is_some_and(ProbeTls::verifies_names_of_endpoints)
+    }
+}
+
 /// The greatest `rise` and `fall`.
 pub const MOST_PROBES: u32 = 100;
 /// The greatest `jitter`.
@@ -106,7 +114,7 @@ pub enum Step {
 /// `[pool.NAME.health.tls]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeTls {
-    /// The name that is sent and verified; `None`: the endpoint's host name, else the address that is probed.
+    /// The name that is sent and verified; `None`: the host name that is written, else the address that is probed.
     pub name: Option<String>,
     /// Protocols that are offered, of which one has to be taken; empty: none are offered.
     pub alpn: Vec<Box<[u8]>>,
@@ -114,6 +122,13 @@ pub struct ProbeTls {
     pub trust: Trust,
     /// Who we are, if we are asked.
     pub identity: Option<Identity>,
+}
+
+impl ProbeTls {
+    /// As [`Health::verifies_names_of_endpoints`].
+    pub(crate) fn verifies_names_of_endpoints(&self) -> bool {
+        self.name.is_none() && self.trust != Trust::Anybody
+    }
 }
 
 /// Whose certificates are trusted.

@@ -7,7 +7,7 @@ use insta::assert_snapshot;
 
 use super::{GOOD, parse, replaced, with_good};
 use crate::config::model::{Address, BACKUP};
-use crate::config::{load_with, read_endpoints};
+use crate::config::{Unread, load_with, read_endpoints};
 
 #[test]
 fn dns() {
@@ -117,15 +117,21 @@ fn paths_of_files() {
 
 /// What is said of a file with this name and text, without the name of its folder.
 fn said(name: &str, text: &[u8]) -> String {
+    said_where(false, name, text)
+}
+
+/// The same where certificates are verified by the names of endpoints, or not.
+fn said_where(names_verified: bool, name: &str, text: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
     fs::write(&path, text).unwrap();
-    let said = match read_endpoints(&path, &[]) {
+    let said = match read_endpoints(&path, &[], names_verified) {
         Ok(endpoints) => {
             let told = endpoints.iter().map(|endpoint| format!("{}={}", endpoint.name, endpoint.address));
             format!("fine: [{}]", told.collect::<Vec<_>>().join(" "))
         }
-        Err(problems) => problems.to_string(),
+        Err(Unread::Wrong(problems)) => problems.to_string(),
+        Err(Unread::System(error)) => error.to_string(),
     };
     said.replace(&format!("{}/", folder.path().display()), "")
 }
@@ -234,6 +240,33 @@ fn what_is_in_files() {
         "e.json:1:1: endpoints: 100001 endpoints are too many; expected at most 100000"
     );
     assert_eq!(said("e.toml", &vec![b'#'; (16 << 20) + 1]), "e.toml: cannot read the file: it has more than 16 MiB");
+}
+
+#[test]
+fn endpoints_of_a_file_have_names_where_certificates_are_verified_by_them() {
+    let text = r#"["10.0.0.1:1", "db.example.com:2",
+        {"srv": "_a._tcp.x"}, "unix:/run/x"]"#;
+    assert!(said("e.json", text.as_bytes()).starts_with("fine"));
+    assert_snapshot!(said_where(true, "e.json", text.as_bytes()), @r#"
+    e.json:2:9: endpoints[2]: the endpoint "_a._tcp.x" stands for SRV records, and nothing says whose certificate it has; expected name in the tls table of the pool's health, or verify = false there
+    e.json:2:31: endpoints[3]: the endpoint "unix:/run/x" is a unix socket, and nothing says whose certificate it has; expected name in the tls table of the pool's health, or verify = false there
+    "#);
+    assert!(said_where(true, "e.json", br#"["10.0.0.1:1", "db.example.com:2"]"#).starts_with("fine"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let (main, file) = (folder.path().join("main.toml"), folder.path().join("e.json"));
+    fs::write(&file, r#"[{"srv": "_a._tcp.x"}]"#).unwrap();
+    for (health, fine) in [
+        ("probe = 'tls'", false),
+        ("probe = 'http', tls = {}", false),
+        ("probe = 'http'", true),
+        ("probe = 'tls', tls.name = 'a.test'", true),
+        ("probe = 'tls', tls.verify = false", true),
+    ] {
+        let line = format!("endpoints_file = '{}'\nhealth = {{ {health} }}", file.display());
+        fs::write(&main, GOOD.replace("endpoints = \"10.0.0.1:443\"", &line)).unwrap();
+        assert_eq!(load_with(&main, []).is_ok(), fine, "{health}");
+    }
 }
 
 #[test]

@@ -78,6 +78,21 @@ fn the_table() {
     a source for another address
       fine
     "#);
+    assert_snapshot!(said_of("{ srv = '_a._tcp.x' }", &[
+        ("clear", "probe = 'http'"),
+        ("SRV and TLS without a name", "probe = 'http', tls = {}"),
+        ("SRV and TLS without verification", "probe = 'tls', tls.verify = false"),
+        ("SRV and TLS with a name", "probe = 'tls', tls.name = 'a.test'"),
+    ]), @r#"
+    clear
+      fine
+    SRV and TLS without a name
+      main.toml:10:28: pool.web.health.tls: the endpoint "_a._tcp.x" stands for SRV records, and nothing says whose certificate it has; expected name, or verify = false
+    SRV and TLS without verification
+      fine
+    SRV and TLS with a name
+      fine
+    "#);
     assert_snapshot!(said_of("'10.0.0.1:1', 'unix:/run/x'", &[
         ("fine", "probe = 'tcp'"),
         ("another port", "probe = 'tcp', port = 1"),

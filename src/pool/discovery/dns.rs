@@ -4,22 +4,20 @@
 //! what was found before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::answer::{Answer, Failure, Found, MOST_ADDRESSES, MOST_SERVICES, Query, Service, is_usable, told};
 use super::system::System;
 use crate::config::model;
 
-/// Names that are asked for at once; each takes a socket for each family.
-const AT_ONCE: usize = 8;
 /// How much longer than the one family the other may take.
 const GRACE: Duration = Duration::from_secs(1);
 /// Beyond this a look-up has failed, whatever it waits for.
@@ -27,80 +25,37 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// How long what does not come from a server holds.
 const FOREVER: Duration = Duration::MAX;
 
-/// What is asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Query {
-    /// The addresses of a host.
-    Host(String),
-    /// The services under a name (RFC 2782).
-    Srv(String),
-}
-
-/// What a name stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// Those of a host, at least one.
-    Addresses(BTreeSet<IpAddr>),
-    /// Those of an SRV name; none where it says that there is no such service.
-    Services(Vec<Service>),
-}
-
-/// One SRV record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Service {
-    /// Its target.
-    pub(super) host: String,
-    /// The addresses of the target.
-    pub(super) addresses: BTreeSet<IpAddr>,
-    pub(super) port: u16,
-    pub(super) priority: u16,
-    pub(super) weight: u16,
-}
-
-/// An answer that can be used.
-#[derive(Debug)]
-pub(crate) struct Found {
-    pub(super) answer: Answer,
-    /// How long it holds.
-    pub(super) ttl: Duration,
-    /// Why parts of it are as they were before.
-    pub(super) failures: Vec<String>,
-}
-
-/// Why there is no answer.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    #[error("there is no such name")]
-    NoName,
-    #[error("the name has no {0}")]
-    NoRecord(&'static str),
-    #[error("no answer in time")]
-    Late,
-    #[error("no target of the SRV records has an address: {0}")]
-    NoTarget(String),
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl Failure {
-    /// Whether it is an answer: there is nothing of that kind.
-    fn is_absence(&self) -> bool {
-        matches!(self, Failure::NoName | Failure::NoRecord(_))
-    }
-}
-
 /// Whom to ask.
 #[derive(Debug)]
 pub(crate) struct Dns {
     settings: model::Dns,
-    system: Mutex<Option<System>>,
-    places: Semaphore,
+    system: Arc<Mutex<Option<System>>>,
+    at_once: usize,
+    /// Places of all pools.
+    places: Arc<Semaphore>,
+    /// Those that one pool may have of them.
+    share: Semaphore,
 }
 
 impl Dns {
-    /// Asks as `settings` say.
-    pub(crate) fn new(settings: model::Dns) -> Dns {
-        Dns { settings, system: Mutex::default(), places: Semaphore::new(AT_ONCE) }
+    /// Asks as `settings` say, for so many names at once: each takes a few sockets.
+    pub(crate) fn new(settings: model::Dns, at_once: usize) -> Dns {
+        let at_once = at_once.max(1);
+        let (places, share) = (Arc::new(Semaphore::new(at_once)), Semaphore::new(share_of(at_once)));
+        Dns { settings, system: Arc::default(), at_once, places, share }
+    }
+
+    /// The same for one pool, which takes half of the places at the most: its names may be in a zone that does not answer.
+    pub(super) fn for_pool(&self) -> Dns {
+        let (system, places) = (Arc::clone(&self.system), Arc::clone(&self.places));
+        let share = Semaphore::new(share_of(self.at_once));
+        Dns { settings: self.settings.clone(), system, at_once: self.at_once, places, share }
+    }
+
+    /// Waits for a place, which is held until what it returns is dropped.
+    async fn place(&self) -> Result<[SemaphorePermit<'_>; 2], AcquireError> {
+        // Who waits for the share of the pool does not stand in line before other pools.
+        Ok([self.share.acquire().await?, self.places.acquire().await?])
     }
 
     /// What `query` comes to now; parts that fail are taken from `last`, what it came to before.
@@ -133,11 +88,11 @@ impl Dns {
         host: Name,
         last: BTreeSet<IpAddr>,
     ) -> Result<(BTreeSet<IpAddr>, Duration, Vec<String>), Failure> {
-        let _place = self.places.acquire().await;
+        let _place = self.place().await;
         let system = self.system()?;
         let listed = system.listed(&host);
         if !listed.is_empty() {
-            return Ok((listed, FOREVER, Vec::new()));
+            return join([(Ok((listed, FOREVER)), |_| true)], &BTreeSet::new());
         }
         let mut absent = Failure::NoName;
         // Both families of one name, before another is tried: they must not come from different hosts.
@@ -154,7 +109,7 @@ impl Dns {
 
     async fn services(self: &Arc<Dns>, service: Name, last: &[Service]) -> Result<Found, Failure> {
         let (records, mut ttl) = {
-            let _place = self.places.acquire().await;
+            let _place = self.place().await;
             let record = |data: &RData| match data {
                 RData::SRV(record) => Some(record.clone()),
                 _ => None,
@@ -170,8 +125,15 @@ impl Dns {
             }
             found?
         };
+        Failure::beyond(MOST_SERVICES, records.len(), "SRV records")?;
         // A target of "." says that the service is decidedly not available.
-        let records: Vec<_> = records.into_iter().filter(|record| !record.target.is_root()).collect();
+        let records = records.into_iter().filter(|record| !record.target.is_root());
+        let (records, portless): (Vec<_>, Vec<_>) = records.partition(|record| record.port != 0);
+        let portless = portless.iter().map(|record| Failure::NoPort(record.target.to_lowercase().to_ascii()));
+        let mut failures: Vec<String> = portless.map(|failure| failure.to_string()).collect();
+        if records.is_empty() && !failures.is_empty() {
+            return Err(Failure::Failed(told(failures, "; ")));
+        }
         let mut look_ups = JoinSet::new();
         let targets: BTreeSet<Name> = records.iter().map(|record| record.target.to_lowercase()).collect();
         for target in targets {
@@ -180,7 +142,7 @@ impl Dns {
             let before: BTreeSet<IpAddr> = before.copied().collect();
             look_ups.spawn(async move { (host, dns.addresses(target, before.clone()).await, before) });
         }
-        let (mut known, mut failures) = (BTreeMap::new(), Vec::new());
+        let mut known = BTreeMap::new();
         while let Some(look_up) = look_ups.join_next().await {
             let (host, found, before) = look_up.map_err(|error| Failure::Failed(error.to_string()))?;
             let addresses = match found {
@@ -198,7 +160,7 @@ impl Dns {
         }
         failures.sort();
         if !records.is_empty() && known.values().all(BTreeSet::is_empty) {
-            return Err(Failure::NoTarget(failures.join("; ")));
+            return Err(Failure::NoTarget(told(failures, "; ")));
         }
         let mut services: Vec<Service> = records
             .iter()
@@ -208,6 +170,8 @@ impl Dns {
                 Service { host, addresses, port: record.port, priority: record.priority, weight: record.weight }
             })
             .collect();
+        let addresses = services.iter().map(|service| service.addresses.len()).sum();
+        Failure::beyond(MOST_ADDRESSES, addresses, "addresses")?;
         // Servers turn their records round.
         services.sort_by(|a, b| (a.priority, &a.host, a.port, a.weight).cmp(&(b.priority, &b.host, b.port, b.weight)));
         Ok(Found { answer: Answer::Services(services), ttl, failures })
@@ -223,6 +187,11 @@ impl Dns {
         let new = System::read(&self.settings, system.as_ref(), now)?;
         Ok(system.insert(new).clone())
     }
+}
+
+/// How many of the places one pool may have.
+fn share_of(at_once: usize) -> usize {
+    at_once.div_ceil(2)
 }
 
 /// What one family came to.
@@ -249,10 +218,10 @@ async fn both(v4: impl Future<Output = Family>, v6: impl Future<Output = Family>
 /// Which of the addresses belong to a family.
 type Of = fn(&IpAddr) -> bool;
 
-/// The addresses of both families. One that failed, where the other did not, keeps those of it that are in `last`; that
-/// it has no addresses is no failure as long as the other has some.
-fn join(
-    families: [(Family, Of); 2],
+/// The addresses of the families, as far as they can be used. One that failed, where another did not, keeps those of it
+/// that are in `last`; that it has no addresses is no failure as long as another has some.
+fn join<const N: usize>(
+    families: [(Family, Of); N],
     last: &BTreeSet<IpAddr>,
 ) -> Result<(BTreeSet<IpAddr>, Duration, Vec<String>), Failure> {
     let (mut addresses, mut ttl) = (BTreeSet::new(), FOREVER);
@@ -260,8 +229,14 @@ fn join(
     for (family, of) in families {
         match family {
             Ok((found, holds)) => {
-                addresses.extend(found);
-                ttl = ttl.min(holds);
+                let (usable, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| is_usable(*address));
+                if usable.is_empty() {
+                    kept.extend(last.iter().copied().filter(of));
+                } else {
+                    ttl = ttl.min(holds);
+                }
+                addresses.extend(usable);
+                failures.extend(others.first().copied().map(Failure::Unusable));
             }
             Err(error) if error.is_absence() => absent = absent.or(Some(error)),
             Err(error) => {
@@ -274,36 +249,13 @@ fn join(
         return Err(failures.into_iter().next().or(absent).unwrap_or(Failure::NoRecord("address")));
     }
     addresses.extend(kept);
-    let failures = failures.into_iter().map(|error| format!("some addresses could not be asked for: {error}"));
+    Failure::beyond(MOST_ADDRESSES, addresses.len(), "addresses")?;
+    let failures = failures.into_iter().map(|error| format!("some addresses are not known: {error}"));
     Ok((addresses, ttl, failures.collect()))
 }
 
 fn name(text: &str) -> Result<Name, Failure> {
     Name::from_ascii(text).map_err(|error| Failure::Failed(error.to_string()))
-}
-
-impl fmt::Display for Query {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Query::Host(name) | Query::Srv(name)) = self;
-        f.write_str(name)
-    }
-}
-
-impl fmt::Display for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list =
-            |addresses: &BTreeSet<IpAddr>| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        match self {
-            Answer::Addresses(addresses) => f.write_str(&list(addresses)),
-            Answer::Services(services) => {
-                for (index, Service { host, addresses, port, priority, weight }) in services.iter().enumerate() {
-                    let comma = if index > 0 { ", " } else { "" };
-                    write!(f, "{comma}{priority} {weight} {port} {host} ({})", list(addresses))?;
-                }
-                Ok(())
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -321,6 +273,9 @@ mod tests {
         let failed = || -> Family { Err(Failure::Failed("refused".into())) };
         let no_name = || -> Family { Err(Failure::NoName) };
         let none = || -> Family { Err(Failure::NoRecord("address")) };
+        let many = |count: u32| -> Family {
+            Ok(((1..=count).map(|last| Ipv4Addr::from_bits(last).into()).collect(), Duration::from_secs(5)))
+        };
         let last = BTreeSet::from(["10.0.0.1", "10.0.0.2", "::1"].map(ip));
         for (case, v4, v6, expected) in [
             ("both", ok(&["10.0.0.2"], 9), ok(&["::2"], 5), "10.0.0.2 ::2 for 5s"),
@@ -329,6 +284,12 @@ mod tests {
             ("one failed", failed(), ok(&["::2"], 5), "10.0.0.1 10.0.0.2 ::2 for 5s, 1 failed"),
             ("the other failed", ok(&["10.0.0.3"], 5), failed(), "10.0.0.3 ::1 for 5s, 1 failed"),
             ("both failed", failed(), failed(), "refused"),
+            ("a name that is blocked", ok(&["0.0.0.0"], 5), ok(&["::"], 5), "0.0.0.0 is not an address to connect to"),
+            ("one kind of it", ok(&["0.0.0.0"], 5), none(), "0.0.0.0 is not an address to connect to"),
+            ("half blocked", ok(&["0.0.0.0"], 5), ok(&["::2"], 9), "10.0.0.1 10.0.0.2 ::2 for 9s, 1 failed"),
+            ("some of no use", ok(&["224.0.0.1", "10.0.0.3"], 5), none(), "10.0.0.3 for 5s, 1 failed"),
+            ("as many as may be", many(1024), none(), "1024 for 5s"),
+            ("too many", many(1024), ok(&["::2"], 5), "1025 addresses are too many: at most 1024"),
             ("one failed, the other has none", none(), failed(), "refused"),
             ("no name", no_name(), no_name(), "there is no such name"),
             ("no address", none(), none(), "the name has no address"),
@@ -337,7 +298,9 @@ mod tests {
                 Ok((addresses, ttl, failures)) => {
                     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
                     let failed = if failures.is_empty() { "".into() } else { format!(", {} failed", failures.len()) };
-                    format!("{} for {ttl:?}{failed}", addresses.join(" "))
+                    let many = addresses.len().to_string();
+                    let addresses = if addresses.len() < 100 { addresses.join(" ") } else { many };
+                    format!("{addresses} for {ttl:?}{failed}")
                 }
                 Err(error) => error.to_string(),
             };
@@ -347,7 +310,7 @@ mod tests {
 
     #[tokio::test]
     async fn names_of_the_machine() {
-        let dns = Arc::new(Dns::new(model::Dns { servers: Vec::new(), timeout: Duration::from_millis(100) }));
+        let dns = Arc::new(Dns::new(model::Dns { servers: Vec::new(), timeout: Duration::from_millis(100) }, 1));
         let found = dns.look_up(&Query::Host("localhost".into()), None).await.unwrap();
         let Answer::Addresses(addresses) = found.answer else { panic!("{found:?}") };
         assert!(addresses.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{addresses:?}");

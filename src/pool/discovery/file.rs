@@ -1,7 +1,7 @@
 //! A file of endpoints that may change at any time.
 //!
 //! It is looked at twice a second and read once it rests, so that one that is written in place is not read halfway. What
-//! cannot be read changes nothing.
+//! cannot be read changes nothing; what the system is to blame for is tried again at every look.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::stamp::Stamp;
 use crate::config::model::Endpoint;
-use crate::config::read_endpoints;
+use crate::config::{Problems, Unread, read_endpoints};
 
 /// From one look to the next. A file has to look the same twice before it is read.
 const LOOK: Duration = Duration::from_millis(500);
@@ -23,6 +23,8 @@ pub(super) struct Watched {
     path: PathBuf,
     /// Endpoints of the configuration, whose names are taken.
     others: Vec<Endpoint>,
+    /// Whether endpoints have to have names that certificates are verified by.
+    names_verified: bool,
     seen: Option<Sight>,
     /// What was last told of.
     told: Option<Sight>,
@@ -40,9 +42,10 @@ pub(super) enum Reading {
 }
 
 impl Watched {
-    /// A file that was not looked at yet, beside these endpoints.
-    pub(super) fn new(path: PathBuf, others: Vec<Endpoint>) -> Watched {
-        Watched { path, others, seen: None, told: None }
+    /// A file that was not looked at yet, beside these endpoints. Whether certificates are verified by the names of
+    /// endpoints decides which ones it may list.
+    pub(super) fn new(path: PathBuf, others: Vec<Endpoint>, names_verified: bool) -> Watched {
+        Watched { path, others, names_verified, seen: None, told: None }
     }
 
     /// Its path.
@@ -76,33 +79,37 @@ impl Watched {
         if self.told.as_ref() == Some(&sight) || seen.is_some_and(|seen| seen != sight) {
             return None;
         }
-        let reading = match &sight {
-            Err(error) => Reading::Failed(vec![format!("{}: {error}", self.path.display())]),
-            Ok(_) => self.read(),
+        let (told, reading) = match &sight {
+            Err(error) => (Err(error.clone()), self.failed(error)),
+            Ok(stamp) => match read_endpoints(&self.path, &self.others, self.names_verified) {
+                Ok(endpoints) => (Ok(*stamp), Reading::Endpoints(endpoints)),
+                Err(Unread::Wrong(problems)) => (Ok(*stamp), wrong(&problems)),
+                // That version may be good: it has not been told of.
+                Err(Unread::System(error)) => (Err(error.to_string()), self.failed(&error.to_string())),
+            },
         };
-        if self.sight() != sight {
+        if self.sight() != sight || self.told.as_ref() == Some(&told) {
             return None;
         }
-        self.told = Some(sight);
+        self.told = Some(told);
         Some(reading)
+    }
+
+    fn failed(&self, error: &str) -> Reading {
+        Reading::Failed(vec![format!("{}: {error}", self.path.display())])
     }
 
     fn sight(&self) -> Sight {
         Stamp::of(&self.path).map_err(|error| error.to_string())
     }
+}
 
-    fn read(&self) -> Reading {
-        match read_endpoints(&self.path, &self.others) {
-            Ok(endpoints) => Reading::Endpoints(endpoints),
-            Err(problems) => {
-                let mut told: Vec<String> = problems.0.iter().take(MOST_TOLD).map(ToString::to_string).collect();
-                if let Some(more) = problems.0.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
-                    told.push(format!("and {more} more"));
-                }
-                Reading::Failed(told)
-            }
-        }
+fn wrong(problems: &Problems) -> Reading {
+    let mut told: Vec<String> = problems.0.iter().take(MOST_TOLD).map(ToString::to_string).collect();
+    if let Some(more) = problems.0.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
+        told.push(format!("and {more} more"));
     }
+    Reading::Failed(told)
 }
 
 #[cfg(test)]
@@ -128,8 +135,8 @@ mod tests {
         let path = folder.path().join("e.json");
         let others = crate::config::read_endpoints;
         fs::write(folder.path().join("others.json"), r#"["10.0.0.9:1"]"#).unwrap();
-        let others = others(&folder.path().join("others.json"), &[]).unwrap();
-        let mut file = Watched::new(path.clone(), others);
+        let others = others(&folder.path().join("others.json"), &[], false).unwrap();
+        let mut file = Watched::new(path.clone(), others, false);
         let mut look = |case: &str, expected: &str| {
             let told = told(file.look()).replace(&format!("{}/", folder.path().display()), "");
             assert_eq!(told, expected, "{case}");
@@ -159,5 +166,27 @@ mod tests {
         std::os::unix::fs::symlink("v1", &path).unwrap();
         look("a link", "nothing");
         look("a link to an empty list", "[]");
+    }
+
+    #[test]
+    fn what_the_system_refuses_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        // Reading it fails with EIO at any time, and it looks the same throughout.
+        let path = folder.path().join("e.json");
+        std::os::unix::fs::symlink("/proc/self/mem", &path).unwrap();
+        let mut file = Watched::new(path.clone(), Vec::new(), false);
+        let told_first = told(file.look());
+        assert!(told_first.ends_with("Input/output error (os error 5)"), "{told_first}");
+        let failed = file.told.clone();
+        assert!(failed.as_ref().unwrap().is_err(), "that version is read again");
+        assert_eq!(told(file.look()), "nothing", "the same failure is told once");
+        // As it would be had the first reading failed.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "[]").unwrap();
+        file.seen = Some(file.sight());
+        assert_eq!(told(file.look()), "[]");
+        file.told = failed;
+        assert_eq!(told(file.look()), "[]", "the version is known, but was never read");
+        assert_eq!(told(file.look()), "nothing");
     }
 }

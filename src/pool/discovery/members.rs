@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::dns::{Answer, Query, Service};
+use super::answer::{Answer, Query, Service};
 use crate::config::model::{Address, BACKUP, Endpoint, MAX_WEIGHT};
 use crate::pool::{Member, Target};
 
@@ -48,17 +48,12 @@ pub(crate) fn members<'a>(
             }
             Address::Srv(service) => {
                 if let Some(Answer::Services(found)) = answer(&Query::Srv(service.clone())) {
-                    for (Service { host, addresses, port, priority, .. }, weight) in weighed(found) {
-                        let host: Arc<str> = host.trim_end_matches('.').into();
+                    // The name of a target is only what records say, and no name for a certificate to have.
+                    for (Service { addresses, port, priority, .. }, weight) in weighed(found) {
                         let priority = if endpoint.priority == BACKUP { BACKUP } else { u32::from(*priority) };
                         let at = |ip| {
                             let target = (ip, *port).into();
-                            Member {
-                                weight,
-                                priority,
-                                host: Some(Arc::clone(&host)),
-                                ..member(format!("{name}#{target}"), Target::Ip(target))
-                            }
+                            Member { weight, priority, ..member(format!("{name}#{target}"), Target::Ip(target)) }
                         };
                         members.extend(addresses.iter().copied().map(at));
                     }
@@ -189,12 +184,12 @@ mod tests {
                 "db:1#::1 [::1]:1 7 4 db",
                 "second#10.0.0.1 10.0.0.1:1 7 backup db",
                 "second#::1 [::1]:1 7 backup db",
-                "s#10.0.0.2:5432 10.0.0.2:5432 5 10 10-5.example",
-                "s#[::2]:5432 [::2]:5432 5 10 10-5.example",
-                "s#10.0.0.3:5432 10.0.0.3:5432 1 20 20-1.example",
-                "b#10.0.0.2:5432 10.0.0.2:5432 5 backup 10-5.example",
-                "b#[::2]:5432 [::2]:5432 5 backup 10-5.example",
-                "b#10.0.0.3:5432 10.0.0.3:5432 1 backup 20-1.example",
+                "s#10.0.0.2:5432 10.0.0.2:5432 5 10 -",
+                "s#[::2]:5432 [::2]:5432 5 10 -",
+                "s#10.0.0.3:5432 10.0.0.3:5432 1 20 -",
+                "b#10.0.0.2:5432 10.0.0.2:5432 5 backup -",
+                "b#[::2]:5432 [::2]:5432 5 backup -",
+                "b#10.0.0.3:5432 10.0.0.3:5432 1 backup -",
             ]
         );
     }

@@ -5,6 +5,7 @@
 //! source that fails keeps what it said last. Everything is linear in the number of endpoints, and a set is replaced at
 //! most ten times a second, however many names are answered in between.
 
+mod answer;
 mod dns;
 mod file;
 mod members;
@@ -19,28 +20,34 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use self::dns::{Answer, Failure, Found};
-pub(crate) use self::dns::{Dns, Query};
+pub(crate) use self::answer::Query;
+use self::answer::{Answer, Failure, Found, told};
+pub(crate) use self::dns::Dns;
 use self::file::{Reading, Watched};
 pub(crate) use self::members::members;
 use super::{Member, Pool};
 use crate::config::model::{self, Endpoint};
 use crate::observe::metrics::Metrics;
 
-/// Pause before a name without any answer is looked up again, and the first one after a failure, if `refresh` is not
-/// shorter still.
+/// The pause after a first failure, if `refresh` is not shorter still. Each further one doubles it.
 const RETRY: Duration = Duration::from_secs(2);
 /// The longest pause after failures.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// The same for a name of which nothing is known yet.
+const LONGEST_RETRY_UNKNOWN: Duration = Duration::from_secs(10);
 /// The shortest time from one look-up of a name to the next, whatever its TTL.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// The shortest time from one set to the next.
 const BETWEEN_SETS: Duration = Duration::from_millis(100);
+/// For how long endpoints that a file no longer lists stay while names that are new in it are looked up.
+const SWAP: Duration = Duration::from_secs(2);
 
 /// Where the endpoints of one pool are found.
 pub(crate) struct Sources {
     endpoints: Vec<Endpoint>,
     file: Option<PathBuf>,
+    /// Whether endpoints have to have names that certificates are verified by.
+    names_verified: bool,
     /// The longest time from one look-up of a name to the next.
     refresh: Duration,
 }
@@ -48,7 +55,12 @@ pub(crate) struct Sources {
 impl Sources {
     /// Those of a pool.
     pub(crate) fn of(pool: &model::Pool) -> Sources {
-        Sources { endpoints: pool.endpoints.clone(), file: pool.endpoints_file.clone(), refresh: pool.refresh }
+        Sources {
+            endpoints: pool.endpoints.clone(),
+            file: pool.endpoints_file.clone(),
+            names_verified: pool.health.as_ref().is_some_and(|health| health.verifies_names_of_endpoints()),
+            refresh: pool.refresh,
+        }
     }
 
     /// Whether a file is one of them.
@@ -69,7 +81,7 @@ pub(crate) async fn keep(
     let set = members(&sources.endpoints, |_| None);
     let mut discovery = Discovery {
         pool,
-        dns,
+        dns: Arc::new(dns.for_pool()),
         refresh: sources.refresh,
         file_to_come: sources.file.is_some(),
         own: sources.endpoints,
@@ -79,9 +91,10 @@ pub(crate) async fn keep(
         to_come: HashSet::new(),
         tasks: JoinSet::new(),
         set,
+        swap: None,
     };
     if let Some(file) = sources.file {
-        discovery.watch(Watched::new(file, discovery.own.clone()));
+        discovery.watch(Watched::new(file, discovery.own.clone(), sources.names_verified));
     }
     discovery.follow();
     let mut first = Some(first);
@@ -91,8 +104,8 @@ pub(crate) async fn keep(
         // Who waits for the first round is not kept waiting for the sake of those that come after it.
         let is_first = first.is_some() && discovery.has_looked_at_all();
         if due.is_some_and(|due| due <= now || is_first) {
-            discovery.put(&metrics);
-            (due, last_set) = (None, Some(now));
+            let put = discovery.put(now, &metrics);
+            (due, last_set) = if put { (None, Some(now)) } else { (Some(now + BETWEEN_SETS), last_set) };
         }
         if is_first && let Some(first) = first.take() {
             first();
@@ -108,7 +121,7 @@ pub(crate) async fn keep(
                     due = Some(last_set.map_or(now, |last| now.max(last + BETWEEN_SETS)));
                 }
             }
-            Some(Err(error)) => tracing::error!(pool = &*discovery.pool.name, "a look-up panicked: {error}"),
+            Some(Err(error)) => tracing::error!(pool = &*discovery.pool.name, "a source was lost: {error}"),
             // Nothing can change any more.
             None => return,
         }
@@ -134,6 +147,8 @@ struct Discovery {
     tasks: JoinSet<Event>,
     /// What was handed to the pool.
     set: Vec<Member>,
+    /// Until when a file that has changed takes nothing away, if names in it have not been looked up yet.
+    swap: Option<Instant>,
 }
 
 /// What is known of a name.
@@ -186,7 +201,7 @@ impl Discovery {
                     tracing::info!(pool = &*pool.name, name = %query, answer = %found.answer, "resolved");
                 }
                 known.answer = Some(found.answer);
-                (found.ttl, (!found.failures.is_empty()).then(|| found.failures.join("; ")))
+                (found.ttl, (!found.failures.is_empty()).then(|| told(found.failures, "; ")))
             }
             Err(failure) => (Duration::MAX, Some(failure.to_string())),
         };
@@ -200,10 +215,10 @@ impl Discovery {
             }
             Some(_) => {
                 pool.metrics.discovery_failures.increment(1);
-                // Without any answer it is looked for as eagerly as at the start.
-                known.failures = if known.answer.is_some() { known.failures.saturating_add(1) } else { 1 };
-                let times = 1u32.checked_shl(known.failures.saturating_sub(1)).unwrap_or(u32::MAX);
-                RETRY.saturating_mul(times).min(LONGEST_RETRY).min(ttl)
+                let times = 1u32.checked_shl(known.failures).unwrap_or(u32::MAX);
+                known.failures = known.failures.saturating_add(1);
+                let longest = if known.answer.is_some() { LONGEST_RETRY } else { LONGEST_RETRY_UNKNOWN };
+                RETRY.saturating_mul(times).min(longest).min(ttl)
             }
         };
         if failure.is_some() && failure != known.told {
@@ -236,6 +251,10 @@ impl Discovery {
         self.file_to_come = false;
         self.watch(watched);
         self.follow();
+        if changed && !self.to_come.is_empty() {
+            // A file that goes on changing does not put it off for ever.
+            self.swap.get_or_insert_with(|| Instant::now() + SWAP);
+        }
         changed
     }
 
@@ -256,7 +275,8 @@ impl Discovery {
         let last = self.names.get(&query).and_then(|known| known.answer.clone());
         self.tasks.spawn(async move {
             sleep(pause).await;
-            let answer = dns.look_up(&query, last).await;
+            let asked = query.clone();
+            let answer = caught(async move { dns.look_up(&asked, last).await }).await;
             Event::Name(query, answer)
         });
     }
@@ -265,13 +285,48 @@ impl Discovery {
         self.tasks.spawn(async move { Event::File(watched.next().await) });
     }
 
-    fn put(&mut self, metrics: &Metrics) {
+    /// Hands what is known to the pool. False if that has to wait, as it would take endpoints away for the sake of names
+    /// that are not known yet.
+    fn put(&mut self, now: Instant, metrics: &Metrics) -> bool {
         let names = &self.names;
         let answer = |query: &Query| names.get(query).and_then(|known| known.answer.as_ref());
         let set = members(self.own.iter().chain(&self.listed), answer);
+        let may_wait = self.swap.is_some_and(|until| now < until) && !self.to_come.is_empty();
+        if may_wait && takes_away(&self.set, &set) {
+            return false;
+        }
+        self.swap = None;
         if set != self.set {
             self.set.clone_from(&set);
             self.pool.set(set, metrics);
         }
+        true
+    }
+}
+
+fn takes_away(before: &[Member], after: &[Member]) -> bool {
+    let names: HashSet<&str> = after.iter().map(|member| &*member.name).collect();
+    before.iter().any(|member| !names.contains(&*member.name))
+}
+
+/// What a look-up comes to; a panic is one more way to fail. It ends when this is dropped.
+async fn caught(look_up: impl Future<Output = Result<Found, Failure>> + Send + 'static) -> Result<Found, Failure> {
+    let mut task = JoinSet::new();
+    task.spawn(look_up);
+    match task.join_next().await {
+        Some(Ok(found)) => found,
+        Some(Err(error)) => Err(Failure::Failed(format!("the look-up panicked: {error}"))),
+        None => Err(Failure::Late),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_up_that_panics_has_failed() {
+        let failed = caught(async { panic!("on purpose") }).await.unwrap_err().to_string();
+        assert!(failed.starts_with("the look-up panicked") && failed.contains("on purpose"), "{failed}");
     }
 }

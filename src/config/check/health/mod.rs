@@ -4,6 +4,8 @@ mod agent;
 mod dialogue;
 mod tls;
 
+pub(super) use tls::nameless;
+
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -52,8 +54,13 @@ const PARTS: [(&str, &[Word], &str); 3] = [
 /// What makes no sense where only agents are asked.
 const PROBE_KEYS: [&str; 8] = ["interval", "fast_interval", "rise", "fall", "port", "tls", "http", "script"];
 
-/// Reads how the endpoints of a pool, if these are known, are probed.
-pub(super) fn read(node: &Node<'_>, endpoints: Option<&Vec<Endpoint>>, check: &mut Check<'_>) -> Health {
+/// Reads how the endpoints of a pool are probed: `own`, which are `endpoints` if it has no others and all are known.
+pub(super) fn read(
+    node: &Node<'_>,
+    endpoints: Option<&Vec<Endpoint>>,
+    own: &[Endpoint],
+    check: &mut Check<'_>,
+) -> Health {
     let table = node.table(keys::HEALTH, check.report);
     let word = word(&table, check);
     if let Some(word) = word {
@@ -66,7 +73,7 @@ pub(super) fn read(node: &Node<'_>, endpoints: Option<&Vec<Endpoint>>, check: &m
     let (tls, warn_expiry) = tls::read(over_tls.as_ref(), check);
     let tls = (word == Some(Word::Tls) || over_tls.is_some()).then_some(tls);
     if let Some(tls) = &tls {
-        tls::fits(over_tls.as_ref().unwrap_or(node), tls, word == Some(Word::Http), endpoints, check);
+        tls::fits(over_tls.as_ref().unwrap_or(node), tls, word == Some(Word::Http), own, check);
     }
     let probe = word.map(|word| match word {
         Word::Tcp | Word::Tls => Probe::Tcp,

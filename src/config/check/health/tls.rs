@@ -53,27 +53,30 @@ pub(super) fn read(node: Option<&Node<'_>>, check: &mut Check<'_>) -> (ProbeTls,
     (ProbeTls { name, alpn, trust, identity }, warn)
 }
 
-/// Refuses what cannot come to a good end: h2 for a request over HTTP/1.1, and an endpoint without a name.
-pub(super) fn fits(
-    node: &Node<'_>,
-    tls: &ProbeTls,
-    speaks_http: bool,
-    endpoints: Option<&Vec<Endpoint>>,
-    check: &mut Check<'_>,
-) {
+/// Refuses what cannot come to a good end: h2 for a request over HTTP/1.1, and an endpoint of `own`, those that are written
+/// in the configuration, without a name.
+pub(super) fn fits(node: &Node<'_>, tls: &ProbeTls, speaks_http: bool, own: &[Endpoint], check: &mut Check<'_>) {
     if speaks_http && let Some(other) = tls.alpn.iter().find(|alpn| !matches!(&***alpn, b"http/1.1" | b"http/1.0")) {
         let message = format!("probe = \"http\" speaks HTTP/1.1 and not {}", quote(&String::from_utf8_lossy(other)));
         check.report.add(node.key_at, format!("{}.alpn", node.path()), message);
     }
-    let unix = |endpoint: &&Endpoint| matches!(endpoint.address, Address::Unix(_));
-    if tls.name.is_none()
-        && tls.trust != Trust::Anybody
-        && let Some(endpoint) = endpoints.and_then(|endpoints| endpoints.iter().find(unix))
+    if tls.verifies_names_of_endpoints()
+        && let Some(message) = own.iter().find_map(nameless)
     {
-        let endpoint = quote(&endpoint.name);
-        let message = format!("the endpoint {endpoint} is a unix socket, and nothing says whose certificate it has");
         check.report.add(node.key_at, node.path(), message).expected("name, or verify = false");
     }
+}
+
+/// Why an endpoint has no name by which its certificate can be verified, if it has none: what SRV records say are names
+/// that anybody may have written who can answer for the name server.
+pub(in crate::config::check) fn nameless(endpoint: &Endpoint) -> Option<String> {
+    let what = match endpoint.address {
+        Address::Unix(_) => "is a unix socket",
+        Address::Srv(_) => "stands for SRV records",
+        Address::Ip(_) | Address::Host { .. } => return None,
+    };
+    let endpoint = quote(&endpoint.name);
+    Some(format!("the endpoint {endpoint} {what}, and nothing says whose certificate it has"))
 }
 
 fn alpn(node: &Node<'_>, check: &mut Check<'_>) -> Vec<Box<[u8]>> {
