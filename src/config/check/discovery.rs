@@ -83,7 +83,7 @@ pub(super) fn file(node: &Node<'_>, names: &mut Names, check: &mut Check<'_>) ->
         }
         if known { Ok(path) } else { Err(Refused::misread(text, "ends in neither .json nor .toml")) }
     })?;
-    if check.with_endpoints {
+    if check.with_files {
         match bytes(path) {
             Ok(bytes) => drop(parse(path, bytes, names, check)),
             // It may come later.
@@ -105,7 +105,7 @@ pub(in crate::config) fn read_alone(path: &Path, others: &[Endpoint], report: &m
     match bytes(path) {
         Ok(bytes) => {
             let mut names: Names = others.iter().map(|endpoint| (endpoint.name.clone(), None)).collect();
-            parse(path, bytes, &mut names, &mut Check { report, complete: true, with_endpoints: false })
+            parse(path, bytes, &mut names, &mut Check { report, complete: true, with_files: false })
         }
         Err(error) => {
             let file = report.file(path.to_owned(), String::new());

@@ -8,7 +8,6 @@
 mod dns;
 mod file;
 mod members;
-mod stamp;
 mod system;
 
 use std::collections::{HashMap, HashSet};

@@ -14,8 +14,9 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Hosts, TokioResolver, system_conf};
 
 use super::dns::Failure;
-use super::stamp::Stamp;
+
 use crate::config::model::Dns;
+use crate::stamp::Stamp;
 
 /// How often a question is asked.
 const ATTEMPTS: usize = 2;

@@ -1,0 +1,15 @@
+//! TLS that ends here: certificates, session tickets, and the settings of a route.
+//!
+//! [`certificates`] is what a route has: pairs from files ([`pair`], [`files`]), found by name ([`index`]), watched, and
+//! replaced one at a time while handshakes go on. [`tickets`] lets sessions be resumed on their own route only.
+//! [`server`] puts both together for rustls. Nothing here knows of sockets, and the time comes in as an argument.
+
+pub(crate) mod certificates;
+pub(crate) mod expiry;
+mod files;
+mod index;
+pub(crate) mod pair;
+mod problem;
+pub(crate) mod server;
+mod staple;
+pub(crate) mod tickets;
