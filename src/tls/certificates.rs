@@ -18,6 +18,7 @@ use rustls::sign::CertifiedKey;
 
 use super::files::{self, Sight};
 use super::index::Index;
+use super::key::Thorough;
 use super::pair::Pair;
 use super::problem::{Flaw, Problem};
 use crate::observe::metrics::Metrics;
@@ -175,8 +176,7 @@ impl Watch {
         let mut seen: HashSet<PathBuf> = HashSet::new();
         let mut silent: HashSet<usize> = HashSet::new();
         for (index, source) in self.sources.iter_mut().enumerate() {
-            let mut tell = |problem| problems.push(Found { source: index, problem });
-            let Some(listed) = source.list(&mut tell) else {
+            let Some(listed) = source.list(|problem| problems.push(Found { source: index, problem })) else {
                 silent.insert(index);
                 continue;
             };
@@ -184,10 +184,12 @@ impl Watch {
             for file in listed.into_iter().filter(|file| seen.insert(file.clone())) {
                 let mut watched = known.remove(&file).unwrap_or_else(|| Watched::new(file));
                 (watched.source, watched.missed) = (index, false);
-                changed |= watched.look(now, rests, &mut tell);
                 self.files.push(watched);
             }
         }
+        let (read, wrong) = look_at_all(&mut self.files, now, rests);
+        problems.extend(wrong);
+        changed |= read;
         for mut watched in known.into_values() {
             let was_missed = std::mem::replace(&mut watched.missed, true);
             match silent.contains(&watched.source) || !was_missed {
@@ -200,9 +202,42 @@ impl Watch {
     }
 }
 
+/// Looks at each of `files`: whether any pair has changed, and what is wrong, in their order.
+fn look_at_all(files: &mut [Watched], now: SystemTime, rests: Duration) -> (bool, Vec<Found>) {
+    const AT_ONCE: usize = 64;
+    let (count, thorough) = (files.len(), Thorough::new());
+    let (queue, done) = (Mutex::new(files.chunks_mut(AT_ONCE).enumerate()), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((number, files)) = next else { return };
+            let looked = files.iter_mut().map(|watched| watched.look(now, rests, &thorough)).collect::<Vec<_>>();
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((number, looked));
+        }
+    };
+    // At the start there are no clients yet whom it would slow down.
+    let helpers = if rests.is_zero() { std::thread::available_parallelism().map_or(1, usize::from) - 1 } else { 0 };
+    std::thread::scope(|scope| {
+        for _ in 0..helpers.min(count / AT_ONCE) {
+            // Without help it takes longer.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+        }
+        work();
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_unstable_by_key(|(number, _)| *number);
+    let looked = done.into_iter().flat_map(|(_, looked)| looked);
+    let (mut changed, mut problems) = (false, Vec::new());
+    for (new, problem) in looked {
+        changed |= new;
+        problems.extend(problem);
+    }
+    (changed, problems)
+}
+
 impl Source {
     /// Its files; `None` if that cannot be told.
-    fn list(&mut self, tell: &mut impl FnMut(Problem)) -> Option<Vec<PathBuf>> {
+    fn list(&mut self, tell: impl FnOnce(Problem)) -> Option<Vec<PathBuf>> {
         match files::list(&self.path) {
             Ok(files) => {
                 self.told = None;
@@ -224,28 +259,25 @@ impl Watched {
         Watched { file, source: 0, sight: None, pair: None, missed: false }
     }
 
-    /// Reads the files if they have changed; whether that gave a new pair.
-    fn look(&mut self, now: SystemTime, rests: Duration, tell: &mut impl FnMut(Problem)) -> bool {
+    /// Reads the files if they have changed: whether that gave a new pair, and what is wrong.
+    fn look(&mut self, now: SystemTime, rests: Duration, thorough: &Thorough) -> (bool, Option<Found>) {
         let sight = Sight::of(&self.file);
         let is_outdated = self.pair.as_ref().is_some_and(|pair| pair.staple_until.is_some_and(|until| until < now));
         if self.sight.as_ref() == Some(&sight) && !is_outdated {
-            return false;
+            return (false, None);
         }
         // A file of the future, by a clock that is ahead, has to be told of some time: it rests.
         let is_young = || sight.changed().and_then(|at| now.duration_since(at).ok()).is_some_and(|age| age < rests);
-        let read = files::read(&self.file, now);
-        let problem = match &read {
-            Ok((_, problem)) => problem.as_ref(),
-            Err(problem) => Some(problem),
+        let (pair, problem) = match files::read(&self.file, now, thorough) {
+            Ok((pair, problem)) => (Some(pair), problem),
+            Err(problem) => (None, Some(problem)),
         };
         let waits = problem.is_some() && is_young();
-        if !waits {
-            problem.cloned().into_iter().for_each(tell);
-        }
         // What has changed meanwhile is to be read again, and so is what may be half written.
         self.sight = (!waits && Sight::of(&self.file) == sight).then_some(sight);
-        let Ok((pair, _)) = read else { return false };
-        self.pair = Some(Arc::new(pair));
-        true
+        let is_new = pair.is_some();
+        self.pair = pair.map(Arc::new).or_else(|| self.pair.take());
+        let told = problem.filter(|_| !waits).map(|problem| Found { source: self.source, problem });
+        (is_new, told)
     }
 }

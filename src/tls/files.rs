@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::key::Thorough;
 use super::pair::{Pair, Parts};
 use super::problem::{Flaw, Problem};
 use super::staple::Staple;
@@ -92,7 +93,11 @@ impl Sight {
 ///
 /// # Errors
 /// What is wrong with the certificate or its key.
-pub(super) fn read(certificate: &Path, now: SystemTime) -> Result<(Pair, Option<Problem>), Problem> {
+pub(super) fn read(
+    certificate: &Path,
+    now: SystemTime,
+    thorough: &Thorough,
+) -> Result<(Pair, Option<Problem>), Problem> {
     let of = |file: &Path, flaw| Problem { file: file.to_owned(), flaw };
     let pem = bytes(certificate).map_err(|error| of(certificate, unreadable(error)))?;
     let parts = Parts::of_pem(&pem).map_err(|flaw| of(certificate, flaw))?;
@@ -117,7 +122,7 @@ pub(super) fn read(certificate: &Path, now: SystemTime) -> Result<(Pair, Option<
         Some(Err(flaw)) => (None, Some(of(&staple_file, flaw))),
         None => (None, None),
     };
-    let pair = Pair::new((certificate, parts.chain), (key_file, key), staple)?;
+    let pair = Pair::new((certificate, parts.chain), (key_file, key), staple, thorough)?;
     Ok((pair, problem))
 }
 

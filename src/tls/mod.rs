@@ -5,9 +5,11 @@
 //! [`server`] puts both together for rustls. Nothing here knows of sockets, and the time comes in as an argument.
 
 pub(crate) mod certificates;
+mod der;
 pub(crate) mod expiry;
 mod files;
 mod index;
+mod key;
 pub(crate) mod pair;
 mod problem;
 pub(crate) mod server;

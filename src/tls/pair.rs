@@ -1,53 +1,30 @@
 //! A certificate with its key: read from what its files hold, checked, and ready for handshakes.
 //!
-//! The DER of both is kept once, in what rustls takes. A key is parsed to see whether it fits, and again when it is first
-//! signed with: parsed it takes several times the room, and of fifty thousand certificates few are asked for.
+//! The DER of both is kept once, in what rustls takes.
 
-use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::crypto::aws_lc_rs::sign;
-use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::SignatureScheme;
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
-use rustls::sign::{CertifiedKey, Signer, SigningKey};
-use rustls::{SignatureAlgorithm, SignatureScheme};
+use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
+use super::key::{Key, Kind, Misfit, Thorough};
 use super::problem::{Flaw, Problem};
 use super::staple::Staple;
 use crate::wire::name::{Name, Written};
-
-/// Kinds of keys by the schemes that they sign with, the one to take first in front. An ECDSA key signs with one.
-const KINDS: &[&[SignatureScheme]] = &[
-    &[SignatureScheme::ECDSA_NISTP256_SHA256],
-    &[SignatureScheme::ECDSA_NISTP384_SHA384],
-    &[SignatureScheme::ECDSA_NISTP521_SHA512],
-    &[SignatureScheme::ED25519],
-    &[
-        SignatureScheme::RSA_PSS_SHA256,
-        SignatureScheme::RSA_PSS_SHA384,
-        SignatureScheme::RSA_PSS_SHA512,
-        SignatureScheme::RSA_PKCS1_SHA256,
-        SignatureScheme::RSA_PKCS1_SHA384,
-        SignatureScheme::RSA_PKCS1_SHA512,
-    ],
-    &[SignatureScheme::ML_DSA_44],
-    &[SignatureScheme::ML_DSA_65],
-    &[SignatureScheme::ML_DSA_87],
-];
 
 /// A certificate with its key.
 #[derive(Debug)]
 pub(crate) struct Pair {
     /// As a handshake takes it.
     certified: Arc<CertifiedKey>,
-    /// Index into [`KINDS`].
-    kind: usize,
+    kind: Kind,
     /// Host names, none twice.
     pub(super) exact: Box<[Arc<str>]>,
     /// What is behind the "*." of its other names.
@@ -107,6 +84,7 @@ impl Pair {
         (certificate, mut chain): (&Path, Vec<CertificateDer<'static>>),
         (key, key_der): (&Path, PrivateKeyDer<'static>),
         staple: Option<Staple>,
+        thorough: &Thorough,
     ) -> Result<Pair, Problem> {
         let of = |file: &Path, flaw| Problem { file: file.to_owned(), flaw };
         chain.iter_mut().for_each(shrink);
@@ -114,14 +92,12 @@ impl Pair {
         let leaf = chain.first().ok_or_else(|| of(certificate, Flaw::NoCertificate))?;
         let (_, read) = X509Certificate::from_der(leaf).map_err(|_| of(certificate, Flaw::Certificate))?;
         let names = names(&read).map_err(|flaw| of(certificate, flaw))?;
-        let parsed = parse(&key_der).ok_or_else(|| of(key, Flaw::Key))?;
-        let schemes = |schemes: &&[SignatureScheme]| parsed.choose_scheme(schemes).is_some();
-        let kind = KINDS.iter().position(schemes).ok_or_else(|| of(key, Flaw::Key))?;
-        if parsed.public_key().is_none_or(|public| *public != *read.public_key().raw) {
-            return Err(of(key, Flaw::Mismatch(certificate.to_owned())));
-        }
+        let key = Key::new(key_der, read.public_key().raw, thorough).map_err(|misfit| match misfit {
+            Misfit::Unusable => of(key, Flaw::Key),
+            Misfit::Other => of(key, Flaw::Mismatch(certificate.to_owned())),
+        })?;
+        let kind = key.kind();
         let (from, until) = (time(read.validity.not_before), time(read.validity.not_after));
-        let key = Key { der: key_der, algorithm: parsed.algorithm(), parsed: OnceLock::new() };
         let mut certified = CertifiedKey::new(chain, Arc::new(key));
         let staple_until = staple.as_ref().and_then(Staple::until);
         certified.ocsp = staple.map(Staple::into_der);
@@ -137,7 +113,7 @@ impl Pair {
 
     /// Whether a client that takes these schemes can take it.
     pub(super) fn suits(&self, schemes: &[SignatureScheme]) -> bool {
-        KINDS.get(self.kind).is_some_and(|ours| ours.iter().any(|scheme| schemes.contains(scheme)))
+        self.kind.suits(schemes)
     }
 
     /// Orders pairs that a client could take: the one to take first is the least.
@@ -197,42 +173,4 @@ fn shrink(certificate: &mut CertificateDer<'static>) {
     let mut der = std::mem::replace(certificate, CertificateDer::from_slice(&[])).to_vec();
     der.shrink_to_fit();
     *certificate = der.into();
-}
-
-/// A private key that is parsed when it is first signed with.
-struct Key {
-    der: PrivateKeyDer<'static>,
-    algorithm: SignatureAlgorithm,
-    parsed: OnceLock<Option<Arc<dyn SigningKey>>>,
-}
-
-impl Key {
-    fn parsed(&self) -> Option<&Arc<dyn SigningKey>> {
-        self.parsed.get_or_init(|| parse(&self.der)).as_ref()
-    }
-}
-
-impl SigningKey for Key {
-    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
-        self.parsed()?.choose_scheme(offered)
-    }
-
-    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
-        self.parsed()?.public_key()
-    }
-
-    fn algorithm(&self) -> SignatureAlgorithm {
-        self.algorithm
-    }
-}
-
-/// Says nothing of the key itself.
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key").field("algorithm", &self.algorithm).finish_non_exhaustive()
-    }
-}
-
-fn parse(der: &PrivateKeyDer<'static>) -> Option<Arc<dyn SigningKey>> {
-    sign::any_supported_type(der).ok()
 }

@@ -7,16 +7,8 @@ use std::time::{Duration, SystemTime};
 use x509_parser::asn1_rs::{FromDer, GeneralizedTime};
 use x509_parser::prelude::X509Certificate;
 
+use super::der::{CONTEXT_0, CONTEXT_1, Der, ENUMERATED, GENERALIZED_TIME, INTEGER, OCTET_STRING, SEQUENCE};
 use super::problem::Flaw;
-
-const SEQUENCE: u8 = 0x30;
-const INTEGER: u8 = 0x02;
-const OCTET_STRING: u8 = 0x04;
-const ENUMERATED: u8 = 0x0a;
-const GENERALIZED_TIME: u8 = 0x18;
-/// `[0]` and `[1]` with something inside.
-const CONTEXT_0: u8 = 0xa0;
-const CONTEXT_1: u8 = 0xa1;
 
 /// A successful response about one certificate.
 #[derive(Debug)]
@@ -55,14 +47,14 @@ impl Staple {
 
 /// The serial number and the end of the first single response (RFC 6960, section 4.2.1).
 fn single(der: &[u8]) -> Option<(&[u8], Option<SystemTime>)> {
-    let mut response = Der(Der(der).only(SEQUENCE)?);
+    let mut response = Der::inside(der, SEQUENCE)?;
     // 0: successful.
     if response.take(ENUMERATED)? != [0] {
         return None;
     }
-    let mut bytes = Der(Der(response.take(CONTEXT_0)?).only(SEQUENCE)?);
+    let mut bytes = Der::inside(response.take(CONTEXT_0)?, SEQUENCE)?;
     bytes.skip()?; // the type, which is basic for all there is
-    let mut basic = Der(Der(bytes.take(OCTET_STRING)?).only(SEQUENCE)?);
+    let mut basic = Der::inside(bytes.take(OCTET_STRING)?, SEQUENCE)?;
     let mut data = Der(basic.take(SEQUENCE)?);
     if data.next_is(CONTEXT_0) {
         data.skip()?; // the version
@@ -82,48 +74,11 @@ fn single(der: &[u8]) -> Option<(&[u8], Option<SystemTime>)> {
         false => None,
     };
     // Nothing but extensions may follow.
-    (first.0.is_empty() || first.next_is(CONTEXT_1)).then_some((serial, until))
+    (first.is_empty() || first.next_is(CONTEXT_1)).then_some((serial, until))
 }
 
 fn time(der: &[u8]) -> Option<SystemTime> {
     let (_, time) = GeneralizedTime::from_der(der).ok()?;
     let seconds = u64::try_from(time.utc_datetime().ok()?.unix_timestamp()).ok()?;
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
-}
-
-/// What is left of some DER.
-struct Der<'d>(&'d [u8]);
-
-impl<'d> Der<'d> {
-    fn next_is(&self, tag: u8) -> bool {
-        self.0.first() == Some(&tag)
-    }
-
-    /// The content of the next element, which has this tag.
-    fn take(&mut self, tag: u8) -> Option<&'d [u8]> {
-        if self.next_is(tag) { self.skip() } else { None }
-    }
-
-    /// The content of the only element, which has this tag.
-    fn only(mut self, tag: u8) -> Option<&'d [u8]> {
-        let content = self.take(tag)?;
-        self.0.is_empty().then_some(content)
-    }
-
-    /// The content of the next element.
-    fn skip(&mut self) -> Option<&'d [u8]> {
-        let (&length, rest) = self.0.get(1..)?.split_first()?;
-        let (length, rest) = match length {
-            0..=0x7f => (usize::from(length), rest),
-            // Lengths of more than four bytes are beyond any file that is read.
-            0x81..=0x84 => {
-                let (bytes, rest) = rest.split_at_checked(usize::from(length - 0x80))?;
-                (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
-            }
-            _ => return None,
-        };
-        let (content, rest) = rest.split_at_checked(length)?;
-        self.0 = rest;
-        Some(content)
-    }
 }
