@@ -14,4 +14,7 @@ pub(crate) mod pair;
 mod problem;
 pub(crate) mod server;
 mod staple;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tickets;
+mod watch;
