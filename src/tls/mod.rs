@@ -12,6 +12,8 @@ mod index;
 mod key;
 pub(crate) mod pair;
 mod problem;
+#[cfg(test)]
+mod sample;
 pub(crate) mod server;
 mod staple;
 #[cfg(test)]

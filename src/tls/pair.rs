@@ -94,7 +94,8 @@ impl Pair {
         let names = names(&read).map_err(|flaw| of(certificate, flaw))?;
         let key = Key::new(key_der, read.public_key().raw, thorough).map_err(|misfit| match misfit {
             Misfit::Unusable => of(key, Flaw::Key),
-            Misfit::Other => of(key, Flaw::Mismatch(certificate.to_owned())),
+            Misfit::Other if key == certificate => of(key, Flaw::Mismatch),
+            Misfit::Other => of(key, Flaw::KeyOfAnother(certificate.to_owned())),
         })?;
         let kind = key.kind();
         let (from, until) = (time(read.validity.not_before), time(read.validity.not_after));

@@ -51,9 +51,12 @@ pub(crate) enum Flaw {
          or Ed25519"
     )]
     Key,
+    /// The key in the file of the certificate is that of another one.
+    #[error("has a private key that is not the one of its certificate")]
+    Mismatch,
     /// The key is that of another certificate.
     #[error("is not the key of the certificate {0:?}")]
-    Mismatch(PathBuf),
+    KeyOfAnother(PathBuf),
     /// An OCSP response that is none, or says that it failed.
     #[error("is not a successful OCSP response in DER; the certificate is used without it")]
     Staple,

@@ -82,3 +82,45 @@ fn time(der: &[u8]) -> Option<SystemTime> {
     let seconds = u64::try_from(time.utc_datetime().ok()?.unix_timestamp()).ok()?;
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tls::sample::{SERIAL, staple, year};
+
+    #[test]
+    fn what_it_is_about_and_until_when() {
+        for (until, expected) in [(Some("20300101000000Z"), Some(year(2030))), (None, None)] {
+            let read = Staple::read(staple(&SERIAL, until)).unwrap();
+            assert_eq!((&read.serial[..], read.until), (&SERIAL[..], expected));
+            assert_eq!(read.into_der(), staple(&SERIAL, until));
+        }
+    }
+
+    #[test]
+    fn what_is_none() {
+        let good = staple(&SERIAL, Some("20300101000000Z"));
+        for length in 0..good.len() {
+            assert!(Staple::read(good[..length].to_vec()).is_err(), "{length} bytes");
+        }
+        assert!(Staple::read([&good[..], &[0]].concat()).is_err(), "a byte too many");
+        // RFC 6960, section 4.2.1: "try later".
+        assert!(Staple::read(vec![0x30, 3, 0x0a, 1, 3]).is_err());
+        assert!(Staple::read(staple(&SERIAL, Some("tomorrow"))).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(
+            bytes in proptest::collection::vec(any::<u8>(), 0..100), at in any::<prop::sample::Index>(), byte: u8,
+        ) {
+            let _ = Staple::read(bytes);
+            let mut changed = staple(&SERIAL, Some("20300101000000Z"));
+            let index = at.index(changed.len());
+            changed[index] = byte;
+            let _ = Staple::read(changed);
+        }
+    }
+}

@@ -253,3 +253,117 @@ impl KeyType for Length {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SESSION: &[u8] = b"a session";
+
+    fn secret(byte: u8) -> Secret {
+        Secret::new([byte; KEY])
+    }
+
+    fn given(bytes: &[u8]) -> Arc<Secrets> {
+        Secrets::given(bytes.iter().map(|byte| secret(*byte)).collect()).unwrap()
+    }
+
+    #[test]
+    fn a_ticket_is_for_its_route_and_policy() {
+        let secrets = Secrets::random(Instant::now()).unwrap();
+        let tickets = |route: &str, policy: &[u8]| Tickets::new(Arc::clone(&secrets), route, policy);
+        let ticket = tickets("www", b"none").encrypt(SESSION).unwrap();
+        for (route, policy, opens) in [
+            ("www", &b"none"[..], true),
+            ("www2", b"none", false),
+            ("WWW", b"none", false),
+            ("", b"wwwnone", false),
+            ("www", b"", false),
+            ("www", b"required by ca 1", false),
+            ("wwwn", b"one", false),
+        ] {
+            let opened = tickets(route, policy).decrypt(&ticket);
+            assert_eq!(opened.as_deref(), opens.then_some(SESSION), "{route} {policy:?}");
+        }
+        let other = Tickets::new(Secrets::random(Instant::now()).unwrap(), "www", b"none");
+        assert_eq!(other.decrypt(&ticket), None, "of another process");
+    }
+
+    #[test]
+    fn rotation_keeps_the_last_two() {
+        let start = Instant::now();
+        let hours = |hours: u64| start + Duration::from_secs(hours * 3600);
+        let tickets = Tickets::new(Secrets::random(start).unwrap(), "www", b"");
+        let first = tickets.encrypt_at(SESSION, hours(1)).unwrap();
+        let mut made = Vec::new();
+        for (hour, name, opens) in
+            [(5, 0, true), (6, 1, true), (12, 2, true), (17, 2, true), (18, 3, false), (24, 4, false)]
+        {
+            let ticket = tickets.encrypt_at(SESSION, hours(hour)).unwrap();
+            if made.last() != Some(&ticket[..KEY_NAME].to_vec()) {
+                made.push(ticket[..KEY_NAME].to_vec());
+            }
+            assert_eq!(made.len(), name + 1, "keys after {hour} hours");
+            assert_eq!(tickets.decrypt_at(&first, hours(hour)).is_some(), opens, "after {hour} hours");
+            assert!(tickets.keys.load().keys.len() <= OLDER + 1);
+        }
+        let last = tickets.encrypt_at(SESSION, hours(24)).unwrap();
+        // As if keys had come and gone while nobody used any.
+        assert!(tickets.decrypt_at(&last, hours(38)).is_some(), "a key is one period over its time");
+        let idle = Tickets::new(Secrets::random(start).unwrap(), "www", b"");
+        let ticket = idle.encrypt_at(SESSION, start).unwrap();
+        idle.expire(hours(18));
+        assert_eq!((idle.decrypt_at(&ticket, hours(18)), idle.keys.load().keys.len()), (None, 1));
+    }
+
+    #[test]
+    fn secrets_from_outside_agree_and_are_replaced() {
+        let (here, there) = (given(&[2, 1]), given(&[1]));
+        let (ours, theirs) = (Tickets::new(Arc::clone(&here), "www", b""), Tickets::new(there, "www", b""));
+        let ticket = theirs.encrypt(SESSION).unwrap();
+        assert_eq!(ours.decrypt(&ticket).as_deref(), Some(SESSION), "an older secret decrypts");
+        assert_eq!(theirs.decrypt(&ours.encrypt(SESSION).unwrap()), None, "the newest encrypts");
+        here.replace(vec![secret(3), secret(2)]);
+        assert_eq!(ours.decrypt(&ticket), None, "a secret that is gone");
+        here.replace(Vec::new());
+        assert!(ours.encrypt(SESSION).is_some());
+        assert!(Secrets::given(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn what_is_not_whole_is_refused() {
+        let tickets = Tickets::new(given(&[1]), "www", b"");
+        let ticket = tickets.encrypt(SESSION).unwrap();
+        assert_eq!(ticket.len(), KEY_NAME + NONCE + SESSION.len() + 16);
+        for length in 0..ticket.len() {
+            assert_eq!(tickets.decrypt(&ticket[..length]), None, "{length} bytes");
+        }
+        for index in 0..ticket.len() {
+            let mut changed = ticket.clone();
+            changed[index] ^= 1;
+            assert_eq!(tickets.decrypt(&changed), None, "byte {index}");
+        }
+        assert_eq!(tickets.decrypt(&[&ticket[..], &[0]].concat()), None, "a byte too many");
+        assert_ne!(tickets.encrypt(SESSION), Some(ticket), "a nonce of its own");
+        assert_eq!(tickets.encrypt(&[0; LONGEST + 1]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_refused(garbage in proptest::collection::vec(any::<u8>(), 0..200), cut in 0_usize..40) {
+            let tickets = Tickets::new(given(&[1]), "www", b"");
+            prop_assert_eq!(tickets.decrypt(&garbage), None);
+            // With the name of a key, and perhaps more of a ticket, in front.
+            let ticket = tickets.encrypt(SESSION).unwrap();
+            prop_assert_eq!(tickets.decrypt(&[&ticket[..cut.max(KEY_NAME)], &garbage].concat()), None);
+        }
+
+        #[test]
+        fn whatever_goes_in_comes_out(session in proptest::collection::vec(any::<u8>(), 0..3_000)) {
+            let tickets = Tickets::new(given(&[1]), "www", b"policy");
+            prop_assert_eq!(tickets.decrypt(&tickets.encrypt(&session).unwrap()), Some(session));
+        }
+    }
+}

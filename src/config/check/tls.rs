@@ -1,5 +1,6 @@
 //! `[route.NAME.tls]`, and the certificates that it names.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -33,6 +34,7 @@ pub(super) fn read(
     let table = node.table(keys::ROUTE_TLS, check.report);
     let certificates = table.require("certificates", CERTIFICATES, check.complete, check.report);
     let paths = certificates.map(|node| paths(&node, check)).unwrap_or_default();
+    let (paths, nodes): (Vec<PathBuf>, Vec<Node<'_>>) = paths.into_iter().unzip();
     let default = table.get("default").and_then(|node| {
         let name = node.parse(DEFAULT, check.report, name)?;
         Some((name, node))
@@ -41,16 +43,16 @@ pub(super) fn read(
     let versions = [("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)];
     let min_version = table.get("min_version").and_then(|node| node.choice(&versions, check.report));
     let name = default.as_ref().map(|(name, _)| name.clone());
-    let read: &[PathBuf] = if check.with_files { &paths.values } else { &[] };
+    let read: &[PathBuf] = if check.with_files { &paths } else { &[] };
     let now = SystemTime::now();
     let (loaded, found) = Certificates::load(read, name.clone(), now);
     if check.with_files {
-        report(&table, &paths, found, check);
-        soon_over(&table, &paths, &loaded, now, check);
+        report(&nodes, found, check);
+        soon_over(&nodes, &loaded, now, check);
         unserved(&loaded, (route, sni), default.as_ref(), check);
     }
     RouteTls {
-        certificates: paths.values,
+        certificates: paths,
         default: name,
         alpn: protocols.values,
         min_version: min_version.unwrap_or(MinVersion::Tls12),
@@ -58,16 +60,24 @@ pub(super) fn read(
     }
 }
 
-fn paths(node: &Node<'_>, check: &mut Check<'_>) -> List<PathBuf> {
-    let mut paths: List<PathBuf> = List::default();
+/// The paths of certificates, none twice, and where each was written.
+fn paths<'t>(node: &Node<'t>, check: &mut Check<'_>) -> Vec<(PathBuf, Node<'t>)> {
+    let mut known: HashMap<PathBuf, At> = HashMap::new();
+    let mut paths = Vec::new();
     for element in node.list(CERTIFICATES, NO_CERTIFICATES, check.report) {
         let absolute = |text: &str| match text.starts_with('/') && !text.contains('\0') {
             // Its parts alone: a slash too many makes no other path.
-            true => Ok(Path::new(text).components().collect()),
+            true => Ok(Path::new(text).components().collect::<PathBuf>()),
             false => Err(Refused::misread(text, "is not an absolute path")),
         };
         let Some(path) = element.parse(CERTIFICATES, check.report, absolute) else { continue };
-        paths.push(path, element.at, |path| quote(&path.to_string_lossy()), &element, check);
+        if let Some(first) = known.get(&path) {
+            let message = format!("{} is listed twice", quote(&path.to_string_lossy()));
+            check.report.add(element.at, element.path(), message).also(*first);
+            continue;
+        }
+        known.insert(path.clone(), element.at);
+        paths.push((path, element));
     }
     paths
 }
@@ -87,7 +97,12 @@ fn protocols(node: &Node<'_>, asked: &List<Box<[u8]>>, check: &mut Check<'_>) ->
     let before = check.report.count();
     for element in node.list(ALPN, NO_ALPN, check.report) {
         let Some(protocol) = element.parse(ALPN, check.report, routes::protocol) else { continue };
-        protocols.push(protocol, element.at, show, &element, check);
+        if let Some(first) = protocols.values.iter().position(|known| *known == protocol) {
+            let message = format!("{} is listed twice", show(&protocol));
+            check.report.add(element.at, element.path(), message).also(protocols.places[first]);
+        }
+        protocols.values.push(protocol);
+        protocols.places.push(element.at);
     }
     if check.report.count() == before {
         for (protocol, &at) in asked.values.iter().zip(&asked.places) {
@@ -101,36 +116,22 @@ fn protocols(node: &Node<'_>, asked: &List<Box<[u8]>>, check: &mut Check<'_>) ->
     protocols
 }
 
-impl<T: PartialEq> List<T> {
-    /// Adds a value, or reports that it is listed already.
-    fn push(&mut self, value: T, at: At, show: impl Fn(&T) -> String, element: &Node<'_>, check: &mut Check<'_>) {
-        if let Some(first) = self.values.iter().position(|known| *known == value) {
-            let message = format!("{} is listed twice", show(&value));
-            check.report.add(at, element.path(), message).also(self.places[first]);
-            return;
-        }
-        self.values.push(value);
-        self.places.push(at);
-    }
-}
-
 /// Reports what is wrong with files, and warns of what does not keep a certificate from being used.
-fn report(table: &Table<'_>, paths: &List<PathBuf>, found: Vec<Found>, check: &mut Check<'_>) {
+fn report(paths: &[Node<'_>], found: Vec<Found>, check: &mut Check<'_>) {
     for Found { source, problem } in found {
-        let at = paths.places.get(source).copied().unwrap_or(table.at);
-        let key = table.path_of("certificates");
+        let node = &paths[source];
         match problem.is_minor() {
-            true => check.report.warn(at, key, problem.to_string()),
-            false => drop(check.report.add(at, key, problem.to_string())),
+            true => check.report.warn(node.at, node.path(), problem.to_string()),
+            false => drop(check.report.add(node.at, node.path(), problem.to_string())),
         }
     }
 }
 
 /// Warns of certificates that have ended, or will soon.
-fn soon_over(table: &Table<'_>, paths: &List<PathBuf>, loaded: &Certificates, now: SystemTime, check: &mut Check<'_>) {
+fn soon_over(paths: &[Node<'_>], loaded: &Certificates, now: SystemTime, check: &mut Check<'_>) {
     for (source, file, end) in loaded.ends().into_iter().filter(|(_, _, end)| *end < now + WARNED) {
-        let at = paths.places.get(source).copied().unwrap_or(table.at);
-        check.report.warn(at, table.path_of("certificates"), format!("{file:?}: {}", expiry::left(end, now)));
+        let node = &paths[source];
+        check.report.warn(node.at, node.path(), format!("{file:?}: {}", expiry::left(end, now)));
     }
 }
 
@@ -153,7 +154,10 @@ fn unserved(
         if let NamePattern::Exact(name) = pattern
             && !loaded.has(name)
         {
-            let message = format!("no certificate has the name {}; its clients get the default", quote(name.as_str()));
+            let message = format!(
+                "no certificate has the name {}; its clients get the default certificate",
+                quote(name.as_str())
+            );
             check.report.warn(at, route.path_of("sni"), message);
         }
     }
