@@ -17,7 +17,9 @@ pub(super) const LISTENER: &[&str] = &["bind", "protocol", "max_connections", "b
 /// `[listener.NAME.timeouts]`
 pub(super) const LISTENER_TIMEOUTS: &[&str] = &["open"];
 /// `[route.NAME]`
-pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "pool"];
+pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "pool", "tls"];
+/// `[route.NAME.tls]`
+pub(super) const ROUTE_TLS: &[&str] = &["certificates", "default", "alpn", "min_version"];
 /// `[pool.NAME]`
 pub(super) const POOL: &[&str] = &[
     "balance",

@@ -5,6 +5,7 @@
 
 mod health;
 mod sessions;
+mod tls;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,7 @@ use ipnet::IpNet;
 
 pub use self::health::*;
 pub use self::sessions::{Leave, MaxAge, NoEndpoint, Sessions, Shortage};
+pub use self::tls::{MinVersion, RouteTls};
 use crate::wire::name::Name;
 
 /// One complete, checked configuration.
@@ -178,6 +180,8 @@ pub struct Route {
     pub from: Vec<IpNet>,
     /// Index into [`Config::pools`].
     pub pool: usize,
+    /// `[route.NAME.tls]`; `None`: what clients send is passed on as it is.
+    pub tls: Option<RouteTls>,
 }
 
 /// One entry of `route.sni`.

@@ -32,6 +32,7 @@
 //! | `pointsman_endpoint_ejected` | gauge | pool, endpoint | 1: left out for a while because sessions failed, else 0. |
 //! | `pointsman_endpoint_ejections_total` | counter | pool, endpoint | Times that it was left out because sessions failed. |
 //! | `pointsman_endpoint_bytes_total` | counter | pool, endpoint, direction | Bytes delivered: up to the endpoint, down to its clients. |
+//! | `pointsman_certificate_expiry_timestamp_seconds` | gauge | route, file | When the certificate in this file ends, in Unix time; NaN: it is gone. |
 //! | `pointsman_worker_active_sessions` | gauge | worker | Sessions in the worker's table. |
 //! | `pointsman_worker_pipes` | gauge | worker | Pipes that the worker has open, in use and idle. |
 //! | `pointsman_worker_handed_over_total` | counter | worker | Connections accepted by this worker and given to another. |
@@ -274,6 +275,11 @@ impl Metrics {
         }
     }
 
+    /// When the certificate in `file` ends, for the route `route`, in seconds of Unix time.
+    pub fn certificate_expiry(&self, route: &str, file: &str) -> Gauge {
+        self.with("route", route).and("file", file).gauge(&CERTIFICATE_EXPIRY)
+    }
+
     /// The handles of the worker `index`, counting from 0.
     pub fn worker(&self, index: usize) -> WorkerMetrics {
         let of = self.with("worker", &index.to_string());
@@ -395,6 +401,8 @@ families! {
     EJECTED Gauge "pointsman_endpoint_ejected" "1: left out for a while because sessions failed, else 0.";
     EJECTIONS Counter "pointsman_endpoint_ejections_total" "Times that it was left out because sessions failed.";
     BYTES Counter "pointsman_endpoint_bytes_total" "Bytes delivered: up to the endpoint, down to its clients.";
+    CERTIFICATE_EXPIRY Gauge "pointsman_certificate_expiry_timestamp_seconds"
+        "When the certificate in this file ends, in Unix time; NaN: it is gone.";
     WORKER_ACTIVE Gauge "pointsman_worker_active_sessions" "Sessions in the worker's table.";
     WORKER_PIPES Gauge "pointsman_worker_pipes" "Pipes that the worker has open, in use and idle.";
     HANDED_OVER Counter "pointsman_worker_handed_over_total"

@@ -12,6 +12,7 @@ fn everything() -> Metrics {
     metrics.pool("pg").connect.record(0.0002);
     metrics.endpoint("pg", "10.0.0.11:5432").bytes_up.increment(9);
     metrics.health("pg", "10.0.0.11:5432").changed(true, 1.0);
+    metrics.certificate_expiry("pg", "/etc/a.pem").set(1.0);
     metrics.worker(3).handed_over.increment(2);
     metrics
 }
