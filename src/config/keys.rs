@@ -19,7 +19,7 @@ pub(super) const LISTENER_TIMEOUTS: &[&str] = &["open"];
 /// `[route.NAME]`
 pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "pool", "tls"];
 /// `[route.NAME.tls]`
-pub(super) const ROUTE_TLS: &[&str] = &["certificates", "default", "alpn", "min_version"];
+pub(super) const ROUTE_TLS: &[&str] = &["certificates", "default", "alpn", "min_version", "handshake"];
 /// `[pool.NAME]`
 pub(super) const POOL: &[&str] = &[
     "balance",

@@ -32,6 +32,7 @@ use crate::observe::access_log::{AccessLog, Finish};
 use crate::observe::metrics::Metrics;
 use crate::pool::discovery::{Dns, Sources};
 use crate::sys;
+use crate::tls::tickets::Secrets;
 
 /// How long the start waits for endpoints to be discovered and for the first answers of probes.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -241,9 +242,10 @@ fn share(config: &Config, workers: usize, capacity: usize) -> Result<(Arc<Shared
         .map_err(|error| StartError::AccessLog(config.log.access.clone(), error))?;
     let (senders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
     let bell = Arc::default();
+    let secrets = Secrets::random(Instant::now()).map_err(|_| io::Error::other("the system has no random bytes"))?;
     let doors = config.listeners.iter().enumerate();
     let shared = Arc::new(Shared {
-        live: Arc::new(Live::new(config, &metrics, &bell)).into(),
+        live: Arc::new(Live::new(config, &metrics, &bell, &secrets)).into(),
         bell,
         doors: doors.map(|(index, listener)| Door::new(config, index, listener, &metrics)).collect(),
         workers: senders.into_iter().map(Colleague::new).collect(),

@@ -76,6 +76,7 @@ mod tests {
                 default: None,
                 alpn,
                 min_version,
+                handshake: std::time::Duration::from_secs(5),
                 loaded: Arc::new(loaded),
             };
             Route { folder, tls, secrets: Secrets::random(Instant::now()).unwrap() }

@@ -1,6 +1,7 @@
 //! `[route.NAME.tls]`, and the certificates that it names.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +16,8 @@ use crate::tls::certificates::{Certificates, Found};
 use crate::tls::expiry;
 use crate::wire::name::{Name, Written};
 
+const HANDSHAKE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+const DEFAULT_HANDSHAKE: Duration = Duration::from_secs(5);
 const CERTIFICATES: &str = "the absolute path of a file in PEM, or of a folder of such files";
 const NO_CERTIFICATES: &str = "without any certificate no client could be served";
 const DEFAULT: &str = "a name such as \"www.example.com\"";
@@ -42,6 +45,8 @@ pub(super) fn read(
     let protocols = table.get("alpn").map(|node| protocols(&node, alpn, check)).unwrap_or_default();
     let versions = [("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)];
     let min_version = table.get("min_version").and_then(|node| node.choice(&versions, check.report));
+    let handshake = table.get("handshake");
+    let handshake = handshake.and_then(|node| node.duration_within(HANDSHAKE, "\"100ms\" to \"1m\"", check.report));
     let name = default.as_ref().map(|(name, _)| name.clone());
     let read: &[PathBuf] = if check.with_files { &paths } else { &[] };
     let now = SystemTime::now();
@@ -56,6 +61,7 @@ pub(super) fn read(
         default: name,
         alpn: protocols.values,
         min_version: min_version.unwrap_or(MinVersion::Tls12),
+        handshake: handshake.unwrap_or(DEFAULT_HANDSHAKE),
         loaded: Arc::new(loaded),
     }
 }

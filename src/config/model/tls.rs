@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::tls::certificates::Certificates;
 use crate::wire::name::Name;
@@ -18,6 +19,8 @@ pub struct RouteTls {
     pub alpn: Vec<Box<[u8]>>,
     /// The oldest version that is taken.
     pub min_version: MinVersion,
+    /// How long a handshake may take once the ClientHello is complete.
+    pub handshake: Duration,
     /// The certificates as the check found them, to be used and watched from there on. There are none if no files were
     /// read ([`crate::config::parse_str`]).
     pub(crate) loaded: Arc<Certificates>,
