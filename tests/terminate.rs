@@ -140,7 +140,7 @@ fn versions_and_protocols_are_those_of_the_route() {
             .log()
             .lines()
             .into_iter()
-            .find(|record| record["tls_error"].as_str().is_some_and(|error| error.contains("application protocol")))
+            .find(|record| record["tls_error"].as_str().is_some_and(|error| error.contains("protocol")))
     });
     assert_eq!((&failed["outcome"], &failed["by"]), (&"handshake_failed".into(), &"client".into()), "{failed}");
 }
@@ -247,6 +247,45 @@ fn sessions_are_resumed_on_their_own_route_only() {
         assert!(same.contains("\nReused, "), "{version}: {same}");
         let other = openssl(edge, &[version, "-servername", "b.test", "-sess_in", ticket], "x\n").unwrap();
         assert!(other.contains("\nNew, "), "{version}: {other}");
+    }
+}
+
+#[test]
+fn a_pair_with_the_same_secrets_resumes_the_sessions_of_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let (identity, endpoint) = (authority.sign("a.test"), Endpoint::start(Manner::Echoes));
+    let keys = folder.path().join("ticket.keys");
+    let line = |digit: &str| format!("{}\n", digit.repeat(64));
+    std::fs::write(&keys, line("1")).unwrap();
+    let start = || {
+        Balancer::start(&format!(
+            "tls.ticket_keys = {keys:?}\nlistener.edge.bind = '127.0.0.1:0'\n\
+             route.a = {{ listener = 'edge', pool = 'a', tls.certificates = '{}' }}\npool.a.endpoints = '{}'",
+            identity.file("pem"),
+            endpoint.address()
+        ))
+    };
+    let (one, other) = (start(), start());
+    let config = Arc::new(authority.client());
+    let kind = |at: &Balancer| {
+        let mut session = connect(at.address("edge"), "a.test", &config);
+        echoes(&mut session, b"x");
+        let kind = session.conn.handshake_kind().unwrap();
+        ends(session);
+        kind
+    };
+    assert_eq!(
+        (kind(&one), kind(&other), kind(&one)),
+        (HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed)
+    );
+    // The file is changed: the old secret still decrypts. Then it goes.
+    for (text, last) in [(line("2") + &line("1"), HandshakeKind::Resumed), (line("3"), HandshakeKind::Full)] {
+        let new = keys.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, &keys).unwrap();
+        std::thread::sleep(Duration::from_secs(3));
+        assert_eq!(kind(&other), last);
     }
 }
 

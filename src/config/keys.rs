@@ -1,7 +1,8 @@
 //! Every key there is. A key that is not here is an error wherever it is written, so that nothing is read and ignored.
 
 /// The top level.
-pub(super) const TOP: &[&str] = &["include", "runtime", "log", "admin", "dns", "timeouts", "listener", "route", "pool"];
+pub(super) const TOP: &[&str] =
+    &["include", "runtime", "log", "admin", "dns", "tls", "timeouts", "listener", "route", "pool"];
 /// `[runtime]`
 pub(super) const RUNTIME: &[&str] = &["workers", "max_connections", "opening_memory"];
 /// `[log]`
@@ -10,6 +11,8 @@ pub(super) const LOG: &[&str] = &["level", "access", "format"];
 pub(super) const ADMIN: &[&str] = &["socket", "http"];
 /// `[dns]`
 pub(super) const DNS: &[&str] = &["servers", "timeout"];
+/// `[tls]`
+pub(super) const TLS: &[&str] = &["ticket_keys"];
 /// `[timeouts]`
 pub(super) const TIMEOUTS: &[&str] = &["open", "connect", "idle", "half_close", "drain"];
 /// `[listener.NAME]`

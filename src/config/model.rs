@@ -32,6 +32,8 @@ pub struct Config {
     pub admin: Admin,
     /// `[dns]`
     pub dns: Dns,
+    /// `[tls] ticket_keys`: a file of secrets that session tickets are made of; `None`: `"random"`.
+    pub ticket_keys: Option<PathBuf>,
     /// `[timeouts]`: the defaults; listeners and pools hold their own, resolved values.
     pub timeouts: Timeouts,
     /// `[listener.*]`, at least one.

@@ -2,8 +2,8 @@
 //! gauges are brought up to date here; nothing here is ever waited for by a worker.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -165,6 +165,12 @@ async fn watch_certificates(shared: Arc<Shared>) {
     loop {
         let shared = Arc::clone(&shared);
         let look = tokio::task::spawn_blocking(move || {
+            let mut file = shared.key_file.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(file) = &mut *file
+                && let Err(flaw) = file.look(&shared.secrets)
+            {
+                tracing::warn!("tls.ticket_keys: {:?} {flaw}; what was there before stays in use", file.path());
+            }
             for route in &shared.live.load().routes {
                 let Some(tls) = &route.tls else { continue };
                 for problem in tls.certificates.look(SystemTime::now()) {

@@ -13,6 +13,7 @@ mod files;
 pub(crate) mod handshake;
 mod index;
 mod key;
+pub(crate) mod key_file;
 pub(crate) mod pair;
 mod problem;
 #[cfg(test)]

@@ -27,7 +27,7 @@ const LIFETIME: Duration = Duration::from_secs(ROTATION.as_secs() * OLDER as u64
 /// The longest session, in bytes: a ticket has to fit into 65,535 bytes.
 const LONGEST: usize = 60_000;
 
-const KEY: usize = 32;
+pub(crate) const KEY: usize = 32;
 const KEY_NAME: usize = 16;
 const NONCE: usize = 12;
 
@@ -68,6 +68,12 @@ impl Secrets {
         if let Some(generation) = Generation::given(secrets) {
             self.0.store(Arc::new(generation));
         }
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self, now: Instant) -> usize {
+        self.at(now).secrets.len()
     }
 
     /// Those of `now`.

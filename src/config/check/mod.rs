@@ -56,6 +56,7 @@ pub(super) fn check(written: &Written, environment: Vec<String>, report: &mut Re
         log,
         admin: admin.0,
         dns,
+        ticket_keys: tls::ticket_keys(&top, &mut check),
         timeouts,
         listeners: listeners.into_iter().map(|listener| listener.model).collect(),
         routes: routes.into_iter().filter_map(|route| route.resolved()).collect(),

@@ -13,7 +13,7 @@ use crate::config::model::{MinVersion, NamePattern, RouteTls};
 use crate::config::report::{At, quote};
 use crate::config::value::Refused;
 use crate::tls::certificates::{Certificates, Found};
-use crate::tls::expiry;
+use crate::tls::{expiry, key_file};
 use crate::wire::name::{Name, Written};
 
 const HANDSHAKE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
@@ -66,6 +66,23 @@ pub(super) fn read(
     }
 }
 
+/// Where the secrets of session tickets are; nothing: they are drawn.
+pub(super) fn ticket_keys(top: &Table<'_>, check: &mut Check<'_>) -> Option<PathBuf> {
+    let node = top.get("tls").and_then(|node| node.table(keys::TLS, check.report).get("ticket_keys"))?;
+    let read = |text: &str| match text {
+        "random" => Ok(None),
+        path if path.starts_with('/') => Ok(Some(PathBuf::from(path))),
+        _ => Err(Refused::misread(text, "is neither \"random\" nor an absolute path")),
+    };
+    let path = node.parse("the absolute path of a file, or \"random\"", check.report, read).flatten()?;
+    if check.with_files
+        && let Err(flaw) = key_file::read(&path)
+    {
+        check.report.add(node.at, node.path(), format!("{path:?} {flaw}"));
+    }
+    Some(path)
+}
+
 /// The paths of certificates, none twice, and where each was written.
 fn paths<'t>(node: &Node<'t>, check: &mut Check<'_>) -> Vec<(PathBuf, Node<'t>)> {
     let mut known: HashMap<PathBuf, At> = HashMap::new();
@@ -98,7 +115,7 @@ fn name(text: &str) -> Result<Name, Refused> {
 
 /// The protocols that are taken, among which are those that the route asks for.
 fn protocols(node: &Node<'_>, asked: &List<Box<[u8]>>, check: &mut Check<'_>) -> List<Box<[u8]>> {
-    let show = |protocol: &Box<[u8]>| quote(&String::from_utf8_lossy(protocol));
+    let show = |protocol: &[u8]| quote(&String::from_utf8_lossy(protocol));
     let mut protocols = List::default();
     let before = check.report.count();
     for element in node.list(ALPN, NO_ALPN, check.report) {

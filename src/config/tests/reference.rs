@@ -104,6 +104,7 @@ fn every_key_is_in_the_reference() {
         ("log", keys::LOG),
         ("admin", keys::ADMIN),
         ("dns", keys::DNS),
+        ("tls", keys::TLS),
         ("timeouts", keys::TIMEOUTS),
         ("listener", keys::LISTENER),
         ("listener.timeouts", keys::LISTENER_TIMEOUTS),
