@@ -92,7 +92,7 @@ fn name(text: &str) -> Result<Name, Refused> {
 
 /// The protocols that are taken, among which are those that the route asks for.
 fn protocols(node: &Node<'_>, asked: &List<Box<[u8]>>, check: &mut Check<'_>) -> List<Box<[u8]>> {
-    let show = |protocol: &Box<[u8]>| quote(&String::from_utf8_lossy(protocol));
+    let show = |protocol: &[u8]| quote(&String::from_utf8_lossy(protocol));
     let mut protocols = List::default();
     let before = check.report.count();
     for element in node.list(ALPN, NO_ALPN, check.report) {
