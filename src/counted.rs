@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
+use rustls::SignatureScheme;
+
 use crate::balance::random_two::Urn;
 use crate::balance::{Load, least_connections, maglev, round_robin};
 use crate::config;
@@ -19,6 +21,7 @@ use crate::pool::Pool;
 use crate::stream::{Family, Stream};
 use crate::table::{Entry, Identity, Limits};
 use crate::tls::certificates;
+use crate::tls::pair::Pair;
 use crate::wire::name::{Name, Written};
 
 /// Picks by least connections among `endpoints`, each pick being a session that stays. Returns the last index.
@@ -143,7 +146,7 @@ impl Certificates {
         self.0.look(SystemTime::now()).len()
     }
 
-    /// Whether a client that asks for `name` and takes ECDSA gets a certificate.
+    /// Whether a client that asks for `name` gets a certificate.
     pub fn find(&self, name: &str) -> bool {
         self.pair(name).is_some()
     }
@@ -154,10 +157,10 @@ impl Certificates {
         signer.is_some_and(|signer| signer.sign(b"transcript").is_ok())
     }
 
-    fn pair(&self, name: &str) -> Option<Arc<crate::tls::pair::Pair>> {
+    fn pair(&self, name: &str) -> Option<Arc<Pair>> {
         let Ok(Written::Name(name)) = Name::read(name.as_bytes()) else { return None };
         self.0.find(Some(&name), &SCHEMES, SystemTime::now())
     }
 }
 
-const SCHEMES: [rustls::SignatureScheme; 1] = [rustls::SignatureScheme::ECDSA_NISTP256_SHA256];
+const SCHEMES: [SignatureScheme; 2] = [SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::RSA_PSS_SHA256];

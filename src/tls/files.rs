@@ -48,7 +48,8 @@ pub(super) fn list(path: &Path) -> Result<Vec<PathBuf>, Flaw> {
             files.push(entry.path().join(CERTBOT[0]));
         }
     }
-    files.sort_unstable();
+    // By their bytes: paths compare part by part, which takes longer than reading the folder.
+    files.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
     if files.is_empty() { Err(Flaw::Empty) } else { Ok(files) }
 }
 

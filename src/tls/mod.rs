@@ -2,9 +2,8 @@
 //!
 //! [`certificates`] is what a route has: pairs from files ([`pair`], [`files`]), found by name ([`index`]), watched, and
 //! replaced one at a time while handshakes go on. [`tickets`] lets sessions be resumed on their own route only.
-//! [`server`] puts both together for rustls. [`sealed`] is a connection
-//! without its socket. Of all this only [`handshake`] knows of sockets, and the time comes in as an argument; what is inside
-//! is forwarded by `forward/terminated.rs`.
+//! [`server`] puts both together for rustls. [`sealed`] is a connection without its socket. Of all this only [`handshake`]
+//! knows of sockets, and the time comes in as an argument; what is inside is forwarded by `forward/terminated.rs`.
 
 pub(crate) mod certificates;
 mod der;

@@ -4,6 +4,7 @@
 //! network file systems alike. A look costs three questions a file, and reading for those that have changed.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -65,8 +66,10 @@ impl Watch {
     pub(super) fn look(&mut self, now: SystemTime, rests: Duration) -> (bool, Vec<Found>) {
         let known = std::mem::take(&mut self.files);
         let (mut changed, mut problems) = (false, Vec::new());
-        let mut known: HashMap<PathBuf, Watched> = known.into_iter().map(|each| (each.file.clone(), each)).collect();
-        let mut seen: HashSet<PathBuf> = HashSet::new();
+        // By their bytes: paths are hashed and compared part by part.
+        let bytes = |path: &Path| path.as_os_str().to_owned();
+        let mut known: HashMap<OsString, Watched> = known.into_iter().map(|each| (bytes(&each.file), each)).collect();
+        let mut seen: HashSet<OsString> = HashSet::new();
         let mut silent: HashSet<usize> = HashSet::new();
         for (index, source) in self.sources.iter_mut().enumerate() {
             let Some(listed) = source.list(|problem| problems.push(Found { source: index, problem })) else {
@@ -74,8 +77,8 @@ impl Watch {
                 continue;
             };
             // A file may be listed itself and be in a folder that is.
-            for file in listed.into_iter().filter(|file| seen.insert(file.clone())) {
-                let mut watched = known.remove(&file).unwrap_or_else(|| Watched::new(file));
+            for file in listed.into_iter().filter(|file| seen.insert(bytes(file))) {
+                let mut watched = known.remove(file.as_os_str()).unwrap_or_else(|| Watched::new(file));
                 (watched.source, watched.missed) = (index, false);
                 self.files.push(watched);
             }
@@ -90,7 +93,7 @@ impl Watch {
                 false => changed |= watched.pair.is_some(),
             }
         }
-        self.files.sort_by(|a, b| (a.source, &a.file).cmp(&(b.source, &b.file)));
+        self.files.sort_by(|a, b| (a.source, a.file.as_os_str()).cmp(&(b.source, b.file.as_os_str())));
         (changed, problems)
     }
 }
@@ -133,8 +136,8 @@ impl Watched {
             Err(problem) => (None, Some(problem)),
         };
         let waits = problem.is_some() && is_young();
-        // What has changed meanwhile is to be read again, and so is what may be half written.
-        self.sight = (!waits && Sight::of(&self.file) == sight).then_some(sight);
+        // What may be half written is to be read again; what changed only after this sight looks different the next time.
+        self.sight = (!waits).then_some(sight);
         let is_new = pair.is_some();
         self.pair = pair.map(Arc::new).or_else(|| self.pair.take());
         let told = problem.filter(|_| !waits).map(|problem| Found { source: self.source, problem });
