@@ -88,3 +88,93 @@ fn by_name(pairs: &[Arc<Pair>], of: impl Fn(&Pair) -> &[Arc<str>]) -> Names {
     }
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tls::files;
+    use crate::tls::key::Thorough;
+    use crate::tls::sample::{Folder, bundle_of, year};
+    use crate::wire::name::Written;
+
+    const NAMES: [&str; 5] = ["a.example", "b.a.example", "*.a.example", "*.example", "c.example"];
+    const ASKED: [&str; 7] =
+        ["a.example", "b.a.example", "x.a.example", "c.example", "x.b.a.example", "example", "x.test"];
+    const SCHEMES: [&[SignatureScheme]; 4] = [
+        &[SignatureScheme::ECDSA_NISTP256_SHA256],
+        &[SignatureScheme::RSA_PKCS1_SHA256],
+        &[SignatureScheme::RSA_PSS_SHA256, SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::ED25519],
+        &[],
+    ];
+
+    /// Pairs of some names, kinds and times, to draw from.
+    fn all() -> &'static [Arc<Pair>] {
+        static ALL: OnceLock<Vec<Arc<Pair>>> = OnceLock::new();
+        ALL.get_or_init(|| {
+            let folder = Folder::new();
+            let mut dice = fastrand::Rng::with_seed(1);
+            let made = (0..40).map(|_| {
+                let count = dice.usize(1..3);
+                let names = dice.choose_multiple(NAMES, count);
+                let kind = ["rsa", "p256", "ed25519"][dice.usize(..3)];
+                let years = [(2020, 2090), (2020, 2091), (2010, 2020), (2080, 2090)][dice.usize(..4)];
+                folder.write("a.pem", bundle_of(&names, kind, years));
+                let (pair, problem) = files::read(&folder.join("a.pem"), year(2030), &Thorough::new()).unwrap();
+                assert_eq!(problem, None);
+                Arc::new(pair)
+            });
+            made.collect()
+        })
+    }
+
+    /// The rules written the slow way.
+    fn oracle<'p>(pairs: &'p [Arc<Pair>], asked: &str, schemes: &[SignatureScheme]) -> Option<&'p Arc<Pair>> {
+        let is_exact = |pair: &Pair, asked: &str| pair.exact.iter().any(|name| **name == *asked);
+        let is_wild = |pair: &Pair, asked: &str| {
+            pair.wildcard.iter().any(|name| {
+                let label = asked.strip_suffix(&**name).and_then(|rest| rest.strip_suffix('.'));
+                label.is_some_and(|label| !label.contains('.'))
+            })
+        };
+        let mut found: Vec<(bool, usize)> = Vec::new();
+        for (index, pair) in pairs.iter().enumerate() {
+            if is_exact(pair, asked) || is_wild(pair, asked) {
+                found.push((!is_exact(pair, asked), index));
+            }
+        }
+        if found.is_empty() {
+            let first = pairs.first()?;
+            let shares = |pair: &Pair| match first.exact.first() {
+                Some(name) => is_exact(pair, name),
+                None => pair.wildcard.contains(&first.wildcard[0]),
+            };
+            found.extend((0..pairs.len()).filter(|index| shares(&pairs[*index])).map(|index| (false, index)));
+        }
+        let fits = found.iter().any(|(_, index)| pairs[*index].suits(schemes));
+        let rank = |(is_wild, index): &(bool, usize)| {
+            let pair = &pairs[*index];
+            let unfit = fits && !pair.suits(schemes);
+            (unfit, fits && !pair.is_valid(year(2030)), *is_wild, pair.rank(), *index)
+        };
+        found.iter().min_by(|a, b| rank(a).cmp(&rank(b))).map(|(_, index)| &pairs[*index])
+    }
+
+    proptest! {
+        #[test]
+        fn it_follows_the_rules(
+            drawn in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
+            asked in proptest::sample::select(&ASKED[..]),
+            schemes in proptest::sample::select(&SCHEMES[..]),
+        ) {
+            let pairs: Vec<Arc<Pair>> = drawn.iter().map(|index| Arc::clone(index.get(all()))).collect();
+            let Ok(Written::Name(name)) = Name::read(asked.as_bytes()) else { unreachable!() };
+            let index = Index::new(pairs.clone(), None);
+            let (found, expected) = (index.find(Some(&name), schemes, year(2030)), oracle(&pairs, asked, schemes));
+            prop_assert!(found.map(Arc::as_ptr) == expected.map(Arc::as_ptr), "{found:?} instead of {expected:?}");
+        }
+    }
+}

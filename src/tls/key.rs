@@ -197,3 +197,91 @@ fn rsa_public_numbers(public: &[u8]) -> Option<[&[u8]; 2]> {
     let mut numbers = Der::inside(public.take(BIT_STRING)?.strip_prefix(&[0])?, SEQUENCE)?;
     Some([numbers.take(INTEGER)?, numbers.take(INTEGER)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::{KeyPair, PublicKeyData};
+    use rustls::pki_types::{PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
+
+    use super::*;
+    use crate::tls::sample;
+
+    fn pkcs8(der: Vec<u8>) -> PrivateKeyDer<'static> {
+        PrivatePkcs8KeyDer::from(der).into()
+    }
+
+    /// What is inside PKCS #8: the form that the kind of key had before.
+    fn inside(key: &KeyPair) -> Vec<u8> {
+        let mut outer = Der::inside(key.serialized_der(), SEQUENCE).unwrap();
+        outer.take(INTEGER).unwrap();
+        outer.take(SEQUENCE).unwrap();
+        outer.take(OCTET_STRING).unwrap().to_vec()
+    }
+
+    /// As if many keys had been parsed already.
+    fn exhausted() -> Thorough {
+        Thorough(AtomicUsize::new(Thorough::RSA_KEYS))
+    }
+
+    fn signs(key: &Key) -> bool {
+        KINDS.iter().any(|schemes| key.choose_scheme(schemes).is_some_and(|signer| signer.sign(b"message").is_ok()))
+    }
+
+    #[test]
+    fn keys_of_all_kinds_and_forms() {
+        let (p256, p384, ed25519, rsa) =
+            (sample::key("p256"), sample::key("p384"), sample::key("ed25519"), sample::key("rsa"));
+        let sec1 = |key: &KeyPair| PrivateKeyDer::from(PrivateSec1KeyDer::from(inside(key)));
+        let pkcs1 = |key: &KeyPair| PrivateKeyDer::from(PrivatePkcs1KeyDer::from(inside(key)));
+        let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        for (case, key, der, scheme) in [
+            ("P-256", &p256, pkcs8(p256.serialize_der()), SignatureScheme::ECDSA_NISTP256_SHA256),
+            ("P-256 in SEC 1", &p256, sec1(&p256), SignatureScheme::ECDSA_NISTP256_SHA256),
+            ("P-384", &p384, pkcs8(p384.serialize_der()), SignatureScheme::ECDSA_NISTP384_SHA384),
+            ("Ed25519", &ed25519, pkcs8(ed25519.serialize_der()), SignatureScheme::ED25519),
+            ("RSA", &rsa, pkcs8(rsa.serialize_der()), SignatureScheme::RSA_PSS_SHA384),
+            ("RSA in PKCS #1", &rsa, pkcs1(&rsa), SignatureScheme::RSA_PKCS1_SHA256),
+        ] {
+            let (public, another) = (key.subject_public_key_info(), other.subject_public_key_info());
+            for thorough in [Thorough::new(), exhausted()] {
+                let made = Key::new(der.clone_key(), &public, &thorough).unwrap();
+                let all: Vec<_> = KINDS.iter().flat_map(|schemes| schemes.iter().copied()).collect();
+                let suiting: Vec<_> = all.into_iter().filter(|scheme| made.kind().suits(&[*scheme])).collect();
+                assert!(suiting.contains(&scheme) && [1, RSA.len()].contains(&suiting.len()), "{case}: {suiting:?}");
+                assert!(signs(&made), "{case}");
+                assert_eq!(Some(made.algorithm()), made.parsed().map(|parsed| parsed.algorithm()), "{case}");
+                for wrong in [&another[..], &public[..public.len() - 1], b"", b"\x30\x00"] {
+                    assert_eq!(Key::new(der.clone_key(), wrong, &thorough).err(), Some(Misfit::Other), "{case}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_rsa_key_that_only_looks_right() {
+        let rsa = sample::key("rsa");
+        let mut der = rsa.serialize_der();
+        let (at, public) = (der.len() - 400, rsa.subject_public_key_info());
+        der[at] ^= 1;
+        assert_eq!(Key::new(pkcs8(der.clone()), &public, &Thorough::new()).err(), Some(Misfit::Unusable));
+        let key = Key::new(pkcs8(der), &public, &exhausted()).unwrap();
+        assert!(!signs(&key), "the handshake fails");
+        assert_eq!(key.public_key(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(
+            bytes in proptest::collection::vec(any::<u8>(), 0..100), at in any::<prop::sample::Index>(), byte: u8,
+        ) {
+            let rsa = sample::key("rsa");
+            let (mut der, mut public) = (rsa.serialize_der(), rsa.subject_public_key_info());
+            let _ = Key::new(pkcs8(bytes.clone()), &public, &exhausted());
+            let _ = Key::new(pkcs8(der.clone()), &bytes, &exhausted());
+            let (in_der, in_public) = (at.index(der.len()), at.index(public.len()));
+            (der[in_der], public[in_public]) = (byte, byte);
+            let _ = Key::new(pkcs8(der), &public, &exhausted());
+        }
+    }
+}
