@@ -99,6 +99,9 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
         story.connected(&route.pool, took);
         if let Some(accepted) = accepted.take() {
             let end = Box::pin(Terminated::new(client, &endpoint, accepted, &worker.tools, story.entry())).await;
+            if matches!(end, End::Unanswered(_)) {
+                attempts.unanswered(&lease);
+            }
             return Ok(Travelled { end, endpoint, lease });
         }
         match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
@@ -172,6 +175,12 @@ async fn close(travelled: Travelled, client: Stream, alerts: bool) -> Failure {
     let Travelled { lease, endpoint, end } = travelled;
     match end {
         End::Finished(side) => Failure::new(Outcome::Ok, side),
+        End::Lost(Side::Client, Outcome::TlsBroken) => {
+            // It is still there, and an alert is on its way to it.
+            endpoint.reset();
+            closing::say(client, &[]).await;
+            Failure::new(Outcome::TlsBroken, Side::Client)
+        }
         End::Lost(side, outcome) => {
             let (lost, left) = if side == Side::Client { (client, endpoint) } else { (endpoint, client) };
             lost.reset();

@@ -279,14 +279,40 @@ fn a_pair_with_the_same_secrets_resumes_the_sessions_of_either() {
         (kind(&one), kind(&other), kind(&one)),
         (HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed)
     );
-    // The file is changed: the old secret still decrypts. Then it goes.
-    for (text, last) in [(line("2") + &line("1"), HandshakeKind::Resumed), (line("3"), HandshakeKind::Full)] {
+    // The file is changed: tickets of the old secret are taken as long as it stands.
+    let put = |text: String| {
         let new = keys.with_extension("new");
         std::fs::write(&new, text).unwrap();
         std::fs::rename(new, &keys).unwrap();
-        std::thread::sleep(Duration::from_secs(3));
-        assert_eq!(kind(&other), last);
-    }
+    };
+    // Files are looked at every two seconds.
+    put(line("3"));
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!((kind(&other), kind(&one)), (HandshakeKind::Full, HandshakeKind::Resumed), "the old secret is gone");
+    put(line("4") + &line("3"));
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(kind(&other), HandshakeKind::Resumed);
+}
+
+#[test]
+fn an_endpoint_that_hangs_up_without_an_answer_is_found_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let (identity, endpoint) = (authority.sign("a.test"), Endpoint::start(Manner::HangsUpAfter(1)));
+    let balancer = Balancer::start(&format!(
+        "listener.edge.bind = '127.0.0.1:0'\nroute.a = {{ listener = 'edge', pool = 'a', tls.certificates = '{}' }}\n\
+         pool.a = {{ endpoints = '{}', outliers.failures = 2 }}",
+        identity.file("pem"),
+        endpoint.address()
+    ));
+    let mut session = connect(balancer.address("edge"), "a.test", &Arc::new(authority.client()));
+    session.write_all(b"question").unwrap();
+    assert_eq!(session.read(&mut [0; 1]).unwrap(), 0, "a clean end");
+    let record = balancer.record();
+    assert_eq!((&record["outcome"], &record["by"]), (&"endpoint_silent".into(), &"endpoint".into()), "{record}");
+    let failures =
+        format!("pointsman_endpoint_connect_failures_total{{pool=\"a\",endpoint=\"{}\"}}", endpoint.address());
+    assert_eq!(balancer.metric(&failures), 1.0);
 }
 
 /// What openssl says as a client; `None` where it is not installed.

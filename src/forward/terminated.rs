@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use rustix::net::SendFlags;
+use rustls::Error;
 
 use super::{End, Tools, is_dead, lost_outcome};
 use crate::observe::outcome::{Outcome, Side};
@@ -21,7 +22,7 @@ use crate::stream::Stream;
 use crate::sys;
 use crate::table::{Ask, Close, Entry, Finding};
 use crate::tls::handshake::Accepted;
-use crate::tls::sealed::{Opened, Sealed};
+use crate::tls::sealed::Sealed;
 
 /// Bytes that one direction moves before other sessions have their turn.
 const TURN: usize = 512 * 1024;
@@ -35,16 +36,12 @@ pub(crate) struct Terminated<'a> {
     tools: &'a Tools,
     entry: &'a Entry,
     sealed: Box<Sealed>,
-    /// Records of the client that are not complete, or that the endpoint has no room for.
-    incoming: Vec<u8>,
     /// Records for the client that its socket did not take.
     outgoing: Kept,
     /// How many plain bytes are in the last of them, which count as delivered once that was taken.
     sealed_bytes: usize,
     /// Plain bytes for the endpoint that its socket did not take.
     plain: Kept,
-    /// Records in `incoming` are complete.
-    unopened: bool,
     up: Phase,
     down: Phase,
     first_end: Option<Side>,
@@ -71,12 +68,14 @@ enum Phase {
 
 /// Why a direction cannot go on.
 enum Stop {
+    /// The endpoint has ended before it answered.
+    Unanswered,
     /// A side cannot be read any more.
     Source(Side, io::Error),
     /// A side takes no more.
     Sink(Side, io::Error),
     /// A side broke the rules of TLS.
-    Broken(rustls::Error),
+    Broken(Error),
 }
 
 impl<'a> Terminated<'a> {
@@ -88,7 +87,8 @@ impl<'a> Terminated<'a> {
         tools: &'a Tools,
         entry: &'a Entry,
     ) -> Terminated<'a> {
-        let Accepted { sealed, incoming, plain } = accepted;
+        let Accepted { sealed, plain, opening } = accepted;
+        tools.openings.give_back(opening);
         entry.moved(Side::Client, plain.len(), 0, tools.clock.now());
         Terminated {
             client,
@@ -96,8 +96,6 @@ impl<'a> Terminated<'a> {
             tools,
             entry,
             sealed,
-            unopened: !incoming.is_empty(),
-            incoming,
             outgoing: Kept::default(),
             sealed_bytes: 0,
             plain: Kept { bytes: plain, sent: 0 },
@@ -120,8 +118,17 @@ impl<'a> Terminated<'a> {
             };
             match stop {
                 Ok(()) => break,
+                Err(Stop::Unanswered) => {
+                    self.sealed.close();
+                    let _ = self.flush_down(cx);
+                    // It was told what the client said, which cannot be said again to another.
+                    return Poll::Ready(End::Unanswered(None));
+                }
                 Err(Stop::Source(side, error)) => self.lose_source(side, &error),
                 Err(Stop::Sink(side, error)) => self.lose(side, &error),
+                Err(Stop::Broken(Error::EncryptError)) => {
+                    return Poll::Ready(End::Asked { outcome: Outcome::KeysUsedUp, clean: false });
+                }
                 Err(Stop::Broken(why)) => {
                     tracing::debug!("TLS was broken: {why}");
                     // The alert goes out as far as it can: the session ends in any case.
@@ -157,6 +164,7 @@ impl<'a> Terminated<'a> {
             Side::Client => {
                 self.down = Phase::Ended;
                 self.outgoing = Kept::default();
+                self.sealed_bytes = 0;
                 self.sealed.sent(usize::MAX);
             }
             _ => {
@@ -195,6 +203,7 @@ impl<'a> Terminated<'a> {
             let piece = scratch.get_mut(..PIECE).unwrap_or_default();
             let received = match self.endpoint.poll_recv(cx, piece) {
                 Poll::Pending => return Ok(()),
+                Poll::Ready(Err(_) | Ok(0)) if self.silent && self.waits() => return Err(Stop::Unanswered),
                 Poll::Ready(Err(error)) => return Err(Stop::Source(Side::Endpoint, error)),
                 Poll::Ready(Ok(received)) => received,
             };
@@ -261,6 +270,10 @@ impl<'a> Terminated<'a> {
                 return Ok(());
             }
             match self.up {
+                Phase::Running if self.sealed.has_peer_closed() => {
+                    self.up = Phase::Ending;
+                    continue;
+                }
                 Phase::Running => {}
                 Phase::Ending => {
                     self.up = Phase::Ended;
@@ -277,65 +290,48 @@ impl<'a> Terminated<'a> {
                 return Ok(());
             }
             let mut scratch = self.tools.scratch.borrow_mut();
-            let mut length = self.incoming.len();
-            let mut ended = false;
-            if !std::mem::take(&mut self.unopened) {
-                let room = scratch.get_mut(length..).unwrap_or_default();
-                match self.client.poll_recv(cx, room) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(Err(error)) => return Err(Stop::Source(Side::Client, error)),
-                    Poll::Ready(Ok(0)) => ended = true,
-                    Poll::Ready(Ok(received)) => length += received,
+            let before = self.sealed.put_unopened(&mut scratch);
+            let room = scratch.get_mut(before..).unwrap_or_default();
+            let received = match self.client.poll_recv(cx, room) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(error)) => return Err(Stop::Source(Side::Client, error)),
+                Poll::Ready(Ok(received)) => received,
+            };
+            if received == 0 {
+                // What comes without an end of its own may have been cut short; whoever reads it has to know by its contents,
+                // as with every proxy.
+                self.up = Phase::Ending;
+                continue;
+            }
+            // What is sealed costs as much to open as what is in it, and more if that is little.
+            moved += received;
+            let incoming = scratch.get_mut(..before + received).unwrap_or_default();
+            let mut plain = self.tools.sealed.borrow_mut();
+            plain.clear();
+            let opened = self.sealed.open(incoming, |payload| plain.extend_from_slice(payload));
+            self.entry.moved(Side::Client, received, 0, self.tools.clock.now());
+            let mut left = plain.as_slice();
+            while !left.is_empty() {
+                match self.endpoint.poll_send(cx, left) {
+                    Poll::Ready(Ok(sent)) => {
+                        self.entry.moved(Side::Client, 0, sent, self.tools.clock.now());
+                        left = left.get(sent..).unwrap_or_default();
+                    }
+                    Poll::Ready(Err(error)) => return Err(lost(error)),
+                    Poll::Pending => {
+                        self.plain.keep(left);
+                        break;
+                    }
                 }
             }
-            let incoming = scratch.get_mut(..length).unwrap_or_default();
-            let kept = std::mem::take(&mut self.incoming);
-            if let Some(front) = incoming.get_mut(..kept.len()) {
-                front.copy_from_slice(&kept);
-            }
-            let (read, written) = self.open(cx, incoming, ended)?;
-            moved += read;
-            self.entry.moved(Side::Client, read, written, self.tools.clock.now());
+            // What came before the rules were broken is good.
+            opened.map_err(Stop::Broken)?;
         }
     }
 
-    /// Opens records and sends what is in them. Gives the plain bytes that came, and those that the endpoint took.
-    fn open(&mut self, cx: &mut Context<'_>, incoming: &mut [u8], ended: bool) -> Result<(usize, usize), Stop> {
-        let (mut read, mut written, mut failure) = (0, 0, None);
-        let (plain, endpoint) = (&mut self.plain, self.endpoint);
-        let opened = self.sealed.open(incoming, |payload| {
-            read += payload.len();
-            let mut left = payload;
-            while !left.is_empty() && plain.is_empty() {
-                match endpoint.poll_send(cx, left) {
-                    Poll::Ready(Ok(sent)) => {
-                        written += sent;
-                        left = left.get(sent..).unwrap_or_default();
-                    }
-                    Poll::Ready(Err(error)) => {
-                        failure = Some(error);
-                        return false;
-                    }
-                    Poll::Pending => break,
-                }
-            }
-            plain.keep(left);
-            plain.is_empty()
-        });
-        if let Some(error) = failure {
-            return Err(Stop::Sink(Side::Endpoint, error));
-        }
-        let (used, opened) = opened.map_err(Stop::Broken)?;
-        let left = incoming.get(used..).unwrap_or_default();
-        self.unopened = opened == Opened::Some;
-        if self.sealed.has_peer_closed() || (ended && !self.unopened) {
-            // What comes without an end of its own may have been cut short; whoever reads it has to know by its contents,
-            // as with every proxy.
-            self.up = Phase::Ending;
-        } else if !left.is_empty() {
-            self.incoming = left.to_vec();
-        }
-        Ok((read, written))
+    /// Whether the client has said something and waits for an answer.
+    fn waits(&self) -> bool {
+        self.entry.bytes().0 > 0 && self.first_end.is_none() && self.lost.is_none()
     }
 
     /// One direction has ended and all of it was delivered.
@@ -350,7 +346,7 @@ impl<'a> Terminated<'a> {
                 self.entry.is_busy(self.tools.clock.now());
                 None
             }
-            Ask::End { how: Close::Plain, .. } if self.lost.is_some() => {
+            Ask::End { how, .. } if how != Close::Reset && self.lost.is_some() => {
                 self.lost.map(|(side, outcome)| End::Lost(side, outcome))
             }
             Ask::End { outcome, how } => {
@@ -375,12 +371,18 @@ impl<'a> Terminated<'a> {
         // A unix socket has no such thing, and no network that could be cut.
         let health = sys::tcp_health(socket.as_fd()).unwrap_or_default();
         if is_dead(&health) {
-            return Some(End::Lost(side, Outcome::PeerDead));
+            let from_it = if side == Side::Client { &self.plain } else { &self.outgoing };
+            if from_it.is_empty() {
+                return Some(End::Lost(side, Outcome::PeerDead));
+            }
+            // What it sent before is still on its way to the other side.
+            self.lose_source(side, &io::ErrorKind::TimedOut.into());
         }
         if health.closed
             && let Some(error) = socket.take_error()
         {
-            return Some(End::Lost(side, lost_outcome(side, &error)));
+            // Its reset waits unread behind bytes that the other side does not take.
+            self.lose(side, &error);
         }
         let finding = if health.retransmits > 0 || health.probes > 0 {
             Finding::Suspect
@@ -399,7 +401,7 @@ impl<'a> Terminated<'a> {
     }
 
     fn holds_bytes(&self) -> bool {
-        !self.outgoing.is_empty() || !self.plain.is_empty() || !self.incoming.is_empty()
+        !self.outgoing.is_empty() || !self.plain.is_empty()
     }
 }
 

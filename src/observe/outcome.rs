@@ -29,6 +29,8 @@ pub enum Outcome {
     HandshakeTimeout,
     /// A side broke the rules of TLS after the handshake.
     TlsBroken,
+    /// A session has sealed as much as the keys of TLS 1.2 allow.
+    KeysUsedUp,
     /// All openings together hold `runtime.opening_memory` bytes.
     OpeningMemory,
     /// No route has this name.
@@ -88,7 +90,7 @@ pub enum Side {
 
 impl Outcome {
     /// Every outcome, in the order of the documentation.
-    pub const ALL: [Outcome; 33] = [
+    pub const ALL: [Outcome; 34] = [
         Outcome::Ok,
         Outcome::ClientReset,
         Outcome::EndpointReset,
@@ -101,6 +103,7 @@ impl Outcome {
         Outcome::HandshakeFailed,
         Outcome::HandshakeTimeout,
         Outcome::TlsBroken,
+        Outcome::KeysUsedUp,
         Outcome::OpeningMemory,
         Outcome::NoRoute,
         Outcome::Denied,
@@ -139,6 +142,7 @@ impl Outcome {
             Outcome::HandshakeFailed => "handshake_failed",
             Outcome::HandshakeTimeout => "handshake_timeout",
             Outcome::TlsBroken => "tls_broken",
+            Outcome::KeysUsedUp => "keys_used_up",
             Outcome::OpeningMemory => "opening_memory",
             Outcome::NoRoute => "no_route",
             Outcome::Denied => "denied",

@@ -117,8 +117,12 @@ impl Story {
         }
         let mut handshake = match &made {
             Ok(accepted) => accepted.sealed.agreed(),
-            Err(refused) => {
-                let error = refused.why.as_ref().map_or("it was not over in time".into(), ToString::to_string);
+            Err(Refused { failure, why }) => {
+                let error = match (why, failure.outcome) {
+                    (Some(why), _) => why.to_string(),
+                    (None, Outcome::HandshakeTimeout) => "it was not over in time".to_owned(),
+                    (None, _) => "the client left".to_owned(),
+                };
                 Handshake { error: Some(error.into()), ..Handshake::default() }
             }
         };

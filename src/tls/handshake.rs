@@ -14,16 +14,13 @@ use crate::observe::outcome::{Outcome, Side};
 use crate::session::Failure;
 use crate::stream::Stream;
 
-/// The most that a client may send before its handshake is over: hellos are bounded before, certificates of clients are the
-/// largest thing that follows.
-const MOST: usize = 128 * 1024;
-
-/// A connection that is ready, and what its client has sent behind the handshake, still sealed.
+/// A connection that is ready.
 pub(crate) struct Accepted {
     pub(crate) sealed: Box<Sealed>,
-    pub(crate) incoming: Vec<u8>,
-    /// What was in the first record behind the handshake.
+    /// What came right behind the handshake.
     pub(crate) plain: Vec<u8>,
+    /// Kept for its share of the memory, until an endpoint is there.
+    pub(crate) opening: Box<Opening>,
 }
 
 /// Why there was no handshake, in words for the log.
@@ -38,7 +35,7 @@ pub(crate) struct Refused {
 /// [`Outcome::HandshakeFailed`], [`Outcome::HandshakeTimeout`], [`Outcome::ClientGone`].
 pub(crate) async fn accept(
     client: &Stream,
-    opening: Box<Opening>,
+    mut opening: Box<Opening>,
     config: &Arc<ServerConfig>,
     tools: &Tools,
     deadline: Instant,
@@ -47,35 +44,26 @@ pub(crate) async fn accept(
         Ok(sealed) => Box::new(sealed),
         Err(why) => return Err(Refused { failure: Failure::new(Outcome::Internal, Side::Us), why: Some(why) }),
     };
-    let (mut incoming, mut plain) = (opening.bytes.clone(), Vec::new());
-    tools.openings.give_back(opening);
+    let (mut incoming, mut plain) = (std::mem::take(&mut opening.bytes), Vec::new());
     let talk = async {
         loop {
-            // What comes right behind the handshake is the session's.
-            let opened = sealed.open(&mut incoming, |first| {
-                plain.extend_from_slice(first);
-                false
-            });
+            let opened = sealed.open(&mut incoming, |bytes| plain.extend_from_slice(bytes));
             // Nobody else waits for more than one step of a handshake.
             tokio::task::yield_now().await;
-            flush(client, &mut sealed).await.map_err(|()| gone())?;
-            match opened {
-                Ok((used, _)) => drop(incoming.drain(..used)),
-                Err(why) => return Err(refused(Outcome::HandshakeFailed, Some(why))),
-            }
+            let flushed = flush(client, &mut sealed).await;
+            // What is wrong with its words is told rather than that it did not wait for ours.
+            opened.map_err(|why| refused(Outcome::HandshakeFailed, Some(why)))?;
+            flushed.map_err(|()| refused(Outcome::ClientGone, None))?;
             if !sealed.is_handshaking() {
                 return Ok(());
             }
-            if incoming.len() > MOST || receive(client, &mut incoming, tools).await == 0 {
-                return Err(gone());
+            if !receive(client, &sealed, &mut incoming, tools).await {
+                return Err(refused(Outcome::ClientGone, None));
             }
         }
     };
     match timeout_at(deadline.into(), talk).await {
-        Ok(Ok(())) => {
-            incoming.shrink_to_fit();
-            Ok(Accepted { sealed, incoming, plain })
-        }
+        Ok(Ok(())) => Ok(Accepted { sealed, plain, opening }),
         Ok(Err(refused)) => Err(refused),
         Err(_) => Err(refused(Outcome::HandshakeTimeout, None)),
     }
@@ -93,10 +81,6 @@ fn refused(outcome: Outcome, why: Option<rustls::Error>) -> Refused {
     Refused { failure: Failure::new(outcome, Side::Client), why }
 }
 
-fn gone() -> Refused {
-    refused(Outcome::ClientGone, None)
-}
-
 /// Sends all that is to be sent.
 async fn flush(client: &Stream, sealed: &mut Sealed) -> Result<(), ()> {
     while !sealed.outgoing().is_empty() {
@@ -106,13 +90,16 @@ async fn flush(client: &Stream, sealed: &mut Sealed) -> Result<(), ()> {
     Ok(())
 }
 
-/// Appends what comes next; 0 at the end, however it comes.
-async fn receive(client: &Stream, incoming: &mut Vec<u8>, tools: &Tools) -> usize {
+/// Receives what comes next, behind what could not be opened yet. False at the end, however it comes.
+async fn receive(client: &Stream, sealed: &Sealed, incoming: &mut Vec<u8>, tools: &Tools) -> bool {
     std::future::poll_fn(|cx| {
         let mut scratch = tools.scratch.borrow_mut();
-        let received = ready!(client.poll_recv(cx, &mut scratch)).unwrap_or(0);
-        incoming.extend_from_slice(scratch.get(..received).unwrap_or_default());
-        Poll::Ready(received)
+        let before = sealed.put_unopened(&mut scratch);
+        let room = scratch.get_mut(before..).unwrap_or_default();
+        let received = ready!(client.poll_recv(cx, room)).unwrap_or(0);
+        incoming.clear();
+        incoming.extend_from_slice(scratch.get(..before + received).unwrap_or_default());
+        Poll::Ready(received > 0)
     })
     .await
 }

@@ -4,15 +4,20 @@
 //! To change them, put a new line in front on every node, below the one that still encrypts; once all have it, move it up;
 //! and take the last one away when no ticket of it is left.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use zeroize::Zeroizing;
 
 use super::tickets::{KEY, Secret, Secrets};
 use crate::stamp::Stamp;
 
 /// The most secrets of a file: each is tried on a ticket.
 const MOST: usize = 16;
+
+/// The largest file that is read, in bytes.
+const LARGEST: u64 = 16 * 1024;
 
 /// Why there are no secrets in a file.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +43,12 @@ pub(crate) struct KeyFile {
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn read(path: &Path) -> Result<Vec<Secret>, Flaw> {
-    parse(&std::fs::read_to_string(path)?)
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no file").into());
+    }
+    let mut text = Zeroizing::new(String::with_capacity(LARGEST as usize));
+    std::fs::File::open(path)?.take(LARGEST).read_to_string(&mut text)?;
+    parse(&text)
 }
 
 fn parse(text: &str) -> Result<Vec<Secret>, Flaw> {
@@ -54,9 +64,9 @@ fn parse(text: &str) -> Result<Vec<Secret>, Flaw> {
 }
 
 fn secret(line: &str) -> Option<Secret> {
-    let mut bytes = [0; KEY];
-    let digits: Vec<u8> =
-        line.chars().map(|digit| digit.to_digit(16).map(|digit| digit as u8)).collect::<Option<_>>()?;
+    let mut bytes = Zeroizing::new([0; KEY]);
+    let digits = line.chars().map(|digit| digit.to_digit(16).map(|digit| digit as u8));
+    let digits: Zeroizing<Vec<u8>> = digits.collect::<Option<Vec<u8>>>()?.into();
     let (pairs, rest) = digits.as_chunks::<2>();
     if pairs.len() != KEY || !rest.is_empty() {
         return None;
@@ -64,7 +74,7 @@ fn secret(line: &str) -> Option<Secret> {
     for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
         *byte = high << 4 | low;
     }
-    Some(Secret::new(bytes))
+    Some(Secret::new(*bytes))
 }
 
 impl KeyFile {
@@ -91,9 +101,15 @@ impl KeyFile {
                 return Err(error.into());
             }
         };
-        if self.read.replace(now) != Some(now) {
-            secrets.replace(read(&self.path)?);
+        if self.read == Some(now) {
+            return Ok(());
         }
+        let found = read(&self.path);
+        // What the system did not let us read is tried again.
+        if !matches!(found, Err(Flaw::Unreadable(_))) {
+            self.read = Some(now);
+        }
+        secrets.replace(found?);
         Ok(())
     }
 

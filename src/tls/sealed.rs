@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
 use crate::observe::record::Handshake;
@@ -15,22 +15,22 @@ const OVERHEAD: usize = 5 + 255;
 /// Plain bytes of one record (RFC 8446, 5.1).
 const RECORD: usize = 16 * 1024;
 
+/// The most that is kept of what cannot be opened yet: one record of the largest size (RFC 8446, 5.2), and a message of the
+/// handshake that stretches over a few small ones.
+pub(crate) const MOST_UNOPENED: usize = 18 * 1024;
+
 /// A TLS connection with a client.
 pub(crate) struct Sealed {
     connection: UnbufferedServerConnection,
+    /// What has come and could not be opened yet. The connection knows places in it, so that it has to be there in every
+    /// call.
+    unopened: Vec<u8>,
     /// Of the handshake, of tickets and of alerts: still to be sent, before anything that is sealed later.
     outgoing: Vec<u8>,
     /// The client has said that nothing more will come.
     peer_closed: bool,
-}
-
-/// What is left to do after records were opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Opened {
-    /// More of the client's bytes are needed.
-    All,
-    /// Who takes what was opened wants no more of it for now.
-    Some,
+    /// The rules were broken: the connection must not be used any more.
+    failed: bool,
 }
 
 impl Sealed {
@@ -40,34 +40,36 @@ impl Sealed {
     /// The configuration cannot be used.
     pub(crate) fn new(config: &Arc<ServerConfig>) -> Result<Sealed, Error> {
         let connection = UnbufferedServerConnection::new(Arc::clone(config))?;
-        Ok(Sealed { connection, outgoing: Vec::new(), peer_closed: false })
+        Ok(Sealed { connection, unopened: Vec::new(), outgoing: Vec::new(), peer_closed: false, failed: false })
     }
 
-    /// Opens the records at the front of `incoming`, and hands what was in each to `take`, which says whether it wants more.
-    /// Gives how many bytes of `incoming` are no longer needed.
+    /// Puts what could not be opened yet at the front of `scratch`, behind which more is to be received. Gives its length.
+    pub(crate) fn put_unopened(&self, scratch: &mut [u8]) -> usize {
+        if let Some(front) = scratch.get_mut(..self.unopened.len()) {
+            front.copy_from_slice(&self.unopened);
+        }
+        self.unopened.len()
+    }
+
+    /// Opens the records in `incoming`, at the front of which is what could not be opened yet, and hands what was in each to
+    /// `take`. What is left over is kept here.
     ///
     /// # Errors
     /// The client breaks the rules; the alert that tells it so is among what is [to be sent](Sealed::outgoing).
-    pub(crate) fn open(
-        &mut self,
-        incoming: &mut [u8],
-        mut take: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(usize, Opened), Error> {
+    pub(crate) fn open(&mut self, incoming: &mut [u8], mut take: impl FnMut(&[u8])) -> Result<(), Error> {
         let mut used = 0;
         loop {
+            if self.failed {
+                return Err(Error::General("the connection has failed".into()));
+            }
             let rest = incoming.get_mut(used..).unwrap_or_default();
-            let UnbufferedStatus { discard, state } = self.connection.process_tls_records(rest);
-            used += discard;
+            let UnbufferedStatus { mut discard, state } = self.connection.process_tls_records(rest);
             match state {
                 Ok(ConnectionState::ReadTraffic(mut records)) => {
-                    let mut more = true;
                     while let Some(record) = records.next_record() {
                         let record = record?;
-                        used += record.discard;
-                        more = take(record.payload);
-                    }
-                    if !more {
-                        return Ok((used, Opened::Some));
+                        discard += record.discard;
+                        take(record.payload);
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(mut record)) => {
@@ -78,39 +80,65 @@ impl Sealed {
                 Ok(ConnectionState::PeerClosed) => self.peer_closed = true,
                 // Early data is never accepted.
                 Ok(ConnectionState::ReadEarlyData(_)) => return Err(Error::General("early data".into())),
-                Ok(_) => return Ok((used, Opened::All)),
+                Ok(_) => {
+                    let left = incoming.get(used + discard..).unwrap_or_default();
+                    if left.len() > MOST_UNOPENED {
+                        return Err(Error::General("a message of the handshake is too long".into()));
+                    }
+                    self.unopened = left.to_vec();
+                    return Ok(());
+                }
                 Err(error) => {
-                    self.take_alert();
+                    let rest = incoming.get_mut(used + discard..).unwrap_or_default();
+                    // The alert that follows on it, behind what was to be sent before, is given out in the next calls. With
+                    // nothing to give out one more call would open records again, which must not happen after an error.
+                    while self.connection.wants_write()
+                        && let Ok(ConnectionState::EncodeTlsData(mut record)) =
+                            self.connection.process_tls_records(rest).state
+                    {
+                        append(&mut self.outgoing, |room| record.encode(room))?;
+                    }
+                    self.failed = true;
                     return Err(error);
                 }
             }
+            used += discard;
         }
     }
 
-    /// The alert that follows on an error is given out at the next call.
-    fn take_alert(&mut self) {
-        while let Ok(ConnectionState::EncodeTlsData(mut record)) = self.connection.process_tls_records(&mut []).state {
-            if append(&mut self.outgoing, |room| record.encode(room)).is_err() {
-                return;
+    /// Has `write` seal something, behind what is to be sent before it.
+    fn write<T>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>, &mut WriteTraffic<'_, ServerConnectionData>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        loop {
+            if self.failed {
+                return Err(Error::General("the connection has failed".into()));
             }
+            let UnbufferedStatus { discard, state } = self.connection.process_tls_records(&mut self.unopened);
+            match state? {
+                ConnectionState::WriteTraffic(mut traffic) => return write(&mut self.outgoing, &mut traffic),
+                ConnectionState::EncodeTlsData(mut record) => append(&mut self.outgoing, |room| record.encode(room))?,
+                ConnectionState::TransmitTlsData(records) => records.done(),
+                ConnectionState::PeerClosed => self.peer_closed = true,
+                _ => return Err(Error::HandshakeNotComplete),
+            }
+            self.unopened.drain(..discard.min(self.unopened.len()));
         }
     }
 
     /// Seals `plain` into `room`, behind what is to be sent before it. Gives how many bytes of `room` are to be sent now.
     ///
     /// # Errors
-    /// The handshake is not over, `room` has fewer bytes than [`Sealed::room_for`] says, or the keys are used up.
+    /// The handshake is not over, or `room` has fewer bytes than [`Sealed::room_for`] says; [`Error::EncryptError`]: the keys
+    /// are used up.
     pub(crate) fn seal(&mut self, plain: &[u8], room: &mut [u8]) -> Result<usize, Error> {
-        self.open(&mut [], |_| true)?;
-        let before = self.outgoing.len();
-        let (first, rest) = room.split_at_mut_checked(before).ok_or_else(no_room)?;
-        first.copy_from_slice(&self.outgoing);
-        let sealed = match self.connection.process_tls_records(&mut []).state? {
-            ConnectionState::WriteTraffic(mut traffic) => traffic.encrypt(plain, rest).map_err(cannot_seal)?,
-            _ => return Err(Error::HandshakeNotComplete),
-        };
-        self.outgoing = Vec::new();
-        Ok(before + sealed)
+        self.write(|outgoing, traffic| {
+            let before = std::mem::take(outgoing);
+            let (first, rest) = room.split_at_mut_checked(before.len()).ok_or_else(no_room)?;
+            first.copy_from_slice(&before);
+            Ok(before.len() + traffic.encrypt(plain, rest).map_err(cannot_seal)?)
+        })
     }
 
     /// Bytes that sealing so many takes at the most, with what is to be sent before.
@@ -120,11 +148,8 @@ impl Sealed {
 
     /// Says that nothing more will come from here.
     pub(crate) fn close(&mut self) {
-        let outgoing = &mut self.outgoing;
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = self.connection.process_tls_records(&mut []).state {
-            // A connection that cannot say it any more is closed without.
-            let _ = append(outgoing, |room| traffic.queue_close_notify(room));
-        }
+        // A connection that cannot say it any more is closed without.
+        let _ = self.write(|outgoing, traffic| append(outgoing, |room| traffic.queue_close_notify(room)));
     }
 
     /// What is to be sent now.

@@ -36,6 +36,8 @@ struct Watched {
     source: usize,
     /// The version that was read last; `None`: to be read again.
     sight: Option<Sight>,
+    /// What was last found to be wrong with it.
+    told: Option<Problem>,
     pair: Option<Arc<Pair>>,
     /// Whether it was missing the last time.
     missed: bool,
@@ -119,7 +121,7 @@ impl Source {
 
 impl Watched {
     fn new(file: PathBuf) -> Watched {
-        Watched { file, source: 0, sight: None, pair: None, missed: false }
+        Watched { file, source: 0, sight: None, told: None, pair: None, missed: false }
     }
 
     /// Reads the files if they have changed: whether that gave a new pair, and what is wrong.
@@ -137,10 +139,15 @@ impl Watched {
         };
         let waits = problem.is_some() && is_young();
         // What may be half written is to be read again; what changed only after this sight looks different the next time.
-        self.sight = (!waits).then_some(sight);
+        // So is what the system did not let us read.
+        let unread = problem.as_ref().is_some_and(|problem| matches!(problem.flaw, Flaw::Unreadable(_)));
+        self.sight = (!waits && !unread).then_some(sight);
         let is_new = pair.is_some();
         self.pair = pair.map(Arc::new).or_else(|| self.pair.take());
-        let told = problem.filter(|_| !waits).map(|problem| Found { source: self.source, problem });
+        let problem = problem.filter(|_| !waits);
+        let is_told = problem.is_some() && problem == self.told;
+        self.told.clone_from(&problem);
+        let told = problem.filter(|_| !is_told).map(|problem| Found { source: self.source, problem });
         (is_new, told)
     }
 }

@@ -181,14 +181,35 @@ fn a_record_that_was_changed_ends_the_session_with_an_alert() {
 fn the_reset_of_an_endpoint_is_its_own() {
     let client = |mut client: Client| {
         client.write_all(b"hello").unwrap();
+        client.read_exact(&mut [0; 2]).unwrap();
         assert!(client.read(&mut [0; 1]).is_err(), "cut, and not ended");
     };
     let endpoint = |mut endpoint: TcpStream| {
         endpoint.read_exact(&mut [0; 5]).unwrap();
+        endpoint.write_all(b"hi").unwrap();
+        thread::sleep(Duration::from_millis(200));
         socket2::SockRef::from(&endpoint).set_linger(Some(Duration::ZERO)).unwrap();
     };
     let (end, _) = session(BOTH[0], client, endpoint);
     assert!(matches!(end, End::Lost(Side::Endpoint, Outcome::EndpointReset)), "{end:?}");
+}
+
+#[test]
+fn an_endpoint_that_ends_without_an_answer_is_told_apart() {
+    for reset in [false, true] {
+        let client = |mut client: Client| {
+            client.write_all(b"hello").unwrap();
+            assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+        };
+        let endpoint = move |mut endpoint: TcpStream| {
+            endpoint.read_exact(&mut [0; 5]).unwrap();
+            if reset {
+                socket2::SockRef::from(&endpoint).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+        };
+        let (end, _) = session(BOTH[0], client, endpoint);
+        assert!(matches!(end, End::Unanswered(None)), "{end:?}");
+    }
 }
 
 #[test]
@@ -213,4 +234,114 @@ fn what_an_endpoint_sent_before_its_reset_still_arrives() {
     };
     let (end, _) = session(BOTH[0], client, endpoint);
     assert!(matches!(end, End::Lost(Side::Endpoint, Outcome::EndpointReset)), "{end:?}");
+}
+
+/// What comes of a handshake with a client that does this on a thread of its own.
+fn handshake(client: impl FnOnce(Client) + Send + 'static) -> Result<handshake::Accepted, handshake::Refused> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (far, near) = connection();
+        let (server, config) = configs(BOTH[1]);
+        let client = thread::spawn(move || {
+            let connection = ClientConnection::new(config, ServerName::try_from("a.test").unwrap()).unwrap();
+            client(StreamOwned::new(connection, far));
+        });
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let made = handshake::accept(&near, Opening::of(Vec::new(), true), &server, &Tools::new(1), deadline).await;
+        drop(near);
+        client.join().unwrap();
+        made
+    })
+}
+
+#[test]
+fn half_a_message_and_then_nonsense_is_refused_with_an_alert() {
+    for nonsense in [
+        // A message that says it is longer than any may be.
+        &b"\x16\x03\x03\x00\x04\x10\x01\x00\x00"[..],
+        // Half a message, and then something else.
+        b"\x16\x03\x03\x00\x02\x10\x00\x17\x03\x03\x00\x01\x00",
+        b"\x16\x03\x03\x00\x01\x10\x14\x03\x03\x00\x01\x07",
+        b"\x99\x99\x99\x99\x99\x99",
+    ] {
+        let refused = handshake(move |mut client| {
+            client.conn.write_tls(&mut client.sock).unwrap();
+            let _ = client.sock.read(&mut [0; 4096]).unwrap();
+            client.sock.write_all(nonsense).unwrap();
+            let mut answer = Vec::new();
+            let _ = client.sock.read_to_end(&mut answer);
+        });
+        let refused = refused.err().unwrap_or_else(|| panic!("{nonsense:02x?} was taken"));
+        assert_eq!(refused.failure.outcome, Outcome::HandshakeFailed, "{nonsense:02x?}");
+        assert!(refused.why.is_some());
+    }
+}
+
+#[test]
+fn a_handshake_message_without_end_is_not_kept() {
+    let refused = handshake(|mut client| {
+        client.conn.write_tls(&mut client.sock).unwrap();
+        let _ = client.sock.read(&mut [0; 4096]).unwrap();
+        // A ClientKeyExchange of 65,535 bytes, in records of 1,000.
+        let mut message = vec![0x10, 0, 0xff, 0xff];
+        message.resize(65_000, 7);
+        for piece in message.chunks(1_000) {
+            let header = [0x16, 3, 3, (piece.len() >> 8) as u8, piece.len() as u8];
+            if client.sock.write_all(&header).and_then(|()| client.sock.write_all(piece)).is_err() {
+                return;
+            }
+        }
+        let _ = client.sock.read_to_end(&mut Vec::new());
+    });
+    let refused = refused.err().expect("it has no end");
+    assert_eq!(refused.failure.outcome, Outcome::HandshakeFailed);
+}
+
+#[test]
+fn an_end_right_behind_the_handshake_reaches_the_endpoint() {
+    let client = |mut client: Client| {
+        // All that is left to say goes out together.
+        while client.conn.is_handshaking() {
+            if client.conn.wants_write() && client.conn.negotiated_cipher_suite().is_none() {
+                client.conn.write_tls(&mut client.sock).unwrap();
+            } else {
+                client.conn.read_tls(&mut client.sock).unwrap();
+                client.conn.process_new_packets().unwrap();
+            }
+        }
+        client.conn.send_close_notify();
+        let mut last = Vec::new();
+        while client.conn.wants_write() {
+            client.conn.write_tls(&mut last).unwrap();
+        }
+        client.sock.write_all(&last).unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"bye");
+    };
+    let endpoint = |mut endpoint: TcpStream| {
+        assert_eq!(endpoint.read(&mut [0; 1]).unwrap(), 0);
+        endpoint.write_all(b"bye").unwrap();
+    };
+    let (end, bytes) = session(BOTH[0], client, endpoint);
+    assert!(matches!(end, End::Finished(Side::Client)), "{end:?}");
+    assert_eq!(bytes, (0, 3));
+}
+
+#[test]
+fn many_small_records_are_gathered() {
+    let client = |mut client: Client| {
+        for byte in 0..3_000_u32 {
+            client.write_all(&[byte as u8]).unwrap();
+        }
+        let mut back = vec![0; 3_000];
+        client.read_exact(&mut back).unwrap();
+        assert!(back.iter().zip(0_u32..).all(|(byte, index)| *byte == index as u8));
+        client.conn.send_close_notify();
+        client.flush().unwrap();
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    };
+    let (end, bytes) = session(BOTH[0], client, echo);
+    assert!(matches!(end, End::Finished(Side::Client)), "{end:?}");
+    assert_eq!(bytes, (3_000, 3_000));
 }
