@@ -1,13 +1,16 @@
-//! What `benches/instructions` counts and cannot reach from outside. No part of the library's interface.
+//! What `benches/instructions` and `benches/certificates` measure and cannot reach from outside. No part of the library's interface.
 
 use std::hint::black_box;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
+
+use rustls::SignatureScheme;
 
 use crate::balance::random_two::Urn;
 use crate::balance::{Load, least_connections, maglev, round_robin};
@@ -17,6 +20,9 @@ use crate::observe::metrics::Metrics;
 use crate::pool::Pool;
 use crate::stream::{Family, Stream};
 use crate::table::{Entry, Identity, Limits};
+use crate::tls::certificates;
+use crate::tls::pair::Pair;
+use crate::wire::name::{Name, Written};
 
 /// Picks by least connections among `endpoints`, each pick being a session that stays. Returns the last index.
 pub fn least_connections(endpoints: usize, picks: usize) -> Option<usize> {
@@ -123,3 +129,43 @@ fn pair() -> io::Result<(UnixStream, Stream)> {
     near.set_nonblocking(true)?;
     Ok((far, Stream::new(OwnedFd::from(near), Family::Unix)?))
 }
+
+/// The certificates of a route.
+pub struct Certificates(certificates::Certificates);
+
+impl Certificates {
+    /// Those in `folder`.
+    ///
+    /// # Errors
+    /// What is wrong with the first file that is not right.
+    pub fn load(folder: &Path) -> Result<Certificates, String> {
+        let (loaded, problems) = certificates::Certificates::load(&[folder.to_owned()], None, SystemTime::now());
+        match problems.first() {
+            Some(found) => Err(found.problem.to_string()),
+            None => Ok(Certificates(loaded)),
+        }
+    }
+
+    /// Looks at all files again; how many problems there are.
+    pub fn look(&self) -> usize {
+        self.0.look(SystemTime::now()).len()
+    }
+
+    /// Whether a client that asks for `name` gets a certificate.
+    pub fn find(&self, name: &str) -> bool {
+        self.pair(name).is_some()
+    }
+
+    /// Whether its key signs.
+    pub fn sign(&self, name: &str) -> bool {
+        let signer = self.pair(name).and_then(|pair| pair.certified().key.choose_scheme(&SCHEMES));
+        signer.is_some_and(|signer| signer.sign(b"transcript").is_ok())
+    }
+
+    fn pair(&self, name: &str) -> Option<Arc<Pair>> {
+        let Ok(Written::Name(name)) = Name::read(name.as_bytes()) else { return None };
+        self.0.find(Some(&name), &SCHEMES, SystemTime::now())
+    }
+}
+
+const SCHEMES: [SignatureScheme; 2] = [SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::RSA_PSS_SHA256];

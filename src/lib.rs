@@ -26,6 +26,7 @@
 //! | permit | one connection's claim on the limits of the process and its listener |
 //! | seat | one connection's place among those of a worker |
 //! | peer | the remote end of a connection: client or endpoint |
+//! | pair | a certificate with what leads to its root, and its key |
 //! | generation | one immutable state of the configuration in use |
 
 // Whatever a client, an endpoint or a file says, nothing here panics. Each exception states its invariant.
@@ -52,8 +53,10 @@ pub mod observe;
 mod pool;
 pub mod route;
 mod session;
+mod stamp;
 mod stream;
 pub mod supervise;
 mod sys;
 mod table;
+mod tls;
 pub mod wire;

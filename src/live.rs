@@ -4,14 +4,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::model::Config;
+use crate::config::model::{Config, RouteTls};
 use crate::observe::metrics::{Metrics, RouteMetrics};
 use crate::observe::outcome::{Outcome, Side};
 use crate::pool::Pool;
 use crate::pool::commons::Bell;
 use crate::route::{Refusal, Router};
 use crate::session::Failure;
+use crate::tls::certificates::Certificates;
+use crate::tls::server::server_config;
+use crate::tls::tickets::{Secrets, Tickets};
 use crate::wire::client_hello::ClientHello;
 use crate::wire::protocols::Protocols;
 
@@ -19,7 +23,7 @@ use crate::wire::protocols::Protocols;
 pub(crate) struct Live {
     /// One a listener.
     routers: Vec<Router>,
-    routes: Vec<Arc<Route>>,
+    pub(crate) routes: Vec<Arc<Route>>,
     pub(crate) pools: Vec<Arc<Pool>>,
 }
 
@@ -28,15 +32,41 @@ pub(crate) struct Route {
     pub(crate) name: Arc<str>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) metrics: RouteMetrics,
+    /// How TLS ends here; `None`: it goes on to the endpoint.
+    pub(crate) tls: Option<Termination>,
+}
+
+/// How TLS ends here.
+pub(crate) struct Termination {
+    pub(crate) config: Arc<rustls::ServerConfig>,
+    /// How long a handshake may take, once the hello is there.
+    pub(crate) handshake: Duration,
+    /// Watched from the control side.
+    pub(crate) certificates: Arc<Certificates>,
+    pub(crate) tickets: Arc<Tickets>,
+}
+
+impl Termination {
+    fn new(route: &str, tls: &RouteTls, secrets: &Arc<Secrets>) -> Termination {
+        // Routes ask nothing of their clients yet, all of them the same.
+        let tickets = Tickets::new(Arc::clone(secrets), route, b"");
+        let config = server_config(tls, Arc::clone(&tls.loaded), Arc::clone(&tickets) as _);
+        Termination { config, handshake: tls.handshake, certificates: Arc::clone(&tls.loaded), tickets }
+    }
 }
 
 impl Live {
-    /// Builds a generation. `bell` is told of every change of a pool.
-    pub(crate) fn new(config: &Config, metrics: &Metrics, bell: &Arc<Bell>) -> Live {
+    /// Builds a generation. `bell` is told of every change of a pool; tickets of sessions are made of `secrets`.
+    pub(crate) fn new(config: &Config, metrics: &Metrics, bell: &Arc<Bell>, secrets: &Arc<Secrets>) -> Live {
         let pools: Vec<_> = config.pools.iter().map(|pool| Arc::new(Pool::new(pool, metrics, bell))).collect();
         let routes = config.routes.iter().filter_map(|route| {
             let pool = Arc::clone(pools.get(route.pool)?);
-            Some(Arc::new(Route { name: route.name.as_str().into(), pool, metrics: metrics.route(&route.name) }))
+            Some(Arc::new(Route {
+                name: route.name.as_str().into(),
+                pool,
+                metrics: metrics.route(&route.name),
+                tls: route.tls.as_ref().map(|tls| Termination::new(&route.name, tls, secrets)),
+            }))
         });
         let routers = (0..config.listeners.len()).map(|index| Router::new(config, index)).collect();
         Live { routers, routes: routes.collect(), pools }

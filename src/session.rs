@@ -11,19 +11,21 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
 use self::story::Story;
-use crate::config::model::Protocol;
 use crate::connect::{Attempts, Reached};
 use crate::detect::{Begun, Detected, Detection, Opening};
+use crate::forward::terminated::Terminated;
 use crate::forward::{End, Forward, closing};
-use crate::listen::Accepted;
+use crate::listen;
 use crate::live::Route;
 use crate::observe::outcome::{Outcome, Side};
 use crate::pool::Lease;
 use crate::stream::{Family, Stream};
 use crate::supervise::worker::{Worker, spawn};
 use crate::table::{Ask, Entry};
+use crate::tls::handshake::{self, Accepted};
 use crate::wire::alert::Alert;
 use crate::wire::name::Name;
 
@@ -63,22 +65,22 @@ struct Travelled {
 }
 
 /// Serves one accepted connection on this worker until its record is written.
-pub(crate) fn serve(worker: Rc<Worker>, accepted: Accepted) {
+pub(crate) fn serve(worker: Rc<Worker>, accepted: listen::Accepted) {
     let mut story = Story::begin(&worker, &accepted);
-    let Accepted { socket, client, permit, seat, .. } = accepted;
+    let listen::Accepted { socket, client, permit, seat, .. } = accepted;
     let family = if client.is_some() { Family::Tcp } else { Family::Unix };
     let Ok(client) = Stream::new(socket, family) else {
         return story.end(Failure::new(Outcome::Internal, Side::Us));
     };
     spawn(async move {
         let travelled = travel(&worker, &mut story, &client).await;
-        let ended = part(travelled, client, story.protocol()).await;
+        let ended = part(travelled, client, story.says_alerts()).await;
         drop((permit, seat));
         story.end(ended);
     });
 }
 
-/// The line: detect, route, choose, connect, forward.
+/// The line: detect, route, terminate where the route says so, choose, connect, forward.
 async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<Travelled, Failure> {
     story.entry().set_waker(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
     let detected = match Detection::of(story.protocol(), client, &worker.tools, worker.memory()).begin() {
@@ -86,13 +88,22 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
         Begun::Incomplete(detection) => unless_asked(story.entry(), detection.wait(story.deadline())).await?,
     };
     let Routed { route, key, mut opening } = route(worker, story, detected)?;
+    let mut accepted = terminate(worker, story, client, &route, &mut opening).await?;
 
     let mut attempts = Attempts::on(&route.pool, key, client, story.protocol());
     loop {
         let reached = unless_asked(story.entry(), attempts.next()).await;
         story.tried(attempts.last());
-        let Reached { stream: endpoint, lease, took } = reached?;
+        let Reached { stream: endpoint, lease, took } =
+            reached.inspect_err(|_| handshake::part(&mut accepted, client))?;
         story.connected(&route.pool, took);
+        if let Some(accepted) = accepted.take() {
+            let end = Box::pin(Terminated::new(client, &endpoint, accepted, &worker.tools, story.entry())).await;
+            if matches!(end, End::Unanswered(_)) {
+                attempts.unanswered(&lease);
+            }
+            return Ok(Travelled { end, endpoint, lease });
+        }
         match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
             End::Unanswered(back) => {
                 attempts.unanswered(&lease);
@@ -127,12 +138,29 @@ fn route(worker: &Worker, story: &mut Story, detected: Detected) -> Result<Route
     Ok(Routed { route, key, opening })
 }
 
+/// Makes the handshake, where the route says that TLS ends here.
+async fn terminate(
+    worker: &Worker,
+    story: &mut Story,
+    client: &Stream,
+    route: &Route,
+    opening: &mut Option<Box<Opening>>,
+) -> Result<Option<Accepted>, Failure> {
+    let Some((tls, hello)) = route.tls.as_ref().zip(opening.take_if(|_| route.tls.is_some())) else { return Ok(None) };
+    story.seals();
+    let deadline = Instant::now() + tls.handshake;
+    let handshake = handshake::accept(client, hello, &tls.config, &worker.tools, deadline);
+    let began = Instant::now();
+    let made = unless_asked(story.entry(), async { Ok(handshake.await) }).await?;
+    story.shook_hands(made, began.elapsed()).map(Some)
+}
+
 /// Takes leave of both sides. Only what has to be said or waited for takes memory and time; most ends are silent.
-fn part(travelled: Result<Travelled, Failure>, client: Stream, protocol: Protocol) -> impl Future<Output = Failure> {
+fn part(travelled: Result<Travelled, Failure>, client: Stream, alerts: bool) -> impl Future<Output = Failure> {
     let mut leave: Result<Failure, Pin<Box<dyn Future<Output = Failure>>>> = match travelled {
         Ok(Travelled { end: End::Finished(side), .. }) => Ok(Failure::new(Outcome::Ok, side)),
-        Ok(travelled) => Err(Box::pin(close(travelled, client, protocol))),
-        Err(failure) => Err(Box::pin(refuse(failure, client, protocol))),
+        Ok(travelled) => Err(Box::pin(close(travelled, client, alerts))),
+        Err(failure) => Err(Box::pin(refuse(failure, client, alerts))),
     };
     std::future::poll_fn(move |cx| match &mut leave {
         Ok(ended) => Poll::Ready(*ended),
@@ -142,11 +170,17 @@ fn part(travelled: Result<Travelled, Failure>, client: Stream, protocol: Protoco
 
 /// Closes both sockets so that each side learns the truth: a finish as a finish, a loss as a reset, after everything
 /// that the lost side had sent.
-async fn close(travelled: Travelled, client: Stream, protocol: Protocol) -> Failure {
+async fn close(travelled: Travelled, client: Stream, alerts: bool) -> Failure {
     // In this order: the lease goes last.
     let Travelled { lease, endpoint, end } = travelled;
     match end {
         End::Finished(side) => Failure::new(Outcome::Ok, side),
+        End::Lost(Side::Client, Outcome::TlsBroken) => {
+            // It is still there, and an alert is on its way to it.
+            endpoint.reset();
+            closing::say(client, &[]).await;
+            Failure::new(Outcome::TlsBroken, Side::Client)
+        }
         End::Lost(side, outcome) => {
             let (lost, left) = if side == Side::Client { (client, endpoint) } else { (endpoint, client) };
             lost.reset();
@@ -162,15 +196,15 @@ async fn close(travelled: Travelled, client: Stream, protocol: Protocol) -> Fail
         }
         End::Unanswered(_) => {
             drop((endpoint, lease));
-            refuse(Failure::new(Outcome::EndpointSilent, Side::Endpoint), client, protocol).await
+            refuse(Failure::new(Outcome::EndpointSilent, Side::Endpoint), client, alerts).await
         }
     }
 }
 
 /// Sends a client away: with an alert where its protocol has one for the reason, and in any case with a clean close.
-async fn refuse(failure: Failure, client: Stream, protocol: Protocol) -> Failure {
+async fn refuse(failure: Failure, client: Stream, alerts: bool) -> Failure {
     if failure.outcome != Outcome::ClientGone {
-        let alert = failure.outcome.alert().filter(|_| protocol == Protocol::Tls).map(Alert::record);
+        let alert = failure.outcome.alert().filter(|_| alerts).map(Alert::record);
         closing::say(client, alert.as_ref().map(<[u8; 7]>::as_slice).unwrap_or_default()).await;
     }
     failure

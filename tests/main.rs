@@ -35,3 +35,4 @@ mod retries;
 mod shortage;
 mod smoke;
 mod stop;
+mod terminate;

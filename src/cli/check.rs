@@ -11,13 +11,16 @@ use crate::supervise;
 
 /// Reports on the configuration at `path`; with `bind`, tries its addresses too.
 pub(super) fn check(path: &Path, bind: bool) -> ExitCode {
-    let config = match config::load(path) {
-        Ok(loaded) => loaded.config,
+    let (config, warnings) = match config::load(path) {
+        Ok(loaded) => (loaded.config, loaded.warnings),
         Err(problems) => {
             say(io::stderr(), &problems);
             return ExitCode::FAILURE;
         }
     };
+    for warning in &warnings {
+        say(io::stderr(), &format_args!("warning: {warning}"));
+    }
     for variable in &config.environment {
         say(io::stdout(), &format_args!("taken from the environment: {variable}"));
     }

@@ -18,8 +18,8 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Serves the configuration at `path`.
 pub(super) fn run(path: &Path) -> ExitCode {
-    let config = match config::load(path) {
-        Ok(loaded) => loaded.config,
+    let (config, warnings) = match config::load(path) {
+        Ok(loaded) => (loaded.config, loaded.warnings),
         Err(problems) => {
             eprintln!("{problems}");
             return ExitCode::FAILURE;
@@ -28,6 +28,9 @@ pub(super) fn run(path: &Path) -> ExitCode {
     let _flush = program_log::init(&config.log);
     for variable in &config.environment {
         tracing::info!(variable, "taken from the environment");
+    }
+    for warning in &warnings {
+        tracing::warn!("{warning}");
     }
     match serve(&config) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,8 @@
 //! Every key there is. A key that is not here is an error wherever it is written, so that nothing is read and ignored.
 
 /// The top level.
-pub(super) const TOP: &[&str] = &["include", "runtime", "log", "admin", "dns", "timeouts", "listener", "route", "pool"];
+pub(super) const TOP: &[&str] =
+    &["include", "runtime", "log", "admin", "dns", "tls", "timeouts", "listener", "route", "pool"];
 /// `[runtime]`
 pub(super) const RUNTIME: &[&str] = &["workers", "max_connections", "opening_memory"];
 /// `[log]`
@@ -10,6 +11,8 @@ pub(super) const LOG: &[&str] = &["level", "access", "format"];
 pub(super) const ADMIN: &[&str] = &["socket", "http"];
 /// `[dns]`
 pub(super) const DNS: &[&str] = &["servers", "timeout"];
+/// `[tls]`
+pub(super) const TLS: &[&str] = &["ticket_keys"];
 /// `[timeouts]`
 pub(super) const TIMEOUTS: &[&str] = &["open", "connect", "idle", "half_close", "drain"];
 /// `[listener.NAME]`
@@ -17,7 +20,9 @@ pub(super) const LISTENER: &[&str] = &["bind", "protocol", "max_connections", "b
 /// `[listener.NAME.timeouts]`
 pub(super) const LISTENER_TIMEOUTS: &[&str] = &["open"];
 /// `[route.NAME]`
-pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "pool"];
+pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "pool", "tls"];
+/// `[route.NAME.tls]`
+pub(super) const ROUTE_TLS: &[&str] = &["certificates", "default", "alpn", "min_version", "handshake"];
 /// `[pool.NAME]`
 pub(super) const POOL: &[&str] = &[
     "balance",

@@ -41,6 +41,8 @@ pub struct Loaded {
     pub config: Config,
     /// The main file, then the included ones in the order they were read.
     pub files: Vec<PathBuf>,
+    /// What is worth a word and keeps nothing from working, such as certificates that end soon; sorted by place.
+    pub warnings: Vec<Problem>,
 }
 
 /// Reads the configuration at `path`: the file, what it includes, and the environment of the process.
@@ -63,7 +65,7 @@ pub fn load_with(path: &Path, environment: impl IntoIterator<Item = (OsString, O
 }
 
 /// Reads `text` as the only file, which messages call `path`, without any environment. `include` is checked, but
-/// nothing is included, and no file of endpoints is read.
+/// nothing is included, and no file of endpoints or certificates is read.
 ///
 /// # Errors
 /// As [`load`].
@@ -78,7 +80,7 @@ fn finish(written: &Written, environment: &Environment, mut report: Report) -> R
     let files = report.paths().cloned().collect();
     let config = check::check(written, environment.names(), &mut report);
     if report.is_clean() {
-        return Ok(Loaded { config, files });
+        return Ok(Loaded { config, files, warnings: report.finish_warnings() });
     }
     Err(report.finish())
 }

@@ -5,6 +5,7 @@
 
 mod health;
 mod sessions;
+mod tls;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,7 @@ use ipnet::IpNet;
 
 pub use self::health::*;
 pub use self::sessions::{Leave, MaxAge, NoEndpoint, Sessions, Shortage};
+pub use self::tls::{MinVersion, RouteTls};
 use crate::wire::name::Name;
 
 /// One complete, checked configuration.
@@ -30,6 +32,8 @@ pub struct Config {
     pub admin: Admin,
     /// `[dns]`
     pub dns: Dns,
+    /// `[tls] ticket_keys`: a file of secrets that session tickets are made of; `None`: `"random"`.
+    pub ticket_keys: Option<PathBuf>,
     /// `[timeouts]`: the defaults; listeners and pools hold their own, resolved values.
     pub timeouts: Timeouts,
     /// `[listener.*]`, at least one.
@@ -178,6 +182,8 @@ pub struct Route {
     pub from: Vec<IpNet>,
     /// Index into [`Config::pools`].
     pub pool: usize,
+    /// `[route.NAME.tls]`; `None`: what clients send is passed on as it is.
+    pub tls: Option<RouteTls>,
 }
 
 /// One entry of `route.sni`.

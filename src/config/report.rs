@@ -29,6 +29,7 @@ pub(super) struct Report {
     files: Vec<(PathBuf, String)>,
     variables: Vec<String>,
     found: Vec<Found>,
+    warned: Vec<Found>,
     comparisons: usize,
 }
 
@@ -109,6 +110,12 @@ impl Report {
         &mut self.found[last]
     }
 
+    /// Adds what is worth a word, but wrong with nothing that was written.
+    pub(super) fn warn(&mut self, at: At, key: impl Into<String>, message: impl Into<String>) {
+        let (key, message) = (key.into(), message.into());
+        self.warned.push(Found { at, also: None, key, message, expected: None, nearest: None });
+    }
+
     /// The one of `known` that is nearest to `word`, if it is close enough to be meant.
     pub(super) fn nearest<'k>(&mut self, word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
         if word.len() > LONGEST_WORD {
@@ -134,8 +141,19 @@ impl Report {
 
     /// Sorts what was found and gives every place its line and column.
     pub(super) fn finish(mut self) -> Problems {
-        self.found.sort_by_key(|found| found.at);
-        let mut places: Vec<At> = self.found.iter().flat_map(|found| [Some(found.at), found.also]).flatten().collect();
+        let found = std::mem::take(&mut self.found);
+        Problems(self.placed(found))
+    }
+
+    /// What was warned of, in the same way.
+    pub(super) fn finish_warnings(mut self) -> Vec<Problem> {
+        let warned = std::mem::take(&mut self.warned);
+        self.placed(warned)
+    }
+
+    fn placed(&self, mut all: Vec<Found>) -> Vec<Problem> {
+        all.sort_by_key(|found| found.at);
+        let mut places: Vec<At> = all.iter().flat_map(|found| [Some(found.at), found.also]).flatten().collect();
         places.sort_unstable();
         places.dedup();
         let resolved = self.resolve(&places);
@@ -143,7 +161,7 @@ impl Report {
             Ok(index) => resolved.get(index).cloned().unwrap_or_else(|| Place::File(PathBuf::new())),
             Err(_) => Place::File(PathBuf::new()),
         };
-        let problems = std::mem::take(&mut self.found).into_iter().map(|found| Problem {
+        let problems = all.into_iter().map(|found| Problem {
             place: place(found.at),
             key: found.key,
             message: found.message,
@@ -151,7 +169,7 @@ impl Report {
             nearest: found.nearest,
             also: found.also.map(place),
         });
-        Problems(problems.collect())
+        problems.collect()
     }
 
     /// One place for each of `places`, which are sorted.

@@ -27,8 +27,8 @@ pub(super) struct Written {
     pub(super) values: Dict,
     /// Where they were written.
     pub(super) spans: Spans,
-    /// Whether files of endpoints are to be read as well.
-    pub(super) with_endpoints: bool,
+    /// Whether files of endpoints and of certificates are to be read as well.
+    pub(super) with_files: bool,
     /// Whether every file could be read: if not, nothing can be said of what seems to be missing.
     pub(super) complete: bool,
 }
@@ -57,7 +57,7 @@ impl Written {
             }
             None => written.complete = false,
         }
-        Written { with_endpoints: true, ..written.finish(environment, report) }
+        Written { with_files: true, ..written.finish(environment, report) }
     }
 
     /// Reads `text` as the only file, called `path`; `include` is checked, but nothing is included.
@@ -117,7 +117,7 @@ impl Sources {
         // what is missing, never a configuration.
         let data = self.figment.merge(environment).data();
         let values = data.ok().and_then(|mut profiles| profiles.remove(&Profile::Default)).unwrap_or_default();
-        Written { values, spans: self.spans, with_endpoints: false, complete: self.complete }
+        Written { values, spans: self.spans, with_files: false, complete: self.complete }
     }
 }
 

@@ -6,6 +6,7 @@
 pub(crate) mod closing;
 mod half;
 pub(crate) mod splice;
+pub(crate) mod terminated;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,8 @@ const SCRATCH: usize = 64 * 1024;
 pub(crate) struct Tools {
     /// Read into and written from within one turn; never holds anything between turns.
     pub(crate) scratch: RefCell<Box<[u8]>>,
+    /// Sealed into and written from within one turn; empty until a session needs it.
+    pub(crate) sealed: RefCell<Vec<u8>>,
     /// Pipes for splice.
     pub(crate) pipes: PipePool,
     /// Buffers for openings.
@@ -47,6 +50,7 @@ impl Tools {
     pub(crate) fn new(pipes: usize) -> Tools {
         Tools {
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
+            sealed: RefCell::default(),
             pipes: PipePool::new(pipes),
             openings: Openings::default(),
             clock: Clock::default(),

@@ -4,7 +4,6 @@
 //! going on the control runtime; the same endpoint that several pools probe in the same way is probed once. [`outlier`] is
 //! what clients find out by themselves. Workers only ever read what came of it, in atomics.
 
-mod expiry;
 pub(crate) mod outlier;
 mod probe;
 #[cfg(test)]
@@ -24,6 +23,7 @@ use self::verdict::{Rules, Text, Verdict};
 use crate::config::model;
 use crate::observe::metrics::HealthMetrics;
 use crate::pool::Target;
+use crate::tls::expiry;
 
 /// The health of one endpoint in one pool.
 #[derive(Debug)]

@@ -291,6 +291,7 @@ mod tests {
             listener: "edge".into(),
             client: None,
             hello: None,
+            handshake: None,
             route: None,
             pool: None,
             endpoint: None,

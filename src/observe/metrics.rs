@@ -12,6 +12,7 @@
 //! | `pointsman_listener_outcomes_total` | counter | listener, outcome | Connections that have ended, by how. |
 //! | `pointsman_listener_opening_seconds` | histogram | listener | From accept until the route was known. |
 //! | `pointsman_route_sessions_total` | counter | route | Sessions that took this route. |
+//! | `pointsman_route_handshake_seconds` | histogram | route | How long handshakes took, with or without success, where TLS ends here. |
 //! | `pointsman_pool_connect_seconds` | histogram | pool | From the first attempt to connect to the established connection. |
 //! | `pointsman_pool_discovery_failures_total` | counter | pool | Look-ups of names of endpoints, and readings of files of them, that failed. |
 //! | `pointsman_pool_held_sessions` | gauge | pool | Clients that wait because no endpoint can be chosen. |
@@ -31,6 +32,7 @@
 //! | `pointsman_endpoint_ejected` | gauge | pool, endpoint | 1: left out for a while because sessions failed, else 0. |
 //! | `pointsman_endpoint_ejections_total` | counter | pool, endpoint | Times that it was left out because sessions failed. |
 //! | `pointsman_endpoint_bytes_total` | counter | pool, endpoint, direction | Bytes delivered: up to the endpoint, down to its clients. |
+//! | `pointsman_certificate_expiry_timestamp_seconds` | gauge | route, file | When the certificate in this file ends, in Unix time; NaN: it is gone. |
 //! | `pointsman_worker_active_sessions` | gauge | worker | Sessions in the worker's table. |
 //! | `pointsman_worker_pipes` | gauge | worker | Pipes that the worker has open, in use and idle. |
 //! | `pointsman_worker_handed_over_total` | counter | worker | Connections accepted by this worker and given to another. |
@@ -78,6 +80,8 @@ pub struct ListenerMetrics {
 pub struct RouteMetrics {
     /// Sessions that took this route.
     pub sessions: Counter,
+    /// Seconds that handshakes took, with or without success.
+    pub handshake: Histogram,
 }
 
 /// What one pool counts.
@@ -225,7 +229,8 @@ impl Metrics {
 
     /// The handles of the route `name`.
     pub fn route(&self, name: &str) -> RouteMetrics {
-        RouteMetrics { sessions: self.with("route", name).counter(&ROUTE_SESSIONS) }
+        let of = self.with("route", name);
+        RouteMetrics { sessions: of.counter(&ROUTE_SESSIONS), handshake: of.histogram(&HANDSHAKE) }
     }
 
     /// The handles of the pool `name`.
@@ -268,6 +273,11 @@ impl Metrics {
             transition: of.gauge(&LAST_TRANSITION),
             probe: of.gauge(&PROBE),
         }
+    }
+
+    /// When the certificate in `file` ends, for the route `route`, in seconds of Unix time.
+    pub fn certificate_expiry(&self, route: &str, file: &str) -> Gauge {
+        self.with("route", route).and("file", file).gauge(&CERTIFICATE_EXPIRY)
     }
 
     /// The handles of the worker `index`, counting from 0.
@@ -364,6 +374,8 @@ families! {
     OUTCOMES Counter "pointsman_listener_outcomes_total" "Connections that have ended, by how.";
     OPENING Histogram "pointsman_listener_opening_seconds" "From accept until the route was known.";
     ROUTE_SESSIONS Counter "pointsman_route_sessions_total" "Sessions that took this route.";
+    HANDSHAKE Histogram "pointsman_route_handshake_seconds"
+        "How long handshakes took, with or without success, where TLS ends here.";
     CONNECT Histogram "pointsman_pool_connect_seconds"
         "From the first attempt to connect to the established connection.";
     DISCOVERY_FAILURES Counter "pointsman_pool_discovery_failures_total"
@@ -389,6 +401,8 @@ families! {
     EJECTED Gauge "pointsman_endpoint_ejected" "1: left out for a while because sessions failed, else 0.";
     EJECTIONS Counter "pointsman_endpoint_ejections_total" "Times that it was left out because sessions failed.";
     BYTES Counter "pointsman_endpoint_bytes_total" "Bytes delivered: up to the endpoint, down to its clients.";
+    CERTIFICATE_EXPIRY Gauge "pointsman_certificate_expiry_timestamp_seconds"
+        "When the certificate in this file ends, in Unix time; NaN: it is gone.";
     WORKER_ACTIVE Gauge "pointsman_worker_active_sessions" "Sessions in the worker's table.";
     WORKER_PIPES Gauge "pointsman_worker_pipes" "Pipes that the worker has open, in use and idle.";
     HANDED_OVER Counter "pointsman_worker_handed_over_total"

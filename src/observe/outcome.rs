@@ -23,6 +23,14 @@ pub enum Outcome {
     HelloMalformed,
     /// The opening is not TLS.
     NotTls,
+    /// The client and we could not agree on a handshake.
+    HandshakeFailed,
+    /// The handshake was not over in time.
+    HandshakeTimeout,
+    /// A side broke the rules of TLS after the handshake.
+    TlsBroken,
+    /// A session has sealed as much as the keys of TLS 1.2 allow.
+    KeysUsedUp,
     /// All openings together hold `runtime.opening_memory` bytes.
     OpeningMemory,
     /// No route has this name.
@@ -82,7 +90,7 @@ pub enum Side {
 
 impl Outcome {
     /// Every outcome, in the order of the documentation.
-    pub const ALL: [Outcome; 30] = [
+    pub const ALL: [Outcome; 34] = [
         Outcome::Ok,
         Outcome::ClientReset,
         Outcome::EndpointReset,
@@ -92,6 +100,10 @@ impl Outcome {
         Outcome::HelloTooLarge,
         Outcome::HelloMalformed,
         Outcome::NotTls,
+        Outcome::HandshakeFailed,
+        Outcome::HandshakeTimeout,
+        Outcome::TlsBroken,
+        Outcome::KeysUsedUp,
         Outcome::OpeningMemory,
         Outcome::NoRoute,
         Outcome::Denied,
@@ -127,6 +139,10 @@ impl Outcome {
             Outcome::HelloTooLarge => "hello_too_large",
             Outcome::HelloMalformed => "hello_malformed",
             Outcome::NotTls => "not_tls",
+            Outcome::HandshakeFailed => "handshake_failed",
+            Outcome::HandshakeTimeout => "handshake_timeout",
+            Outcome::TlsBroken => "tls_broken",
+            Outcome::KeysUsedUp => "keys_used_up",
             Outcome::OpeningMemory => "opening_memory",
             Outcome::NoRoute => "no_route",
             Outcome::Denied => "denied",

@@ -21,6 +21,8 @@ pub struct Record {
     pub client: Option<SocketAddr>,
     /// What the ClientHello said; `None` where none was read.
     pub hello: Option<Said>,
+    /// How the handshake went; `None` where TLS does not end here, or the connection did not get that far.
+    pub handshake: Option<Box<Handshake>>,
     /// Name of the route, once one was found.
     pub route: Option<Arc<str>>,
     /// Name of the route's pool.
@@ -54,6 +56,23 @@ pub struct Said {
     pub ech: bool,
 }
 
+/// What became of a handshake.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Handshake {
+    /// The version that was agreed on, `1.3` or `1.2`.
+    pub version: Option<&'static str>,
+    /// The cipher suite, as IANA calls it.
+    pub suite: Option<&'static str>,
+    /// The group of the key exchange, as IANA calls it.
+    pub group: Option<&'static str>,
+    /// A session of before was resumed.
+    pub resumed: bool,
+    /// How long it took.
+    pub took: Duration,
+    /// Why it failed, in words.
+    pub error: Option<Box<str>>,
+}
+
 impl Record {
     /// The record of a connection that was sent away before anything was known of it.
     pub fn unserved(id: u64, listener: &Arc<str>, client: Option<SocketAddr>, outcome: Outcome, by: Side) -> Record {
@@ -63,6 +82,7 @@ impl Record {
             listener: Arc::clone(listener),
             client,
             hello: None,
+            handshake: None,
             route: None,
             pool: None,
             endpoint: None,

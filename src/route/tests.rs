@@ -26,6 +26,7 @@ pub(super) fn route(name: &str, sni: &str, alpn: &str, from: &str) -> Route {
         sni: sni.split_whitespace().map(pattern).collect(),
         alpn: protocols(alpn),
         from: from.split_whitespace().map(|network| network.parse().unwrap()).collect(),
+        tls: None,
         pool: 0,
     }
 }

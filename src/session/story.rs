@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use super::Failure;
 use crate::config::model::Protocol;
-use crate::listen::Accepted;
+use crate::listen;
 use crate::live::Route;
 use crate::observe::line::MOST_OF_A_LIST;
 use crate::observe::outcome::{Outcome, Side};
-use crate::observe::record::{Record, Said};
+use crate::observe::record::{Handshake, Record, Said};
 use crate::pool::{Endpoint, Pool};
 use crate::supervise::worker::Worker;
 use crate::table::{Entry, Identity, Registered};
+use crate::tls::handshake::{Accepted, Refused};
 use crate::wire::client_hello::ClientHello;
 use crate::wire::name::Name;
 
@@ -29,13 +30,16 @@ pub(super) struct Story {
     route: Option<Arc<Route>>,
     connect: Option<Duration>,
     entry: Registered,
+    handshake: Option<Box<Handshake>>,
+    /// TLS ends here: nothing more is said to the client in clear.
+    sealed: bool,
     told: bool,
 }
 
 impl Story {
     /// Enters the session in the table.
-    pub(super) fn begin(worker: &Rc<Worker>, accepted: &Accepted) -> Story {
-        let Accepted { listener, client, at, start, .. } = *accepted;
+    pub(super) fn begin(worker: &Rc<Worker>, accepted: &listen::Accepted) -> Story {
+        let listen::Accepted { listener, client, at, start, .. } = *accepted;
         let identity = Identity { id: worker.next_id(), listener, client, at, start };
         let entry = Entry::new(identity, worker.tools.clock.now(), worker.door(listener).limits);
         Story {
@@ -43,6 +47,8 @@ impl Story {
             route: None,
             connect: None,
             entry: worker.table.add(entry),
+            handshake: None,
+            sealed: false,
             told: false,
             worker: Rc::clone(worker),
         }
@@ -94,6 +100,37 @@ impl Story {
         self.route = Some(Arc::clone(route));
     }
 
+    /// From here on the client is only spoken to in TLS.
+    pub(super) fn seals(&mut self) {
+        self.sealed = true;
+    }
+
+    /// Whether the client can be told by an alert in clear why it is sent away.
+    pub(super) fn says_alerts(&self) -> bool {
+        self.protocol() == Protocol::Tls && !self.sealed
+    }
+
+    /// A handshake is over, `took` after it was begun.
+    pub(super) fn shook_hands(&mut self, made: Result<Accepted, Refused>, took: Duration) -> Result<Accepted, Failure> {
+        if let Some(route) = &self.route {
+            route.metrics.handshake.record(took);
+        }
+        let mut handshake = match &made {
+            Ok(accepted) => accepted.sealed.agreed(),
+            Err(Refused { failure, why }) => {
+                let error = match (why, failure.outcome) {
+                    (Some(why), _) => why.to_string(),
+                    (None, Outcome::HandshakeTimeout) => "it was not over in time".to_owned(),
+                    (None, _) => "the client left".to_owned(),
+                };
+                Handshake { error: Some(error.into()), ..Handshake::default() }
+            }
+        };
+        handshake.took = took;
+        self.handshake = Some(Box::new(handshake));
+        made.map_err(|refused| refused.failure)
+    }
+
     /// An endpoint was tried, with or without success.
     pub(super) fn tried(&mut self, endpoint: Option<&Arc<Endpoint>>) {
         if let Some(endpoint) = endpoint {
@@ -125,6 +162,7 @@ impl Story {
             listener: Arc::clone(&self.worker.door(listener).name),
             client,
             hello: self.hello.take(),
+            handshake: self.handshake.take(),
             route: self.route.as_ref().map(|route| Arc::clone(&route.name)),
             pool: self.route.as_ref().map(|route| Arc::clone(&route.pool.name)),
             endpoint: self.entry.endpoint_name(),

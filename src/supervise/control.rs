@@ -2,10 +2,10 @@
 //! gauges are brought up to date here; nothing here is ever waited for by a worker.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -19,6 +19,9 @@ use crate::sys;
 
 /// Between two rounds of bringing gauges up to date.
 const PUBLISH: Duration = Duration::from_secs(1);
+
+/// Between two looks at the files of certificates.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 
 /// Between two looks at whether a spike of sessions is over.
 const EBB: Duration = Duration::from_secs(30);
@@ -59,7 +62,7 @@ impl Control {
         // A look at a file blocks a thread for as long as its file system does not answer; the pages have their own.
         let files = finds.sources.iter().filter(|sources| sources.has_file()).count();
         let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(files + 2).build()?;
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(files + 3).build()?;
         let admin = {
             let _entered = runtime.enter();
             Admin {
@@ -115,6 +118,9 @@ async fn control(
         };
         tokio::spawn(discovery::keep(Arc::clone(pool), sources, Arc::clone(&dns), Arc::clone(&shared.metrics), told));
     }
+    if shared.live.load().routes.iter().any(|route| route.tls.is_some()) {
+        tokio::spawn(watch_certificates(Arc::clone(&shared)));
+    }
     let pages = admin.pages.map(|listener| admin::http::serve(listener, Arc::clone(&shared.pages), stop.clone()));
     let commands = admin.socket.map(|listener| admin::socket::serve(listener, Arc::clone(&shared), stop.clone()));
     let (pages, commands) = (pages.map(tokio::spawn), commands.map(tokio::spawn));
@@ -151,6 +157,33 @@ async fn control(
     for task in pages.into_iter().chain(commands) {
         // A panic there was reported when it happened.
         let _ = task.await;
+    }
+}
+
+/// Looks at the certificates of all routes again and again, on a thread that may block.
+async fn watch_certificates(shared: Arc<Shared>) {
+    loop {
+        let shared = Arc::clone(&shared);
+        let look = tokio::task::spawn_blocking(move || {
+            let mut file = shared.key_file.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(file) = &mut *file
+                && let Err(flaw) = file.look(&shared.secrets)
+            {
+                tracing::warn!("tls.ticket_keys: {:?} {flaw}; what was there before stays in use", file.path());
+            }
+            for route in &shared.live.load().routes {
+                let Some(tls) = &route.tls else { continue };
+                for problem in tls.certificates.look(SystemTime::now()) {
+                    tracing::warn!(route = &*route.name, "{problem}; what was there before stays in use");
+                }
+                tls.tickets.expire(Instant::now());
+                tls.certificates.publish(&shared.metrics, &route.name);
+            }
+        });
+        if let Err(error) = look.await {
+            tracing::error!("looking at certificates panicked: {error}");
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
     }
 }
 

@@ -32,6 +32,8 @@ use crate::observe::access_log::{AccessLog, Finish};
 use crate::observe::metrics::Metrics;
 use crate::pool::discovery::{Dns, Sources};
 use crate::sys;
+use crate::tls::key_file::KeyFile;
+use crate::tls::tickets::Secrets;
 
 /// How long the start waits for endpoints to be discovered and for the first answers of probes.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -241,15 +243,28 @@ fn share(config: &Config, workers: usize, capacity: usize) -> Result<(Arc<Shared
         .map_err(|error| StartError::AccessLog(config.log.access.clone(), error))?;
     let (senders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
     let bell = Arc::default();
+    let (key_file, secrets) = match &config.ticket_keys {
+        Some(path) => {
+            let read = KeyFile::open(path);
+            let (file, secrets) = read.map_err(|flaw| io::Error::other(format!("tls.ticket_keys: {path:?} {flaw}")))?;
+            (Some(file), secrets)
+        }
+        None => {
+            let none = |_| io::Error::other("the system has no random bytes");
+            (None, Secrets::random(Instant::now()).map_err(none)?)
+        }
+    };
     let doors = config.listeners.iter().enumerate();
     let shared = Arc::new(Shared {
-        live: Arc::new(Live::new(config, &metrics, &bell)).into(),
+        live: Arc::new(Live::new(config, &metrics, &bell, &secrets)).into(),
         bell,
         doors: doors.map(|(index, listener)| Door::new(config, index, listener, &metrics)).collect(),
         workers: senders.into_iter().map(Colleague::new).collect(),
         capacity: Capacity::new(capacity),
         opening_memory: Memory::new(config.runtime.opening_memory),
         log: access_log,
+        secrets,
+        key_file: Mutex::new(key_file),
         pages: Arc::new(Pages::new(Arc::clone(&metrics), workers)),
         metrics,
     });

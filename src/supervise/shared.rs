@@ -1,8 +1,8 @@
 //! What all workers and the control runtime share: one balancer's state, without a lock on any session's path.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,6 +20,8 @@ use crate::observe::metrics::{ListenerMetrics, Metrics};
 use crate::pool::commons::Bell;
 use crate::supervise::worker::Worker;
 use crate::table::Limits;
+use crate::tls::key_file::KeyFile;
+use crate::tls::tickets::Secrets;
 
 /// One balancer's state.
 pub(crate) struct Shared {
@@ -35,6 +37,10 @@ pub(crate) struct Shared {
     pub(crate) log: AccessLog,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) pages: Arc<Pages>,
+    /// What session tickets are made of.
+    pub(crate) secrets: Arc<Secrets>,
+    /// Where they come from; `None`: they are drawn. Only the control side looks there.
+    pub(crate) key_file: Mutex<Option<KeyFile>>,
 }
 
 /// One listener, as those who accept on it see it.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use super::PATIENCE;
 use super::tls::authority;
@@ -211,6 +211,13 @@ impl Authority {
         identity
     }
 
+    /// A client that trusts this authority.
+    pub fn client(&self) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
+    }
+
     /// A server that demands a certificate of this authority.
     pub fn demanding(&self, identity: &Identity) -> ServerConfig {
         let mut roots = RootCertStore::empty();
@@ -228,9 +235,14 @@ impl Identity {
         builder.with_single_cert(self.chain.clone(), self.private_key()).unwrap()
     }
 
+    /// The folder of both files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The file of its certificate (`pem`) or its key (`key`).
     pub fn file(&self, what: &str) -> String {
-        self.folder.join(what).to_str().unwrap().to_owned()
+        self.folder.join(format!("own.{what}")).to_str().unwrap().to_owned()
     }
 
     fn private_key(&self) -> PrivateKeyDer<'static> {

@@ -23,7 +23,9 @@ impl Balancer {
         let log = folder.path().join("access.log");
         let socket = folder.path().join("admin.sock");
         let text = format!("log.access = {log:?}\nruntime.workers = 2\nadmin.socket = {socket:?}\n{config}");
-        let loaded = config::parse_str("test.toml".as_ref(), &text).unwrap_or_else(|problems| panic!("{problems}"));
+        let path = folder.path().join("test.toml");
+        std::fs::write(&path, text).unwrap();
+        let loaded = config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
         let running = pointsman::supervise::Balancer::start(&loaded.config).unwrap_or_else(|error| panic!("{error}"));
         Balancer { running: Some(running), folder }
     }

@@ -83,7 +83,7 @@ pub(super) fn file(node: &Node<'_>, names: &mut Names, names_verified: bool, che
         }
         if known { Ok(path) } else { Err(Refused::misread(text, "ends in neither .json nor .toml")) }
     })?;
-    if check.with_endpoints {
+    if check.with_files {
         match bytes(path) {
             Ok(bytes) => drop(parse(path, bytes, names, names_verified, check)),
             // It may come later.
@@ -113,7 +113,7 @@ pub(in crate::config) fn read_alone(
     match bytes(path) {
         Ok(bytes) => {
             let mut names: Names = others.iter().map(|endpoint| (endpoint.name.clone(), None)).collect();
-            let mut check = Check { report, complete: true, with_endpoints: false };
+            let mut check = Check { report, complete: true, with_files: false };
             Ok(parse(path, bytes, &mut names, names_verified, &mut check))
         }
         Err(error) if error.raw_os_error().is_some() => Err(error),

@@ -13,6 +13,7 @@ mod reach;
 mod routes;
 mod sessions;
 mod settings;
+mod tls;
 mod useless;
 
 use std::collections::HashMap;
@@ -31,14 +32,14 @@ struct Check<'r> {
     report: &'r mut Report,
     /// Whether everything that was written is known. If not, nothing is said of what is missing.
     complete: bool,
-    /// Whether files of endpoints are read.
-    with_endpoints: bool,
+    /// Whether files of endpoints and of certificates are read.
+    with_files: bool,
 }
 
 /// Checks `written`; the result counts only if `report` is clean.
 pub(super) fn check(written: &Written, environment: Vec<String>, report: &mut Report) -> Config {
     let top = Table::top(&written.values, &written.spans, keys::TOP, report);
-    let mut check = Check { report, complete: written.complete, with_endpoints: written.with_endpoints };
+    let mut check = Check { report, complete: written.complete, with_files: written.with_files };
     let runtime = settings::runtime(&top, &mut check);
     let log = settings::log(&top, &mut check);
     let admin = settings::admin(&top, &mut check);
@@ -55,6 +56,7 @@ pub(super) fn check(written: &Written, environment: Vec<String>, report: &mut Re
         log,
         admin: admin.0,
         dns,
+        ticket_keys: tls::ticket_keys(&top, &mut check),
         timeouts,
         listeners: listeners.into_iter().map(|listener| listener.model).collect(),
         routes: routes.into_iter().filter_map(|route| route.resolved()).collect(),

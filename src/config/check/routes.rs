@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use ipnet::IpNet;
 
 use super::node::{Node, Table};
-use super::{Check, keys, listeners, named, path_of, pools};
+use super::{Check, keys, listeners, named, path_of, pools, tls};
 use crate::config::address;
-use crate::config::model::{Balance, Hash, HashKey, NamePattern, Protocol, Route};
+use crate::config::model::{Balance, Hash, HashKey, NamePattern, Protocol, Route, RouteTls};
 use crate::config::report::{At, quote};
 use crate::config::value::Refused;
 
@@ -32,6 +32,8 @@ pub(super) struct Read {
     pub(super) alpn: List<Box<[u8]>>,
     /// Its networks.
     pub(super) from: List<IpNet>,
+    /// How TLS ends here, if it does.
+    pub(super) tls: Option<RouteTls>,
     /// Whether all three lists are known and can match something.
     pub(super) sound: bool,
 }
@@ -44,6 +46,12 @@ pub(super) struct List<T> {
     pub(super) places: Vec<At>,
 }
 
+impl<T> Default for List<T> {
+    fn default() -> List<T> {
+        List { values: Vec::new(), places: Vec::new() }
+    }
+}
+
 impl Read {
     /// The resolved route, if what it refers to exists.
     pub(super) fn resolved(self) -> Option<Route> {
@@ -54,6 +62,7 @@ impl Read {
             alpn: self.alpn.values,
             from: self.from.values,
             pool: self.pool?,
+            tls: self.tls,
         })
     }
 }
@@ -77,6 +86,9 @@ pub(super) fn read(
         let sni = list(table.get("sni"), address::PATTERN, check, address::name_pattern);
         let alpn = list(table.get("alpn"), ALPN, check, protocol);
         let from = list(table.get("from"), address::NETWORK, check, address::network);
+        let sound = check.report.count() == before;
+        let tls = table.get("tls").map(|node| tls::read(&node, &table, &sni, &alpn, check));
+        let before = check.report.count();
         if let Some(listener) = listener {
             unreceived(&table, &listeners[listener], &from, check);
             if let Some(pool) = pool {
@@ -92,7 +104,8 @@ pub(super) fn read(
             sni,
             alpn,
             from,
-            sound: check.report.count() == before,
+            tls,
+            sound: sound && check.report.count() == before,
         });
     }
     // Without any route that has been said already.
@@ -174,7 +187,7 @@ fn list<'t, T>(
     list
 }
 
-fn protocol(text: &str) -> Result<Box<[u8]>, Refused> {
+pub(super) fn protocol(text: &str) -> Result<Box<[u8]>, Refused> {
     match text.len() {
         0 => Err(Refused::misread(text, "is not a protocol")),
         1..=255 => Ok(text.as_bytes().into()),
@@ -182,11 +195,12 @@ fn protocol(text: &str) -> Result<Box<[u8]>, Refused> {
     }
 }
 
-/// Reports what the listener of a route never sees: names and protocols without TLS, addresses of other families.
+/// Reports what the listener of a route never sees: names, protocols and certificates without TLS, addresses of
+/// other families.
 fn unreceived(route: &Table<'_>, listener: &listeners::Read, from: &List<IpNet>, check: &mut Check<'_>) {
     let name = quote(&listener.model.name);
     if listener.protocol_known && listener.model.protocol == Protocol::Tcp {
-        for key in ["sni", "alpn"] {
+        for key in ["sni", "alpn", "tls"] {
             if let Some(node) = route.get(key) {
                 let message = format!("the listener {name} is tcp: it reads nothing of what clients send");
                 check.report.add(node.key_at, node.path(), message).also(listener.at);

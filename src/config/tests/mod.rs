@@ -14,6 +14,7 @@ mod routes;
 mod sessions;
 mod settings;
 mod size;
+mod tls;
 
 use std::path::Path;
 

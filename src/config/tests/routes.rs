@@ -10,7 +10,7 @@ fn references() {
         ("listener missing", ""),
         ("listener with a slip", "listener = 'egde'"),
         ("listener far from any", "listener = 'quite-another'"),
-        ("planned table", "listener = 'edge'\ntls.certificates = 'x'"),
+        ("planned table", "listener = 'edge'\nhttp.compress = true"),
         ("listener not text", "listener = ['edge']"),
         (
             "pool with a slip",
@@ -26,7 +26,7 @@ fn references() {
     listener far from any
       main.toml:5:12: route.www.listener: there is no listener called "quite-another"
     planned table
-      main.toml:6:1: route.www.tls: unknown key
+      main.toml:6:1: route.www.http: unknown key
     listener not text
       main.toml:5:12: route.www.listener: found a list; expected the name of a listener
     pool with a slip

@@ -17,8 +17,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::channel::{Channel, Line};
 use crate::config::model::{ProbeTls, Trust};
-use crate::health::expiry;
 use crate::health::verdict::{Observation, Text};
+use crate::tls::expiry;
 
 /// TLS towards one endpoint.
 #[derive(Clone)]

@@ -8,9 +8,11 @@ fn everything() -> Metrics {
     let metrics = Metrics::new();
     metrics.listener("edge").opening.record(0.003);
     metrics.route("pg").sessions.increment(1);
+    metrics.route("pg").handshake.record(0.001);
     metrics.pool("pg").connect.record(0.0002);
     metrics.endpoint("pg", "10.0.0.11:5432").bytes_up.increment(9);
     metrics.health("pg", "10.0.0.11:5432").changed(true, 1.0);
+    metrics.certificate_expiry("pg", "/etc/a.pem").set(1.0);
     metrics.worker(3).handed_over.increment(2);
     metrics
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::stamp::Stamp;
 use crate::config::model::Endpoint;
 use crate::config::{Problems, Unread, read_endpoints};
+use crate::stamp::Stamp;
 
 /// From one look to the next. A file has to look the same twice before it is read.
 const LOOK: Duration = Duration::from_millis(500);

@@ -9,7 +9,6 @@ mod answer;
 mod dns;
 mod file;
 mod members;
-mod stamp;
 mod system;
 
 use std::collections::{HashMap, HashSet};

@@ -15,8 +15,8 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Hosts, TokioResolver, system_conf};
 
 use super::answer::Failure;
-use super::stamp::Stamp;
 use crate::config::model::Dns;
+use crate::stamp::Stamp;
 
 /// How often each server is asked, until one answers.
 const ROUNDS: usize = 2;

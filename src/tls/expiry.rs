@@ -6,14 +6,14 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// Warns of a certificate, at most once a day.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Warning {
+pub(crate) struct Warning {
     /// When it was warned of it last.
     told: Option<SystemTime>,
 }
 
 impl Warning {
     /// Whether to warn now of what ends at `end`, `before` that at the earliest.
-    pub(super) fn is_due(&mut self, end: SystemTime, before: Duration, now: SystemTime) -> bool {
+    pub(crate) fn is_due(&mut self, end: SystemTime, before: Duration, now: SystemTime) -> bool {
         if end > now + before {
             *self = Warning::default();
             return false;
@@ -29,7 +29,7 @@ impl Warning {
 }
 
 /// How long a certificate that ends at `end` has left.
-pub(super) fn left(end: SystemTime, now: SystemTime) -> String {
+pub(crate) fn left(end: SystemTime, now: SystemTime) -> String {
     let on = day(end);
     let Ok(left) = end.duration_since(now) else { return format!("certificate expired on {on}") };
     match left.as_secs() / DAY.as_secs() {
@@ -40,7 +40,7 @@ pub(super) fn left(end: SystemTime, now: SystemTime) -> String {
 }
 
 /// The day of `time`, in UTC.
-pub(super) fn day(time: SystemTime) -> String {
+pub(crate) fn day(time: SystemTime) -> String {
     let whole = humantime::format_rfc3339_seconds(time).to_string();
     whole.split('T').next().unwrap_or_default().to_owned()
 }

@@ -1,0 +1,138 @@
+//! The certificates of one route: loaded from files, watched, and chosen from at each handshake.
+//!
+//! A handshake takes one look at an immutable index and keeps the pair that it got. [`Certificates::look`] reads the files
+//! that have changed and puts a new index in place; pairs that stay are shared by both. Whatever is wrong with a file, the
+//! pair that it last held stays in use.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use metrics::Gauge;
+use rustls::SignatureScheme;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::index::Index;
+use super::pair::Pair;
+use super::problem::Problem;
+pub(crate) use super::watch::Found;
+use super::watch::Watch;
+use crate::observe::metrics::Metrics;
+use crate::wire::name::{Name, Written};
+
+/// What is wrong with files that were changed within this time is not told: somebody may be writing them.
+const RESTS: Duration = Duration::from_secs(2);
+
+/// The certificates of a route.
+pub(crate) struct Certificates {
+    index: ArcSwap<Index>,
+    /// The name whose pairs serve clients that ask for none.
+    default: Option<Name>,
+    /// Touched by those who look, and by nobody who serves clients.
+    state: Mutex<State>,
+}
+
+/// What is behind the certificates.
+#[derive(Default)]
+struct State {
+    watch: Watch,
+    /// By file, those that have been published.
+    gauges: HashMap<PathBuf, Gauge>,
+    /// What was in place before, so that it is freed here and by no worker.
+    before: Arc<Index>,
+}
+
+impl Certificates {
+    /// Loads the certificates in `paths`, files or folders, and tells what is wrong. What is right can be used whatever is
+    /// wrong with the rest. `default` is the name whose certificate clients get that ask for none, or for one that no
+    /// certificate has; without it they get the first one.
+    pub(crate) fn load(paths: &[PathBuf], default: Option<Name>, now: SystemTime) -> (Certificates, Vec<Found>) {
+        let state = Mutex::new(State { watch: Watch::new(paths), ..State::default() });
+        let certificates = Certificates { index: ArcSwap::default(), default, state };
+        let problems = certificates.look_at(now, Duration::ZERO);
+        (certificates, problems)
+    }
+
+    /// Looks at all files, takes in what has changed, and gives what is wrong, each problem once for each version of a
+    /// file. Blocks; to be called every few seconds on a thread that may.
+    ///
+    /// A folder's files that are gone go away when they are missing for the second time: some programs delete a file
+    /// before they write it anew. A path of the configuration that is gone, or a folder without any certificate left, is
+    /// a problem like others, and its certificates stay. Files that changed less than two seconds ago and do not fit
+    /// together are looked at again before anything is said.
+    pub(crate) fn look(&self, now: SystemTime) -> Vec<Problem> {
+        self.look_at(now, RESTS).into_iter().map(|found| found.problem).collect()
+    }
+
+    fn look_at(&self, now: SystemTime, rests: Duration) -> Vec<Found> {
+        let mut state = self.state();
+        let (changed, problems) = state.watch.look(now, rests);
+        if changed {
+            let pairs = state.watch.pairs().map(|(_, _, pair)| Arc::clone(pair)).collect();
+            state.before = self.index.swap(Arc::new(Index::new(pairs, self.default.as_ref())));
+        }
+        problems
+    }
+
+    /// The pair for a client that asks for `name` and takes signatures of these schemes. `None`: there are none at all.
+    pub(crate) fn find(&self, name: Option<&Name>, schemes: &[SignatureScheme], now: SystemTime) -> Option<Arc<Pair>> {
+        self.index.load().find(name, schemes, now).cloned()
+    }
+
+    /// Whether some certificate has this name.
+    pub(crate) fn has(&self, name: &Name) -> bool {
+        self.index.load().has(name)
+    }
+
+    /// Whether there are none at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.index.load().is_empty()
+    }
+
+    /// Every file with the path that it was found in and the end of its certificate, in the order of the configuration.
+    pub(crate) fn ends(&self) -> Vec<(usize, PathBuf, SystemTime)> {
+        let state = self.state();
+        state.watch.pairs().map(|(source, file, pair)| (source, file.to_owned(), pair.until())).collect()
+    }
+
+    /// Brings the gauges of the route up to date; to be called after each look.
+    pub(crate) fn publish(&self, metrics: &Metrics, route: &str) {
+        let mut state = self.state();
+        let State { watch, gauges, .. } = &mut *state;
+        let mut gone = std::mem::take(gauges);
+        for (_, file, pair) in watch.pairs() {
+            let gauge = gone.remove(file);
+            let gauge = gauge.unwrap_or_else(|| metrics.certificate_expiry(route, &file.to_string_lossy()));
+            let since = pair.until().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            gauge.set(since.as_secs_f64());
+            gauges.insert(file.to_owned(), gauge);
+        }
+        // Neither in the past nor in the future: no alert goes by it.
+        gone.values().for_each(|gauge| gauge.set(f64::NAN));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().and_then(|name| match Name::read(name.as_bytes()) {
+            Ok(Written::Name(name)) => Some(name),
+            _ => None,
+        });
+        let found = self.find(name.as_ref(), hello.signature_schemes(), SystemTime::now())?;
+        Some(Arc::clone(found.certified()))
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificates").field("default", &self.default).finish_non_exhaustive()
+    }
+}
