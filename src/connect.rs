@@ -27,7 +27,7 @@ const TRIES: usize = 2;
 /// Pause before a unix socket whose queue is full is tried again.
 const QUEUE_FULL: Duration = Duration::from_millis(5);
 /// The first pause of a client that waits, before it tries endpoints again that could not be reached; twice as long each
-/// time, up to [`SELDOM`], and each by chance up to a half more or less.
+/// time, up to [`SELDOM`].
 const AGAIN: Duration = Duration::from_millis(250);
 /// The longest of these pauses.
 const SELDOM: Duration = Duration::from_secs(1);
@@ -43,17 +43,19 @@ pub(crate) struct Attempts<'a> {
     tried: [Option<Arc<Endpoint>>; TRIES],
     /// What is to be said if no other endpoint is left.
     failure: Failure,
-    wait: Option<Wait<'a>>,
-    /// When it began to wait for an endpoint that can be chosen, and for a place at one.
-    since: [Option<Instant>; 2],
-    /// The pause after the next failure.
-    pause: Duration,
+    /// Boxed, for nearly every session goes without for as long as it lives.
+    wait: Option<Box<Wait<'a>>>,
 }
 
-/// A place in one of the pool's queues.
+/// How a session waits for an endpoint.
+#[derive(Default)]
 struct Wait<'a> {
-    lack: Lack,
-    place: Place<'a>,
+    /// What for, and its place in that queue.
+    place: Option<(Lack, Place<'a>)>,
+    /// When it began to wait for an endpoint that can be chosen, and for a place at one.
+    since: [Option<Instant>; 2],
+    /// Failures after which it has paused.
+    pauses: u32,
 }
 
 /// An established connection to an endpoint.
@@ -75,8 +77,6 @@ impl<'a> Attempts<'a> {
             tried: Default::default(),
             failure: Failure::new(Outcome::NoEndpoint, Side::Policy),
             wait: None,
-            since: [None; 2],
-            pause: AGAIN,
         }
     }
 
@@ -98,10 +98,10 @@ impl<'a> Attempts<'a> {
                 }
             };
             // Others may try meanwhile.
-            self.wait.iter().for_each(|wait| wait.place.step_out());
+            self.place().inspect(|place| place.step_out());
             match self.dial(&lease).await {
                 Ok(stream) => {
-                    self.wait = None;
+                    self.leave_queue();
                     let took = began.elapsed().saturating_sub(waited);
                     self.pool.metrics.connect.record(took);
                     if !waited.is_zero() {
@@ -116,7 +116,7 @@ impl<'a> Attempts<'a> {
                     if self.failure.by == Side::Endpoint {
                         self.pool.failed(lease.endpoint());
                     }
-                    self.wait.iter().for_each(|wait| wait.place.step_back());
+                    self.place().inspect(|place| place.step_back());
                 }
             }
         }
@@ -141,20 +141,28 @@ impl<'a> Attempts<'a> {
 
     /// Takes a claim on the endpoint whose turn it is, of those not tried yet.
     fn lease(&mut self) -> Result<Lease, Lack> {
-        let free = self.tried.iter().any(Option::is_none);
-        if !free {
-            return Err(Lack::Nobody);
-        }
+        let Some(free) = self.tried.iter().position(Option::is_none) else { return Err(Lack::Nobody) };
         // Those who wait for a place come first.
-        if self.wait.is_none() && self.pool.commons.queued.has_queue() {
+        if self.place().is_none() && self.pool.commons.queued.has_queue() {
             return Err(Lack::Places);
         }
         let lease = self.pool.lease(self.key, &self.tried)?;
         lease.endpoint().metrics.picks.increment(1);
-        if let Some(free) = self.tried.iter_mut().find(|tried| tried.is_none()) {
+        if let Some(free) = self.tried.get_mut(free) {
             *free = Some(Arc::clone(lease.endpoint()));
         }
         Ok(lease)
+    }
+
+    /// Its place in a queue, if it waits.
+    fn place(&self) -> Option<&Place<'a>> {
+        self.wait.as_ref()?.place.as_ref().map(|(_, place)| place)
+    }
+
+    fn leave_queue(&mut self) {
+        if let Some(wait) = &mut self.wait {
+            wait.place = None;
+        }
     }
 
     /// Waits until it is worth trying again.
@@ -162,38 +170,39 @@ impl<'a> Attempts<'a> {
     /// # Errors
     /// What the session fails with: the pool lets nobody wait, enough wait already, its time is over, or the client left.
     async fn wait(&mut self, lack: Lack) -> Result<(), Failure> {
-        let shortage = self.pool.shortage;
-        let [since_held, since_queued] = &mut self.since;
-        let (waiting, patience, since) = match (lack, shortage.no_endpoint) {
-            (Lack::Nobody, NoEndpoint::Hold(time)) => (&self.pool.commons.held, time, since_held),
+        let (shortage, commons) = (self.pool.shortage, &self.pool.commons);
+        let (waiting, patience, failure) = match (lack, shortage.no_endpoint) {
+            (Lack::Nobody, NoEndpoint::Hold(time)) => (&commons.held, time, self.failure),
             (Lack::Nobody, NoEndpoint::Close | NoEndpoint::Refuse) => return Err(self.failure),
-            (Lack::Places, _) => (&self.pool.commons.queued, shortage.queue, since_queued),
+            (Lack::Places, _) if shortage.queue.is_zero() => {
+                return Err(Failure::new(Outcome::QueueFull, Side::Policy));
+            }
+            (Lack::Places, _) => (&commons.queued, shortage.queue, Failure::new(Outcome::QueueTimeout, Side::Policy)),
         };
-        let failure = match lack {
-            Lack::Nobody => self.failure,
-            Lack::Places if patience.is_zero() => Failure::new(Outcome::QueueFull, Side::Policy),
-            Lack::Places => Failure::new(Outcome::QueueTimeout, Side::Policy),
-        };
+        let has_failed = self.failure.outcome != Outcome::NoEndpoint;
+        let wait = self.wait.get_or_insert_default();
+        let [since_held, since_queued] = &mut wait.since;
+        let since = if lack == Lack::Nobody { since_held } else { since_queued };
         let left = patience.saturating_sub(since.get_or_insert_with(Instant::now).elapsed());
         if left.is_zero() {
             return Err(failure);
         }
-        let has_failed = self.failure.outcome != Outcome::NoEndpoint;
-        if self.wait.as_ref().is_none_or(|wait| wait.lack != lack) {
-            self.wait = None;
+        if !matches!(&wait.place, Some((queue, _)) if *queue == lack) {
+            // It leaves the one queue before it joins the other.
+            wait.place = None;
             let place = waiting.join().ok_or(Failure::new(Outcome::QueueFull, Side::Policy))?;
             let is_its_turn = lack == Lack::Nobody || place.is_first();
-            self.wait = Some(Wait { lack, place });
+            wait.place = Some((lack, place));
             // What became free before we joined woke nobody.
             fence(Ordering::SeqCst);
             if is_its_turn && !has_failed {
                 return Ok(());
             }
         }
-        let Some(Wait { place, .. }) = &self.wait else { return Err(failure) };
+        let Some((_, place)) = &wait.place else { return Err(failure) };
         // Who could not reach anybody tries again before long; others wait for a change. For want of places, one that fails
         // at an endpoint that has some must not be woken by the next that does, and so on.
-        let pause = if has_failed { self.pause.mul_f64(0.5 + fastrand::f64()).min(left) } else { left };
+        let pause = if has_failed { again(wait.pauses).min(left) } else { left };
         tokio::select! {
             () = place.woken(), if lack == Lack::Nobody || !has_failed => {}
             () = sleep(pause) => {}
@@ -201,9 +210,7 @@ impl<'a> Attempts<'a> {
                 return Err(Failure::new(Outcome::ClientGone, Side::Client));
             }
         }
-        if has_failed {
-            self.pause = (2 * self.pause).min(SELDOM);
-        }
+        wait.pauses += u32::from(has_failed);
         self.tried = Default::default();
         Ok(())
     }
@@ -215,6 +222,11 @@ impl<'a> Attempts<'a> {
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
+}
+
+/// The pause after so many others, by chance up to a half more or less.
+fn again(pauses: u32) -> Duration {
+    AGAIN.saturating_mul(1 << pauses.min(8)).min(SELDOM).mul_f64(0.5 + fastrand::f64())
 }
 
 /// One attempt to connect, without a limit of time.

@@ -94,11 +94,13 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
     loop {
         let reached = unless_asked(story.entry(), attempts.next()).await;
         story.tried(attempts.last());
-        let Reached { stream: endpoint, lease, took } =
-            reached.inspect_err(|_| handshake::part(&mut accepted, client))?;
+        if reached.is_err() {
+            accepted.iter_mut().for_each(|accepted| handshake::part(&mut accepted.sealed, client));
+        }
+        let Reached { stream: endpoint, lease, took } = reached?;
         story.connected(&route.pool, took);
         if let Some(accepted) = accepted.take() {
-            let end = Box::pin(Terminated::new(client, &endpoint, accepted, &worker.tools, story.entry())).await;
+            let end = Box::pin(Terminated::new(client, &endpoint, *accepted, &worker.tools, story.entry())).await;
             if matches!(end, End::Unanswered(_)) {
                 attempts.unanswered(&lease);
             }
@@ -145,14 +147,15 @@ async fn terminate(
     client: &Stream,
     route: &Route,
     opening: &mut Option<Box<Opening>>,
-) -> Result<Option<Accepted>, Failure> {
-    let Some((tls, hello)) = route.tls.as_ref().zip(opening.take_if(|_| route.tls.is_some())) else { return Ok(None) };
+) -> Result<Option<Box<Accepted>>, Failure> {
+    let Some(tls) = &route.tls else { return Ok(None) };
+    let Some(hello) = opening.take() else { return Ok(None) };
     story.seals();
     let deadline = Instant::now() + tls.handshake;
     let handshake = handshake::accept(client, hello, &tls.config, &worker.tools, deadline);
     let began = Instant::now();
     let made = unless_asked(story.entry(), async { Ok(handshake.await) }).await?;
-    story.shook_hands(made, began.elapsed()).map(Some)
+    story.shook_hands(route, made, began.elapsed()).map(Some)
 }
 
 /// Takes leave of both sides. Only what has to be said or waited for takes memory and time; most ends are silent.

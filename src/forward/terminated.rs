@@ -13,7 +13,6 @@ use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use rustix::net::SendFlags;
 use rustls::Error;
 
 use super::{End, Tools, is_dead, lost_outcome};
@@ -21,7 +20,7 @@ use crate::observe::outcome::{Outcome, Side};
 use crate::stream::Stream;
 use crate::sys;
 use crate::table::{Ask, Close, Entry, Finding};
-use crate::tls::handshake::Accepted;
+use crate::tls::handshake::{self, Accepted};
 use crate::tls::sealed::Sealed;
 
 /// Bytes that one direction moves before other sessions have their turn.
@@ -35,7 +34,7 @@ pub(crate) struct Terminated<'a> {
     endpoint: &'a Stream,
     tools: &'a Tools,
     entry: &'a Entry,
-    sealed: Box<Sealed>,
+    sealed: Sealed,
     /// Records for the client that its socket did not take.
     outgoing: Kept,
     /// How many plain bytes are in the last of them, which count as delivered once that was taken.
@@ -353,8 +352,7 @@ impl<'a> Terminated<'a> {
                 let clean = how != Close::Reset && !self.holds_bytes();
                 if clean && self.down == Phase::Running {
                     // A plain end in TLS has to be said, or the client takes it for a cut.
-                    self.sealed.close();
-                    let _ = rustix::net::send(self.client, self.sealed.outgoing(), SendFlags::NOSIGNAL);
+                    handshake::part(&mut self.sealed, self.client);
                 }
                 Some(End::Asked { outcome, clean })
             }

@@ -27,7 +27,6 @@ const PROTOCOLS_TOLD: usize = MOST_OF_A_LIST + 1;
 pub(super) struct Story {
     worker: Rc<Worker>,
     hello: Option<Said>,
-    route: Option<Arc<Route>>,
     connect: Option<Duration>,
     entry: Registered,
     handshake: Option<Box<Handshake>>,
@@ -44,7 +43,6 @@ impl Story {
         let entry = Entry::new(identity, worker.tools.clock.now(), worker.door(listener).limits);
         Story {
             hello: None,
-            route: None,
             connect: None,
             entry: worker.table.add(entry),
             handshake: None,
@@ -93,11 +91,10 @@ impl Story {
     }
 
     /// The route is known.
-    pub(super) fn routed(&mut self, route: &Arc<Route>) {
+    pub(super) fn routed(&mut self, route: &Route) {
         route.metrics.sessions.increment(1);
         self.worker.door(self.listener()).metrics.opening.record(self.entry.identity.at.elapsed());
         self.entry.set_route(&route.name, &route.pool.name);
-        self.route = Some(Arc::clone(route));
     }
 
     /// From here on the client is only spoken to in TLS.
@@ -110,11 +107,14 @@ impl Story {
         self.protocol() == Protocol::Tls && !self.sealed
     }
 
-    /// A handshake is over, `took` after it was begun.
-    pub(super) fn shook_hands(&mut self, made: Result<Accepted, Refused>, took: Duration) -> Result<Accepted, Failure> {
-        if let Some(route) = &self.route {
-            route.metrics.handshake.record(took);
-        }
+    /// A handshake for `route` is over, `took` after it was begun.
+    pub(super) fn shook_hands(
+        &mut self,
+        route: &Route,
+        made: Result<Box<Accepted>, Refused>,
+        took: Duration,
+    ) -> Result<Box<Accepted>, Failure> {
+        route.metrics.handshake.record(took);
         let mut handshake = match &made {
             Ok(accepted) => accepted.sealed.agreed(),
             Err(Refused { failure, why }) => {
@@ -156,6 +156,7 @@ impl Story {
         self.entry.publish_bytes();
         let (bytes_up, bytes_down) = self.entry.bytes();
         let Identity { id, listener, client, at, start } = self.entry.identity;
+        let (route, pool) = self.entry.names();
         let record = Record {
             id,
             start,
@@ -163,8 +164,8 @@ impl Story {
             client,
             hello: self.hello.take(),
             handshake: self.handshake.take(),
-            route: self.route.as_ref().map(|route| Arc::clone(&route.name)),
-            pool: self.route.as_ref().map(|route| Arc::clone(&route.pool.name)),
+            route: route.cloned(),
+            pool: pool.cloned(),
             endpoint: self.entry.endpoint_name(),
             outcome: how.outcome,
             by: how.by,

@@ -1,6 +1,6 @@
 //! One live session as others see it: who it is, what it has moved, and what it is asked.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Waker;
@@ -31,7 +31,7 @@ pub(crate) struct Entry {
     bytes_down: Cell<u64>,
     account: RefCell<Option<Account>>,
     /// Names of the route and its pool, once they are known.
-    route: RefCell<Option<(Arc<str>, Arc<str>)>>,
+    names: OnceCell<(Arc<str>, Arc<str>)>,
     /// Since when a connection to the endpoint stands.
     connected: Cell<Option<Instant>>,
     /// Until then it is not asked again to leave at an idle point: it was not at one.
@@ -105,7 +105,7 @@ impl Entry {
             bytes_up: Cell::default(),
             bytes_down: Cell::default(),
             account: RefCell::default(),
-            route: RefCell::default(),
+            names: OnceCell::new(),
             connected: Cell::default(),
             busy_until: Cell::default(),
         }
@@ -157,17 +157,23 @@ impl Entry {
 
     /// The route and its pool are known.
     pub(crate) fn set_route(&self, route: &Arc<str>, pool: &Arc<str>) {
-        *self.route.borrow_mut() = Some((Arc::clone(route), Arc::clone(pool)));
+        // A session is routed once.
+        let _ = self.names.set((Arc::clone(route), Arc::clone(pool)));
+    }
+
+    /// Names of the route and its pool, once they are known.
+    pub(crate) fn names(&self) -> (Option<&Arc<str>>, Option<&Arc<str>>) {
+        self.names.get().map(|(route, pool)| (route, pool)).unzip()
     }
 
     /// Whether its route, its pool and its endpoint are called so, where that is asked.
     pub(crate) fn is_of(&self, route: Option<&str>, pool: Option<&str>, endpoint: Option<&str>) -> bool {
-        let (known, account) = (self.route.borrow(), self.account.borrow());
+        let (own, account) = (self.names(), self.account.borrow());
         let same = |wanted: Option<&str>, is: Option<&Arc<str>>| {
             wanted.is_none_or(|wanted| is.is_some_and(|is| &**is == wanted))
         };
-        same(route, known.as_ref().map(|(route, _)| route))
-            && same(pool, known.as_ref().map(|(_, pool)| pool))
+        same(route, own.0)
+            && same(pool, own.1)
             && same(endpoint, account.as_ref().map(|account| &account.endpoint.name))
     }
 
@@ -291,8 +297,7 @@ impl Entry {
         let (bytes_up, bytes_down) = self.bytes();
         let account = self.account.borrow();
         let endpoint = account.as_ref().map(|account| &account.endpoint);
-        let known = self.route.borrow();
-        let (route, pool) = known.as_ref().map(|(route, pool)| (route, pool)).unzip();
+        let (route, pool) = self.names();
         Told {
             identity: self.identity,
             route: route.cloned(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Instant;
 
+use rustix::net::SendFlags;
 use rustls::ServerConfig;
 use tokio::time::timeout_at;
 
@@ -16,7 +17,7 @@ use crate::stream::Stream;
 
 /// A connection that is ready.
 pub(crate) struct Accepted {
-    pub(crate) sealed: Box<Sealed>,
+    pub(crate) sealed: Sealed,
     /// What came right behind the handshake.
     pub(crate) plain: Vec<u8>,
     /// Kept for its share of the memory, until an endpoint is there.
@@ -39,9 +40,9 @@ pub(crate) async fn accept(
     config: &Arc<ServerConfig>,
     tools: &Tools,
     deadline: Instant,
-) -> Result<Accepted, Refused> {
+) -> Result<Box<Accepted>, Refused> {
     let mut sealed = match Sealed::new(config) {
-        Ok(sealed) => Box::new(sealed),
+        Ok(sealed) => sealed,
         Err(why) => return Err(Refused { failure: Failure::new(Outcome::Internal, Side::Us), why: Some(why) }),
     };
     let (mut incoming, mut plain) = (std::mem::take(&mut opening.bytes), Vec::new());
@@ -63,18 +64,16 @@ pub(crate) async fn accept(
         }
     };
     match timeout_at(deadline.into(), talk).await {
-        Ok(Ok(())) => Ok(Accepted { sealed, plain, opening }),
+        Ok(Ok(())) => Ok(Box::new(Accepted { sealed, plain, opening })),
         Ok(Err(refused)) => Err(refused),
         Err(_) => Err(refused(Outcome::HandshakeTimeout, None)),
     }
 }
 
-/// Takes leave of a client that there is no endpoint for, as far as its socket takes the words at once.
-pub(crate) fn part(accepted: &mut Option<Accepted>, client: &Stream) {
-    if let Some(accepted) = accepted {
-        accepted.sealed.close();
-        let _ = rustix::net::send(client, accepted.sealed.outgoing(), rustix::net::SendFlags::NOSIGNAL);
-    }
+/// Tells a client that nothing more will come, as far as its socket takes the words at once.
+pub(crate) fn part(sealed: &mut Sealed, client: &Stream) {
+    sealed.close();
+    let _ = rustix::net::send(client, sealed.outgoing(), SendFlags::NOSIGNAL);
 }
 
 fn refused(outcome: Outcome, why: Option<rustls::Error>) -> Refused {

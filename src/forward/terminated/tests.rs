@@ -15,7 +15,6 @@ use super::*;
 use crate::detect::Opening;
 use crate::stream::Family;
 use crate::table::{Identity, Limits};
-use crate::tls::handshake;
 
 type Client = StreamOwned<ClientConnection, TcpStream>;
 
@@ -59,7 +58,7 @@ fn session(
         let opening = Opening::of(Vec::new(), true);
         let accepted = handshake::accept(&near_client, opening, &server, &tools, deadline).await;
         let accepted = accepted.unwrap_or_else(|refused| panic!("{:?}", refused.why));
-        let forward = Terminated::new(&near_client, &near_endpoint, accepted, &tools, &entry);
+        let forward = Terminated::new(&near_client, &near_endpoint, *accepted, &tools, &entry);
         let end = timeout(Duration::from_secs(30), forward).await.expect("the forwarder hangs");
         drop((near_client, near_endpoint));
         client.join().unwrap();
@@ -237,7 +236,7 @@ fn what_an_endpoint_sent_before_its_reset_still_arrives() {
 }
 
 /// What comes of a handshake with a client that does this on a thread of its own.
-fn handshake(client: impl FnOnce(Client) + Send + 'static) -> Result<handshake::Accepted, handshake::Refused> {
+fn handshake(client: impl FnOnce(Client) + Send + 'static) -> Result<Box<handshake::Accepted>, handshake::Refused> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (far, near) = connection();
