@@ -88,7 +88,7 @@ impl<'a> Attempts<'a> {
     pub(crate) async fn next(&mut self) -> Result<Reached, Failure> {
         let (began, mut waited) = (Instant::now(), Duration::ZERO);
         loop {
-            let lease = match self.lease() {
+            let mut lease = match self.lease() {
                 Ok(lease) => lease,
                 Err(lack) => {
                     let since = Instant::now();
@@ -112,7 +112,7 @@ impl<'a> Attempts<'a> {
                 }
                 Err(error) => {
                     self.failure = blame(&error);
-                    lease.endpoint().failed(error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
+                    lease.failed(error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
                     if self.failure.by == Side::Endpoint {
                         self.pool.failed(lease.endpoint());
                     }
@@ -133,8 +133,8 @@ impl<'a> Attempts<'a> {
     }
 
     /// The endpoint took the connection but ended it without an answer.
-    pub(crate) fn unanswered(&mut self, lease: &Lease) {
-        lease.endpoint().failed(NO_ANSWER);
+    pub(crate) fn unanswered(&mut self, lease: &mut Lease) {
+        lease.failed(NO_ANSWER);
         self.pool.failed(lease.endpoint());
         self.failure = Failure::new(Outcome::EndpointSilent, Side::Endpoint);
     }
@@ -190,21 +190,20 @@ impl<'a> Attempts<'a> {
         if !matches!(&wait.place, Some((queue, _)) if *queue == lack) {
             // It leaves the one queue before it joins the other.
             wait.place = None;
-            let place = waiting.join().ok_or(Failure::new(Outcome::QueueFull, Side::Policy))?;
+            let place = waiting.join(has_failed).ok_or(Failure::new(Outcome::QueueFull, Side::Policy))?;
             let is_its_turn = lack == Lack::Nobody || place.is_first();
             wait.place = Some((lack, place));
             // What became free before we joined woke nobody.
             fence(Ordering::SeqCst);
-            if is_its_turn && !has_failed {
+            if is_its_turn {
                 return Ok(());
             }
         }
         let Some((_, place)) = &wait.place else { return Err(failure) };
-        // Who could not reach anybody tries again before long; others wait for a change. For want of places, one that fails
-        // at an endpoint that has some must not be woken by the next that does, and so on.
+        // Who could not reach anybody tries again before long; others wait for a change.
         let pause = if has_failed { again(wait.pauses).min(left) } else { left };
         tokio::select! {
-            () = place.woken(), if lack == Lack::Nobody || !has_failed => {}
+            () = place.woken() => {}
             () = sleep(pause) => {}
             () = self.client.gone(self.awaits_answer) => {
                 return Err(Failure::new(Outcome::ClientGone, Side::Client));

@@ -97,18 +97,18 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
         if reached.is_err() {
             accepted.iter_mut().for_each(|accepted| handshake::part(&mut accepted.sealed, client));
         }
-        let Reached { stream: endpoint, lease, took } = reached?;
+        let Reached { stream: endpoint, mut lease, took } = reached?;
         story.connected(&route.pool, took);
         if let Some(accepted) = accepted.take() {
             let end = Box::pin(Terminated::new(client, &endpoint, *accepted, &worker.tools, story.entry())).await;
             if matches!(end, End::Unanswered(_)) {
-                attempts.unanswered(&lease);
+                attempts.unanswered(&mut lease);
             }
             return Ok(Travelled { end, endpoint, lease });
         }
         match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
             End::Unanswered(back) => {
-                attempts.unanswered(&lease);
+                attempts.unanswered(&mut lease);
                 opening = back;
                 if opening.is_none() || !attempts.may_go_on() {
                     return Ok(Travelled { end: End::Unanswered(opening), endpoint, lease });

@@ -177,7 +177,10 @@ fn places_are_never_overbooked_by_many_at_once() {
 #[test]
 fn an_endpoint_that_refuses_beside_a_full_one_is_not_tried_without_end() {
     let (full, refusing) = (Endpoint::start(Manner::Echoes), free_address());
-    let endpoints = format!("{{ address = '{}', max_connections = 1 }}, '{refusing}'", full.address());
+    let endpoints = format!(
+        "{{ address = '{}', max_connections = 1 }}, {{ address = '{refusing}', max_connections = 4 }}",
+        full.address()
+    );
     let balancer = start(&endpoints, "queue = '2s'\noutliers.failures = 'off'");
     let mut served = waits(&balancer);
     served.expect(&hello("www.example.com"));
@@ -188,6 +191,7 @@ fn an_endpoint_that_refuses_beside_a_full_one_is_not_tried_without_end() {
     assert!((2.0..=100.0).contains(&tries), "{tries} tries of 10 clients in a second");
     // One of them takes the place when it is free, the others learn that there was none.
     drop(served);
+    eventually("another has the place", || (gauge(&balancer, "connect_seconds_count") == 2.0).then_some(()));
     for mut client in clients {
         client.finish();
         let _ = client.rest();

@@ -350,7 +350,11 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// One session's claim on an endpoint; given back by Drop.
 #[derive(Debug)]
-pub(crate) struct Lease(Arc<Endpoint>);
+pub(crate) struct Lease {
+    endpoint: Arc<Endpoint>,
+    /// Nothing came of it, so that the place which it leaves is no news.
+    failed: bool,
+}
 
 impl Lease {
     /// A claim, if the endpoint has a place.
@@ -372,27 +376,35 @@ impl Lease {
 
     /// The endpoint.
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.0
+        &self.endpoint
+    }
+
+    /// The endpoint could not be used, by an error of the system or [`NO_ANSWER`].
+    pub(crate) fn failed(&mut self, code: i32) {
+        self.endpoint.failed(code);
+        self.failed = true;
     }
 
     fn counted(endpoint: &Arc<Endpoint>) -> Lease {
         if let Some(all) = &endpoint.commons.active {
             all.fetch_add(1, Ordering::Relaxed);
         }
-        Lease(Arc::clone(endpoint))
+        Lease { endpoint: Arc::clone(endpoint), failed: false }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
-        if let Some(all) = &self.0.commons.active {
+        let endpoint = &self.endpoint;
+        endpoint.active.fetch_sub(1, Ordering::Relaxed);
+        if let Some(all) = &endpoint.commons.active {
             all.fetch_sub(1, Ordering::Relaxed);
         }
-        if self.0.max_connections().is_some() {
+        if endpoint.max_connections().is_some() {
             // Either we see that somebody has joined the queue, or that somebody sees the place that we leave.
             fence(Ordering::SeqCst);
-            self.0.commons.queued.wake_first();
+            let queued = &endpoint.commons.queued;
+            if self.failed { queued.wake_untried() } else { queued.wake_first() }
         }
     }
 }

@@ -24,7 +24,14 @@ struct Queue {
     /// The next ticket.
     next: u64,
     /// Who waits, by ticket.
-    waiters: BTreeMap<u64, Arc<Notify>>,
+    waiters: BTreeMap<u64, Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    woken: Arc<Notify>,
+    /// It could not reach an endpoint that it was given: another chance like that is not for it.
+    tried_in_vain: bool,
 }
 
 /// One client's place in the queue; given back by Drop.
@@ -52,46 +59,56 @@ impl Waiting {
         self.len() > 0
     }
 
-    /// A place at the end of the queue; `None` if it is full.
-    pub(crate) fn join(&self) -> Option<Place<'_>> {
+    /// A place at the end of the queue; `None` if it is full. `tried_in_vain`: it could not reach the endpoint that it was
+    /// given.
+    pub(crate) fn join(&self, tried_in_vain: bool) -> Option<Place<'_>> {
         let mut queue = self.queue();
         if queue.waiters.len() >= self.most {
             return None;
         }
         let (ticket, woken) = (queue.next, Arc::new(Notify::new()));
         queue.next += 1;
-        self.enter(&mut queue, ticket, &woken);
+        self.enter(&mut queue, ticket, Waiter { woken: Arc::clone(&woken), tried_in_vain });
         Some(Place { waiting: self, ticket, woken })
     }
 
-    /// There is, or may be, a place at an endpoint: wakes who is first.
+    /// A place at an endpoint has become free: wakes who is first.
     pub(crate) fn wake_first(&self) {
-        if self.has_queue() {
-            self.queue().waiters.values().take(1).for_each(|first| first.notify_one());
-        }
+        self.wake(|_| true);
+    }
+
+    /// There may be a place, at an endpoint that may not be reached: wakes the first of those that have not tried in vain.
+    /// The others would only go on to wake each other.
+    pub(crate) fn wake_untried(&self) {
+        self.wake(|waiter| !waiter.tried_in_vain);
     }
 
     /// Endpoints have changed: wakes everybody.
     pub(crate) fn wake_all(&self) {
         if self.has_queue() {
-            self.queue().waiters.values().for_each(|waiter| waiter.notify_one());
+            self.queue().waiters.values().for_each(|waiter| waiter.woken.notify_one());
         }
     }
 
-    fn enter(&self, queue: &mut Queue, ticket: u64, woken: &Arc<Notify>) {
-        queue.waiters.insert(ticket, Arc::clone(woken));
+    fn wake(&self, is_meant: impl Fn(&Waiter) -> bool) {
+        if self.has_queue()
+            && let Some(first) = self.queue().waiters.values().find(|waiter| is_meant(waiter))
+        {
+            first.woken.notify_one();
+        }
+    }
+
+    fn enter(&self, queue: &mut Queue, ticket: u64, waiter: Waiter) {
+        queue.waiters.insert(ticket, waiter);
         self.length.store(queue.waiters.len(), Ordering::SeqCst);
     }
 
-    fn leave(&self, ticket: u64) {
+    /// Whether it was there.
+    fn leave(&self, ticket: u64) -> bool {
         let mut queue = self.queue();
         let was_there = queue.waiters.remove(&ticket).is_some();
         self.length.store(queue.waiters.len(), Ordering::SeqCst);
-        drop(queue);
-        if was_there && self.in_turn {
-            // Who is first now tries too: the one that leaves may have been woken for a place that it did not take.
-            self.wake_first();
-        }
+        was_there
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -112,18 +129,24 @@ impl Place<'_> {
 
     /// Steps out of the queue to try an endpoint, and lets the next one try as well.
     pub(crate) fn step_out(&self) {
-        self.waiting.leave(self.ticket);
+        if self.waiting.leave(self.ticket) && self.waiting.in_turn {
+            self.waiting.wake_untried();
+        }
     }
 
-    /// Takes the old place again, in front of all who came later, however many wait.
+    /// Has tried in vain: takes the old place again, in front of all who came later, however many wait.
     pub(crate) fn step_back(&self) {
-        self.waiting.enter(&mut self.waiting.queue(), self.ticket, &self.woken);
+        let waiter = Waiter { woken: Arc::clone(&self.woken), tried_in_vain: true };
+        self.waiting.enter(&mut self.waiting.queue(), self.ticket, waiter);
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.waiting.leave(self.ticket);
+        if self.waiting.leave(self.ticket) && self.waiting.in_turn {
+            // It may have been woken for a place that it did not take.
+            self.waiting.wake_first();
+        }
     }
 }
 
@@ -143,8 +166,8 @@ mod tests {
     fn places_are_taken_in_turn_and_bounded() {
         let waiting = Waiting::new(2, true);
         assert!(!waiting.has_queue());
-        let (first, second) = (waiting.join().unwrap(), waiting.join().unwrap());
-        assert!(waiting.join().is_none(), "full");
+        let (first, second) = (waiting.join(false).unwrap(), waiting.join(false).unwrap());
+        assert!(waiting.join(false).is_none(), "full");
         assert!(first.is_first() && !second.is_first());
         waiting.wake_first();
         assert!(is_woken(&first) && !is_woken(&second));
@@ -159,7 +182,8 @@ mod tests {
     #[test]
     fn who_leaves_passes_the_call_on() {
         let waiting = Waiting::new(3, true);
-        let (first, second, third) = (waiting.join().unwrap(), waiting.join().unwrap(), waiting.join().unwrap());
+        let (first, second, third) =
+            (waiting.join(false).unwrap(), waiting.join(false).unwrap(), waiting.join(false).unwrap());
         waiting.wake_first();
         drop(first);
         assert!(is_woken(&second) && !is_woken(&third));
@@ -170,10 +194,10 @@ mod tests {
     #[test]
     fn who_tries_in_vain_has_its_old_place_again() {
         let waiting = Waiting::new(2, true);
-        let (first, second) = (waiting.join().unwrap(), waiting.join().unwrap());
+        let (first, second) = (waiting.join(false).unwrap(), waiting.join(false).unwrap());
         first.step_out();
         assert!(is_woken(&second), "the next one tries as well");
-        let third = waiting.join().expect("there is room for another");
+        let third = waiting.join(false).expect("there is room for another");
         first.step_back();
         assert_eq!(waiting.len(), 3, "it had a place before");
         assert!(first.is_first() && !second.is_first() && !third.is_first());
@@ -181,5 +205,22 @@ mod tests {
         drop(first);
         assert_eq!(waiting.len(), 2, "left once");
         assert!(second.is_first());
+    }
+
+    #[test]
+    fn only_a_place_that_became_free_is_for_who_tried_in_vain() {
+        let waiting = Waiting::new(3, true);
+        let (first, second, third) =
+            (waiting.join(true).unwrap(), waiting.join(false).unwrap(), waiting.join(true).unwrap());
+        waiting.wake_untried();
+        assert!(!is_woken(&first) && is_woken(&second) && !is_woken(&third));
+        second.step_out();
+        second.step_back();
+        waiting.wake_untried();
+        assert!(!is_woken(&first) && !is_woken(&second) && !is_woken(&third), "they would wake each other without end");
+        waiting.wake_first();
+        assert!(is_woken(&first) && !is_woken(&second));
+        drop(first);
+        assert!(is_woken(&second), "the place may still be free");
     }
 }
