@@ -94,10 +94,8 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
     loop {
         let reached = unless_asked(story.entry(), attempts.next()).await;
         story.tried(attempts.last());
-        if reached.is_err() {
-            accepted.iter_mut().for_each(|accepted| handshake::part(&mut accepted.sealed, client));
-        }
-        let Reached { stream: endpoint, mut lease, took } = reached?;
+        let part = |_: &Failure| accepted.iter_mut().for_each(|accepted| handshake::part(&mut accepted.sealed, client));
+        let Reached { stream: endpoint, mut lease, took } = reached.inspect_err(part)?;
         story.connected(&route.pool, took);
         if let Some(accepted) = accepted.take() {
             let end = Box::pin(Terminated::new(client, &endpoint, *accepted, &worker.tools, story.entry())).await;

@@ -19,8 +19,8 @@ const MOST: u8 = 8;
 const FULL: u8 = 2;
 /// Bytes that a source sends at least with each read, to keep its score: with less, copying is as cheap as splice(2).
 const LITTLE: usize = 8 * 1024;
-/// Bytes that one half moves in one turn before it lets other sessions run.
-const TURN: usize = 512 * 1024;
+/// Bytes that one direction moves in one turn before it lets other sessions run.
+pub(super) const TURN: usize = 512 * 1024;
 
 /// One direction of a session.
 #[derive(Debug, Default)]

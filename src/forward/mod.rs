@@ -10,7 +10,7 @@ pub(crate) mod terminated;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::future::Future;
 use std::io;
 use std::os::fd::AsFd;
@@ -35,8 +35,8 @@ const SCRATCH: usize = 64 * 1024;
 pub(crate) struct Tools {
     /// Read into and written from within one turn; never holds anything between turns.
     pub(crate) scratch: RefCell<Box<[u8]>>,
-    /// Sealed into and written from within one turn; empty until a session needs it.
-    pub(crate) sealed: RefCell<Vec<u8>>,
+    /// Beside it, for sessions whose TLS ends here: see [`Tools::room`].
+    room: RefCell<Vec<u8>>,
     /// Pipes for splice.
     pub(crate) pipes: PipePool,
     /// Buffers for openings.
@@ -50,11 +50,22 @@ impl Tools {
     pub(crate) fn new(pipes: usize) -> Tools {
         Tools {
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
-            sealed: RefCell::default(),
+            room: RefCell::default(),
             pipes: PipePool::new(pipes),
             openings: Openings::default(),
             clock: Clock::default(),
         }
+    }
+
+    /// So many bytes to seal or to open into what is in the scratch buffer, and to write from within the same turn. There are
+    /// none until a session needs them.
+    fn room(&self, bytes: usize) -> RefMut<'_, [u8]> {
+        RefMut::map(self.room.borrow_mut(), |room| {
+            if room.len() < bytes {
+                room.resize(bytes, 0);
+            }
+            room.get_mut(..bytes).unwrap_or_default()
+        })
     }
 }
 
@@ -256,10 +267,8 @@ impl<'a> Forward<'a> {
                 Some(End::Lost(side, outcome))
             }
             Stop::Sink(error) => {
-                {
-                    let side = other(source);
-                    self.lose(side, lost_outcome(side, &error));
-                };
+                let side = other(source);
+                self.lose(side, lost_outcome(side, &error));
                 None
             }
         }
@@ -303,8 +312,7 @@ impl<'a> Forward<'a> {
 
     /// Whether anything is on its way to either side, or one of them has ended and waits for the other.
     fn is_busy(&self) -> bool {
-        let unsent = |socket: &Stream| sys::unsent(socket.as_fd()).unwrap_or(0) > 0;
-        self.holds_bytes() || self.first_end.is_some() || unsent(self.client) || unsent(self.endpoint)
+        self.holds_bytes() || self.first_end.is_some() || has_unsent(self.client) || has_unsent(self.endpoint)
     }
 
     /// Takes in what a look at one side's connection has found; `Some` where that ends the session.
@@ -324,14 +332,7 @@ impl<'a> Forward<'a> {
                 self.lose(side, lost_outcome(side, &error));
             }
         }
-        let finding = if health.retransmits > 0 || health.probes > 0 {
-            Finding::Suspect
-        } else if matches!(sys::unsent(socket.as_fd()), Ok(left) if left > 0) {
-            Finding::Stalled
-        } else {
-            Finding::Well
-        };
-        self.entry.looked(side, finding, self.tools.clock.now());
+        self.entry.looked(side, finding(&health, socket), self.tools.clock.now());
         None
     }
 
@@ -362,6 +363,22 @@ impl Drop for Forward<'_> {
 fn is_dead(health: &Health) -> bool {
     const SILENCE: Duration = Duration::from_secs(30);
     health.last_ack >= SILENCE && (health.retransmits >= 6 || health.probes >= 3)
+}
+
+/// What is known of a peer that is not dead.
+fn finding(health: &Health, socket: &Stream) -> Finding {
+    if health.retransmits > 0 || health.probes > 0 {
+        Finding::Suspect
+    } else if has_unsent(socket) {
+        Finding::Stalled
+    } else {
+        Finding::Well
+    }
+}
+
+/// Whether the kernel has bytes for the peer that it has not acknowledged.
+fn has_unsent(socket: &Stream) -> bool {
+    sys::unsent(socket.as_fd()).unwrap_or(0) > 0
 }
 
 fn lost_outcome(side: Side, error: &io::Error) -> Outcome {

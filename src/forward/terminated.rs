@@ -1,7 +1,7 @@
 //! Forwarding of a session whose TLS ends here: records of the client on one side, plain bytes of the endpoint on the
 //! other. While nothing moves it owns no buffer.
 //!
-//! Every byte is opened in the worker's scratch buffer and goes straight out; only what the sink would not take is kept,
+//! Every byte is opened or sealed in buffers of the worker and goes straight out; only what the sink would not take is kept,
 //! and then its source is not read until that is gone.
 
 #[cfg(test)]
@@ -15,17 +15,16 @@ use std::task::{Context, Poll};
 
 use rustls::Error;
 
-use super::{End, Tools, is_dead, lost_outcome};
+use super::half::TURN;
+use super::{End, SCRATCH, Tools, finding, has_unsent, is_dead, lost_outcome, other};
 use crate::observe::outcome::{Outcome, Side};
 use crate::stream::Stream;
 use crate::sys;
-use crate::table::{Ask, Close, Entry, Finding};
+use crate::table::{Ask, Close, Entry};
 use crate::tls::handshake::{self, Accepted};
 use crate::tls::sealed::Sealed;
 
-/// Bytes that one direction moves before other sessions have their turn.
-const TURN: usize = 512 * 1024;
-/// Bytes of the endpoint that are sealed at once: with what sealing adds they fill the scratch buffer.
+/// Bytes of the endpoint that are sealed at once: three full records.
 const PIECE: usize = 48 * 1024;
 
 /// Both directions of one terminated session.
@@ -89,6 +88,7 @@ impl<'a> Terminated<'a> {
         let Accepted { sealed, plain, opening } = accepted;
         tools.openings.give_back(opening);
         entry.moved(Side::Client, plain.len(), 0, tools.clock.now());
+        let up = if sealed.has_peer_closed() { Phase::Ending } else { Phase::Running };
         Terminated {
             client,
             endpoint,
@@ -98,7 +98,7 @@ impl<'a> Terminated<'a> {
             outgoing: Kept::default(),
             sealed_bytes: 0,
             plain: Kept { bytes: plain, sent: 0 },
-            up: Phase::Running,
+            up,
             down: Phase::Running,
             first_end: None,
             lost: None,
@@ -177,27 +177,7 @@ impl<'a> Terminated<'a> {
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
         let lost = |error| Stop::Sink(Side::Client, error);
         let mut moved = 0;
-        loop {
-            if self.flush_down(cx).map_err(lost)?.is_pending() {
-                return Ok(());
-            }
-            match self.down {
-                Phase::Running => {}
-                Phase::Ending => {
-                    self.down = Phase::Ended;
-                    self.ended(Side::Endpoint);
-                    // The client may still have to say something; once it has not, closing the socket tells it.
-                    if self.up != Phase::Ended && self.lost.is_none() {
-                        self.client.shutdown_write().map_err(lost)?;
-                    }
-                    return Ok(());
-                }
-                Phase::Ended => return Ok(()),
-            }
-            if moved >= TURN {
-                cx.waker().wake_by_ref();
-                return Ok(());
-            }
+        while self.flush_down(cx).map_err(lost)? && self.reads_on(Side::Endpoint, moved, cx)? {
             let mut scratch = self.tools.scratch.borrow_mut();
             let piece = scratch.get_mut(..PIECE).unwrap_or_default();
             let received = match self.endpoint.poll_recv(cx, piece) {
@@ -207,7 +187,6 @@ impl<'a> Terminated<'a> {
                 Poll::Ready(Ok(received)) => received,
             };
             if received == 0 {
-                drop(scratch);
                 if self.lost.is_none() {
                     self.sealed.close();
                 }
@@ -218,80 +197,41 @@ impl<'a> Terminated<'a> {
                 self.entry.answered();
             }
             moved += received;
-            let plain = scratch.get(..received).unwrap_or_default();
-            let mut room = self.tools.sealed.borrow_mut();
-            let needed = self.sealed.room_for(received);
-            if room.len() < needed {
-                room.resize(needed, 0);
-            }
-            let length = self.sealed.seal(plain, &mut room).map_err(Stop::Broken)?;
-            let mut left = room.get(..length).unwrap_or_default();
             self.entry.moved(Side::Endpoint, received, 0, self.tools.clock.now());
+            let plain = scratch.get(..received).unwrap_or_default();
+            let mut records = self.tools.room(self.sealed.room_for(received));
+            let length = self.sealed.seal(plain, &mut records).map_err(Stop::Broken)?;
             self.sealed_bytes = received;
-            while !left.is_empty() {
-                match self.client.poll_send(cx, left) {
-                    Poll::Ready(Ok(sent)) => left = left.get(sent..).unwrap_or_default(),
-                    Poll::Ready(Err(error)) => return Err(lost(error)),
-                    Poll::Pending => {
-                        self.outgoing.keep(left);
-                        return Ok(());
-                    }
-                }
+            let records = records.get(..length).unwrap_or_default();
+            let sent = send(self.client, cx, records).map_err(lost)?;
+            if self.outgoing.keep(records, sent) {
+                return Ok(());
             }
         }
+        Ok(())
     }
 
-    /// Sends what is kept for the client, and what the connection itself has to say.
-    fn flush_down(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
-        let (_, done) = self.outgoing.send(self.client, cx)?;
-        if done.is_pending() {
-            return Ok(Poll::Pending);
+    /// Sends what is kept for the client, and what the connection itself has to say; whether all of it went.
+    fn flush_down(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        self.outgoing.send(self.client, cx)?;
+        if !self.outgoing.is_empty() {
+            return Ok(false);
         }
         let delivered = std::mem::take(&mut self.sealed_bytes);
         self.entry.moved(Side::Endpoint, 0, delivered, self.tools.clock.now());
-        while !self.sealed.outgoing().is_empty() {
-            match self.client.poll_send(cx, self.sealed.outgoing())? {
-                Poll::Ready(sent) => self.sealed.sent(sent),
-                Poll::Pending => return Ok(Poll::Pending),
-            }
-        }
-        Ok(Poll::Ready(()))
+        let sent = send(self.client, cx, self.sealed.outgoing())?;
+        self.sealed.sent(sent);
+        Ok(self.sealed.outgoing().is_empty())
     }
 
     /// From the client to the endpoint.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
         let lost = |error| Stop::Sink(Side::Endpoint, error);
         let mut moved = 0;
-        loop {
-            let (sent, done) = self.plain.send(self.endpoint, cx).map_err(lost)?;
-            self.entry.moved(Side::Client, 0, sent, self.tools.clock.now());
-            if done.is_pending() {
-                return Ok(());
-            }
-            match self.up {
-                Phase::Running if self.sealed.has_peer_closed() => {
-                    self.up = Phase::Ending;
-                    continue;
-                }
-                Phase::Running => {}
-                Phase::Ending => {
-                    self.up = Phase::Ended;
-                    self.ended(Side::Client);
-                    if self.down != Phase::Ended && self.lost.is_none() {
-                        self.endpoint.shutdown_write().map_err(lost)?;
-                    }
-                    return Ok(());
-                }
-                Phase::Ended => return Ok(()),
-            }
-            if moved >= TURN {
-                cx.waker().wake_by_ref();
-                return Ok(());
-            }
+        while self.flush_up(cx).map_err(lost)? && self.reads_on(Side::Client, moved, cx)? {
             let mut scratch = self.tools.scratch.borrow_mut();
             let before = self.sealed.put_unopened(&mut scratch);
-            let room = scratch.get_mut(before..).unwrap_or_default();
-            let received = match self.client.poll_recv(cx, room) {
+            let received = match self.client.poll_recv(cx, scratch.get_mut(before..).unwrap_or_default()) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Err(error)) => return Err(Stop::Source(Side::Client, error)),
                 Poll::Ready(Ok(received)) => received,
@@ -304,39 +244,65 @@ impl<'a> Terminated<'a> {
             }
             // What is sealed costs as much to open as what is in it, and more if that is little.
             moved += received;
-            let incoming = scratch.get_mut(..before + received).unwrap_or_default();
-            let mut plain = self.tools.sealed.borrow_mut();
-            plain.clear();
-            let opened = self.sealed.open(incoming, |payload| plain.extend_from_slice(payload));
             self.entry.moved(Side::Client, received, 0, self.tools.clock.now());
-            let mut left = plain.as_slice();
-            while !left.is_empty() {
-                match self.endpoint.poll_send(cx, left) {
-                    Poll::Ready(Ok(sent)) => {
-                        self.entry.moved(Side::Client, 0, sent, self.tools.clock.now());
-                        left = left.get(sent..).unwrap_or_default();
-                    }
-                    Poll::Ready(Err(error)) => return Err(lost(error)),
-                    Poll::Pending => {
-                        self.plain.keep(left);
-                        break;
-                    }
-                }
-            }
+            let incoming = scratch.get_mut(..before + received).unwrap_or_default();
+            let mut plain = self.tools.room(SCRATCH);
+            let mut length = 0;
+            let opened = self.sealed.open(incoming, |payload| {
+                let end = length + payload.len();
+                plain.get_mut(length..end).unwrap_or_default().copy_from_slice(payload);
+                length = end;
+            });
+            let plain = plain.get(..length).unwrap_or_default();
+            let sent = send(self.endpoint, cx, plain).map_err(lost)?;
+            self.entry.moved(Side::Client, 0, sent, self.tools.clock.now());
+            let is_full = self.plain.keep(plain, sent);
             // What came before the rules were broken is good.
             opened.map_err(Stop::Broken)?;
+            if self.sealed.has_peer_closed() {
+                self.up = Phase::Ending;
+            }
+            if is_full {
+                return Ok(());
+            }
         }
+        Ok(())
+    }
+
+    /// Sends what is kept for the endpoint; whether all of it went.
+    fn flush_up(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let sent = self.plain.send(self.endpoint, cx)?;
+        self.entry.moved(Side::Client, 0, sent, self.tools.clock.now());
+        Ok(self.plain.is_empty())
+    }
+
+    /// Whether `source` is to be read on, after so many bytes of it in this turn. If it has ended its end is passed on, for all
+    /// that it sent was delivered.
+    fn reads_on(&mut self, source: Side, moved: usize, cx: &mut Context<'_>) -> Result<bool, Stop> {
+        let (phase, opposite, sink) = match source {
+            Side::Client => (&mut self.up, self.down, self.endpoint),
+            _ => (&mut self.down, self.up, self.client),
+        };
+        match phase {
+            Phase::Running if moved < TURN => return Ok(true),
+            Phase::Running => cx.waker().wake_by_ref(),
+            Phase::Ending => {
+                *phase = Phase::Ended;
+                self.first_end.get_or_insert(source);
+                self.entry.set_half_closed();
+                // The sink may still have to say something; once it has not, closing the socket tells it.
+                if opposite != Phase::Ended && self.lost.is_none() {
+                    sink.shutdown_write().map_err(|error| Stop::Sink(other(source), error))?;
+                }
+            }
+            Phase::Ended => {}
+        }
+        Ok(false)
     }
 
     /// Whether the client has said something and waits for an answer.
     fn waits(&self) -> bool {
         self.entry.bytes().0 > 0 && self.first_end.is_none() && self.lost.is_none()
-    }
-
-    /// One direction has ended and all of it was delivered.
-    fn ended(&mut self, side: Side) {
-        self.first_end.get_or_insert(side);
-        self.entry.set_half_closed();
     }
 
     fn answer_ask(&mut self) -> Option<End> {
@@ -382,20 +348,12 @@ impl<'a> Terminated<'a> {
             // Its reset waits unread behind bytes that the other side does not take.
             self.lose(side, &error);
         }
-        let finding = if health.retransmits > 0 || health.probes > 0 {
-            Finding::Suspect
-        } else if matches!(sys::unsent(socket.as_fd()), Ok(left) if left > 0) {
-            Finding::Stalled
-        } else {
-            Finding::Well
-        };
-        self.entry.looked(side, finding, self.tools.clock.now());
+        self.entry.looked(side, finding(&health, socket), self.tools.clock.now());
         None
     }
 
     fn is_busy(&self) -> bool {
-        let unsent = |socket: &Stream| sys::unsent(socket.as_fd()).unwrap_or(0) > 0;
-        self.holds_bytes() || self.first_end.is_some() || unsent(self.client) || unsent(self.endpoint)
+        self.holds_bytes() || self.first_end.is_some() || has_unsent(self.client) || has_unsent(self.endpoint)
     }
 
     fn holds_bytes(&self) -> bool {
@@ -408,24 +366,34 @@ impl Kept {
         self.bytes.is_empty()
     }
 
-    /// Keeps some more.
-    fn keep(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+    /// Keeps all but the first `sent` bytes; whether those are any.
+    fn keep(&mut self, bytes: &[u8], sent: usize) -> bool {
+        let left = bytes.get(sent..).unwrap_or_default();
+        self.bytes.extend_from_slice(left);
+        !left.is_empty()
     }
 
-    /// Sends it; ready once nothing is kept. Gives how many bytes were sent now as well.
-    fn send(&mut self, sink: &Stream, cx: &mut Context<'_>) -> io::Result<(usize, Poll<()>)> {
-        let before = self.sent;
-        while let Some(left) = self.bytes.get(self.sent..).filter(|left| !left.is_empty()) {
-            match sink.poll_send(cx, left)? {
-                Poll::Ready(sent) => self.sent += sent,
-                Poll::Pending => return Ok((self.sent - before, Poll::Pending)),
-            }
+    /// Sends as much of it as `sink` takes now. Gives how many bytes that was.
+    fn send(&mut self, sink: &Stream, cx: &mut Context<'_>) -> io::Result<usize> {
+        let sent = send(sink, cx, self.bytes.get(self.sent..).unwrap_or_default())?;
+        self.sent += sent;
+        if self.sent == self.bytes.len() {
+            *self = Kept::default();
         }
-        let sent = self.sent - before;
-        *self = Kept::default();
-        Ok((sent, Poll::Ready(())))
+        Ok(sent)
     }
+}
+
+/// Sends as much as `sink` takes now. Gives how many bytes that was; if not all, the task is woken when it takes more.
+fn send(sink: &Stream, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent = 0;
+    while let Some(left) = bytes.get(sent..).filter(|left| !left.is_empty()) {
+        match sink.poll_send(cx, left)? {
+            Poll::Ready(more) => sent += more,
+            Poll::Pending => break,
+        }
+    }
+    Ok(sent)
 }
 
 impl Future for Terminated<'_> {

@@ -34,7 +34,8 @@ fn session() -> (Near, TcpStream, TcpStream) {
     (Near { client, endpoint, tools, entry }, far_client, far_endpoint)
 }
 
-fn connection() -> (TcpStream, Stream) {
+/// A connection on loopback: its far end, and the balancer's.
+pub(super) fn connection() -> (TcpStream, Stream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (near, _) = listener.accept().unwrap();

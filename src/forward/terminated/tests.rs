@@ -1,8 +1,7 @@
 //! Handshake and forwarder between real sockets, with a client of rustls and an endpoint that echoes or is told what to do.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::detect::Opening;
-use crate::stream::Family;
+use crate::forward::tests::connection;
 use crate::table::{Identity, Limits};
 
 type Client = StreamOwned<ClientConnection, TcpStream>;
@@ -27,15 +26,6 @@ fn configs(versions: &[&'static SupportedProtocolVersion]) -> (Arc<ServerConfig>
         ClientConfig::builder_with_protocol_versions(versions).with_root_certificates(roots).with_no_client_auth();
     let server = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![der], key).unwrap();
     (Arc::new(server), Arc::new(client))
-}
-
-fn connection() -> (TcpStream, Stream) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (near, _) = listener.accept().unwrap();
-    near.set_nonblocking(true).unwrap();
-    far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    (far, Stream::new(OwnedFd::from(near), Family::Tcp).unwrap())
 }
 
 /// Runs a session between what `client` and `endpoint` do on threads of their own; gives how it ended.
