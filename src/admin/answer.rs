@@ -168,7 +168,9 @@ fn status(shared: &Shared, only: Option<&str>) -> Result<Status, String> {
 }
 
 fn pool_status(pool: &Pool) -> PoolStatus {
-    let there = pool.all().into_iter().map(|endpoint| endpoint_status(&endpoint));
+    let mut endpoints = pool.all();
+    endpoints.sort_by(|a, b| (a.priority(), &a.name).cmp(&(b.priority(), &b.name)));
+    let there = endpoints.iter().map(|endpoint| endpoint_status(endpoint));
     let absent = pool.absent().into_iter().map(|(name, operator)| absent_status(&name, &operator));
     PoolStatus {
         name: pool.name.to_string(),

@@ -99,7 +99,7 @@ struct Known {
 }
 
 /// What became of a pool that was settled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Settled {
     /// Sessions of some endpoint are asked for something else than before.
     pub(crate) leaving: bool,
@@ -295,13 +295,11 @@ impl Pool {
         self.health.is_some() && self.tiers.load().endpoints().any(unknown)
     }
 
-    /// Those of the set, by priority and name, and those that have left it and still have sessions.
+    /// Those of the set, and those that have left it and still have sessions, in no order.
     pub(crate) fn all(&self) -> Vec<Arc<Endpoint>> {
         let members = self.members();
         let known = members.known.values().map(|known| &known.endpoint);
-        let mut all: Vec<_> = known.chain(&members.former).filter_map(Weak::upgrade).collect();
-        all.sort_by(|a, b| (a.priority(), &a.name).cmp(&(b.priority(), &b.name)));
-        all
+        known.chain(&members.former).filter_map(Weak::upgrade).collect()
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {

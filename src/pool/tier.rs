@@ -111,6 +111,11 @@ impl Tier {
         crowd
     }
 
+    /// Whether a choice may fall on any.
+    pub(super) fn has_fit(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.share() > 0 && endpoint.is_fit())
+    }
+
     /// Adds up the weights of the endpoints that are fit.
     pub(super) fn weigh(&self) {
         let standing = self.endpoints.iter().filter(|endpoint| endpoint.is_fit());

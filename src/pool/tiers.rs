@@ -126,7 +126,7 @@ impl Tiers {
         let index = self.in_use.load(Ordering::Relaxed);
         let in_use = self.tiers.get(index);
         // Who stays with those that stand in until they fail does not go back for one session that failed there.
-        let stays = !self.fails_back && in_use.is_some_and(|tier| tier.crowd().usable > 0);
+        let stays = !self.fails_back && in_use.is_some_and(Tier::has_fit);
         for tier in in_use.into_iter().chain(self.tiers.iter().skip(if stays { index + 1 } else { 0 })) {
             match tier.lease(chooser, &may) {
                 Err(Lack::Nobody) => {}
@@ -141,8 +141,8 @@ impl Tiers {
         let is_own = |tier: &&Tier| tier.endpoints.iter().any(|other| std::ptr::eq(&**other, endpoint));
         let Some(own) = self.tiers.iter().find(is_own) else { return false };
         // Where others are fit, those they stand in for must not stop anybody from reaching them.
-        let others = self.tiers.iter().filter(|tier| tier.priority != own.priority);
-        others.map(Tier::crowd).any(|crowd| crowd.usable > 0) || own.crowd().can_spare_one(most_percent)
+        let mut others = self.tiers.iter().filter(|tier| tier.priority != own.priority);
+        others.any(Tier::has_fit) || own.crowd().can_spare_one(most_percent)
     }
 }
 
