@@ -38,6 +38,7 @@
 
 pub mod admin;
 mod balance;
+mod bounded;
 pub mod cli;
 mod clock;
 pub mod config;

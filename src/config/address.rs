@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::model::{Address, Bind, NamePattern};
-use super::value::Refused;
+use super::value::{Refused, is_absolute};
 use crate::wire::name::{MAX_NAME, Name, Written};
 
 /// What an address to listen on has to be.
@@ -104,7 +104,7 @@ fn refuse_mapped(address: IpAddr, text: &str) -> Result<(), Refused> {
 
 /// Reads the absolute path of a unix socket.
 pub(super) fn unix_path(path: &str) -> Result<PathBuf, Refused> {
-    if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
+    if !is_absolute(path) || path.ends_with('/') {
         return Err(Refused::misread(path, "is not the absolute path of a socket"));
     }
     if path.len() > UNIX_PATH {

@@ -1,7 +1,6 @@
 //! One file as written: its text, its values as a [`figment::Provider`], and the place of each of them.
 
-use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use figment::value::{Dict, Empty, Map, Tag, Value};
@@ -10,6 +9,7 @@ use toml_edit::{Document, Item, TomlError};
 
 use super::report::{At, Report, quote};
 use super::spans::Spans;
+use crate::bounded;
 
 /// The longest file, in bytes: a place must fit into four bytes.
 const LONGEST_FILE: u64 = 1 << 30;
@@ -40,24 +40,7 @@ impl File {
     /// # Errors
     /// What the system says, and a file of more than a GiB.
     pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
-        File::read_at_most(LONGEST_FILE, path)
-    }
-
-    /// The bytes of the file at `path`, which may have `longest` of them.
-    ///
-    /// # Errors
-    /// What the system says, and a longer file.
-    pub(super) fn read_at_most(longest: u64, path: &Path) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        fs::File::open(path)?.take(longest + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > longest {
-            let message = match longest >> 30 {
-                0 => format!("it has more than {} MiB", longest >> 20),
-                gibibytes => format!("it has more than {gibibytes} GiB"),
-            };
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-        }
-        Ok(bytes)
+        bounded::read(path, LONGEST_FILE)
     }
 
     /// Parses `bytes` as the file at `path`; what is wrong is reported.

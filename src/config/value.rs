@@ -33,6 +33,11 @@ impl Refused {
     }
 }
 
+/// Whether it is an absolute path: a name that is none would depend on where we were started.
+pub(super) fn is_absolute(text: &str) -> bool {
+    text.starts_with('/') && !text.contains('\0')
+}
+
 /// Reads a duration: a whole number and one of the units ms, s, m, h and d; `0` needs no unit. At most ten years.
 pub(super) fn duration(text: &str) -> Result<Duration, Refused> {
     let (digits, unit) = split_number(text);

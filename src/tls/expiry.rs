@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use x509_parser::time::ASN1Time;
+
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Warns of a certificate, at most once a day.
@@ -26,6 +28,11 @@ impl Warning {
         }
         is_due
     }
+}
+
+/// When the time in a certificate is; none is before 1970. The year 9999 stands for no end (RFC 5280, section 4.1.2.5).
+pub(crate) fn time(time: ASN1Time) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
 }
 
 /// How long a certificate that ends at `end` has left.

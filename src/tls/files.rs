@@ -4,8 +4,8 @@
 //! the ending .key; certbot's fullchain.pem has privkey.pem. An OCSP response has the ending .ocsp.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -15,6 +15,7 @@ use super::key::Thorough;
 use super::pair::{Pair, Parts};
 use super::problem::{Flaw, Problem};
 use super::staple::Staple;
+use crate::bounded;
 use crate::stamp::Stamp;
 
 /// The longest file, in bytes.
@@ -145,17 +146,7 @@ fn staple(file: &Path, certificate: &Path, leaf: &[u8], now: SystemTime) -> Resu
 }
 
 fn bytes(file: &Path) -> io::Result<Vec<u8>> {
-    // Asked before it is opened: opening a pipe could take for ever.
-    let data = fs::metadata(file)?;
-    if !data.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(data.len().min(LONGEST_FILE)).unwrap_or_default() + 1);
-    File::open(file)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LONGEST_FILE {
-        return Err(io::Error::other("it has more than 1 MiB"));
-    }
-    Ok(bytes)
+    bounded::read_regular(file, LONGEST_FILE)
 }
 
 fn unreadable(error: io::Error) -> Flaw {

@@ -4,20 +4,21 @@
 //! To change them, put a new line in front on every node, below the one that still encrypts; once all have it, move it up;
 //! and take the last one away when no ticket of it is left.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use super::tickets::{KEY, Secret, Secrets};
+use crate::bounded;
 use crate::stamp::Stamp;
 
 /// The most secrets of a file: each is tried on a ticket.
 const MOST: usize = 16;
 
-/// The largest file that is read, in bytes.
-const LARGEST: u64 = 16 * 1024;
+/// The longest file, in bytes.
+const LONGEST_FILE: u64 = 16 * 1024;
 
 /// Why there are no secrets in a file.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +44,8 @@ pub(crate) struct KeyFile {
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn read(path: &Path) -> Result<Vec<Secret>, Flaw> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no file").into());
-    }
-    let mut text = Zeroizing::new(String::with_capacity(LARGEST as usize));
-    std::fs::File::open(path)?.take(LARGEST).read_to_string(&mut text)?;
-    parse(&text)
+    let bytes = Zeroizing::new(bounded::read_regular(path, LONGEST_FILE)?);
+    parse(std::str::from_utf8(&bytes).map_err(io::Error::other)?)
 }
 
 fn parse(text: &str) -> Result<Vec<Secret>, Flaw> {

@@ -14,7 +14,7 @@ mod index;
 mod key;
 pub(crate) mod key_file;
 pub(crate) mod pair;
-mod problem;
+pub(crate) mod problem;
 #[cfg(test)]
 mod sample;
 pub(crate) mod sealed;

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::SignatureScheme;
 use rustls::pki_types::pem::{PemObject, SectionKind};
@@ -12,8 +12,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, Priva
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
-use x509_parser::time::ASN1Time;
 
+use super::expiry::time;
 use super::key::{Key, Kind, Misfit, Thorough};
 use super::problem::{Flaw, Problem};
 use super::staple::Staple;
@@ -37,9 +37,9 @@ pub(crate) struct Pair {
 
 /// What one file in PEM holds of a pair.
 #[derive(Default)]
-pub(super) struct Parts {
+pub(crate) struct Parts {
     pub(super) chain: Vec<CertificateDer<'static>>,
-    pub(super) key: Option<PrivateKeyDer<'static>>,
+    pub(crate) key: Option<PrivateKeyDer<'static>>,
 }
 
 impl Parts {
@@ -47,7 +47,7 @@ impl Parts {
     ///
     /// # Errors
     /// [`Flaw::Pem`], [`Flaw::Encrypted`], [`Flaw::SeveralKeys`].
-    pub(super) fn of_pem(pem: &[u8]) -> Result<Parts, Flaw> {
+    pub(crate) fn of_pem(pem: &[u8]) -> Result<Parts, Flaw> {
         let is_encrypted = || pem.windows(ENCRYPTED.len()).any(|window| window == ENCRYPTED);
         let mut parts = Parts::default();
         for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
@@ -162,11 +162,6 @@ fn names(certificate: &X509Certificate<'_>) -> Result<Names, Flaw> {
     }
     // One for addresses alone serves clients without a name.
     if names.exact.is_empty() && names.wildcard.is_empty() && !has_address { Err(Flaw::NoName) } else { Ok(names) }
-}
-
-fn time(time: ASN1Time) -> SystemTime {
-    // The year 9999 stands for no end (RFC 5280, section 4.1.2.5).
-    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
 }
 
 /// Gives back what decoding has taken too much.

@@ -168,7 +168,7 @@ fn what_is_wrong() {
     "cut-off.pem" is not whole PEM
     "empty.pem" has no certificate in PEM
     "encrypted.pem" has a private key that is encrypted; expected one without a pass phrase
-    "folder.pem" cannot be read: it is not a file
+    "folder.pem" cannot be read: it is not a regular file
     "key-elsewhere.key" has no private key in PEM
     "key-of-another.key" is not the key of the certificate "key-of-another.crt"
     "long.pem" cannot be read: it has more than 1 MiB

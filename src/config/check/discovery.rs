@@ -9,11 +9,13 @@ use std::time::Duration;
 use super::node::{Node, Table};
 use super::pools::{self, Names};
 use super::{Check, health, keys};
+use crate::bounded;
+use crate::config::address;
 use crate::config::file::File;
 use crate::config::json;
 use crate::config::model::{Address, Dns, Endpoint};
 use crate::config::report::{At, Report, quote};
-use crate::config::{address, value::Refused};
+use crate::config::value::{Refused, is_absolute};
 
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -78,13 +80,13 @@ pub(super) fn file(node: &Node<'_>, names: &mut Names, names_verified: bool, che
     let path = node.parse("the absolute path of a .json or .toml file", check.report, |text| {
         let path = Path::new(text);
         let known = matches!(path.extension().and_then(|extension| extension.to_str()), Some("json" | "toml"));
-        if !text.starts_with('/') || text.contains('\0') {
+        if !is_absolute(text) {
             return Err(Refused::misread(text, "is not the absolute path of a file"));
         }
         if known { Ok(path) } else { Err(Refused::misread(text, "ends in neither .json nor .toml")) }
     })?;
     if check.with_files {
-        match bytes(path) {
+        match bounded::read_regular(path, LONGEST_FILE) {
             Ok(bytes) => drop(parse(path, bytes, names, names_verified, check)),
             // It may come later.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -110,7 +112,7 @@ pub(in crate::config) fn read_alone(
     names_verified: bool,
     report: &mut Report,
 ) -> io::Result<Vec<Endpoint>> {
-    match bytes(path) {
+    match bounded::read_regular(path, LONGEST_FILE) {
         Ok(bytes) => {
             let mut names: Names = others.iter().map(|endpoint| (endpoint.name.clone(), None)).collect();
             let mut check = Check { report, complete: true, with_files: false };
@@ -124,14 +126,6 @@ pub(in crate::config) fn read_alone(
             Ok(Vec::new())
         }
     }
-}
-
-fn bytes(path: &Path) -> io::Result<Vec<u8>> {
-    // Opening a pipe would wait for a writer.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    File::read_at_most(LONGEST_FILE, path)
 }
 
 fn parse(path: &Path, bytes: Vec<u8>, names: &mut Names, names_verified: bool, check: &mut Check<'_>) -> Vec<Endpoint> {

@@ -8,6 +8,7 @@ use super::{Check, keys};
 use crate::config::address;
 use crate::config::model::{AccessTarget, Admin, Bind, Log, LogFormat, PoolTimeouts, Runtime, Timeouts};
 use crate::config::report::{At, quote};
+use crate::config::value::is_absolute;
 
 const MOST_WORKERS: u32 = 1024;
 /// The most that `max_connections` may be, of the process and of a listener.
@@ -59,9 +60,7 @@ fn access(node: &Node<'_>, check: &mut Check<'_>) -> Option<AccessTarget> {
         "stderr" => Some(AccessTarget::Stderr),
         "off" => Some(AccessTarget::Off),
         // Absolute, so that a slip in one of the words is not the name of a file.
-        path if path.starts_with('/') && !path.ends_with('/') && !path.contains('\0') => {
-            Some(AccessTarget::File(PathBuf::from(path)))
-        }
+        path if is_absolute(path) && !path.ends_with('/') => Some(AccessTarget::File(PathBuf::from(path))),
         other => {
             let nearest = check.report.nearest(other, ["stdout", "stderr", "off"]).map(quote);
             let message = format!("{} is neither a known word nor the absolute path of a file", quote(other));

@@ -11,7 +11,7 @@ use super::routes::{self, List};
 use super::{Check, keys};
 use crate::config::model::{MinVersion, NamePattern, RouteTls};
 use crate::config::report::{At, quote};
-use crate::config::value::Refused;
+use crate::config::value::{Refused, is_absolute};
 use crate::tls::certificates::{Certificates, Found};
 use crate::tls::{expiry, key_file};
 use crate::wire::name::{Name, Written};
@@ -71,7 +71,7 @@ pub(super) fn ticket_keys(top: &Table<'_>, check: &mut Check<'_>) -> Option<Path
     let node = top.get("tls").and_then(|node| node.table(keys::TLS, check.report).get("ticket_keys"))?;
     let read = |text: &str| match text {
         "random" => Ok(None),
-        path if path.starts_with('/') => Ok(Some(PathBuf::from(path))),
+        path if is_absolute(path) => Ok(Some(PathBuf::from(path))),
         _ => Err(Refused::misread(text, "is neither \"random\" nor an absolute path")),
     };
     let path = node.parse("the absolute path of a file, or \"random\"", check.report, read).flatten()?;
@@ -88,7 +88,7 @@ fn paths<'t>(node: &Node<'t>, check: &mut Check<'_>) -> Vec<(PathBuf, Node<'t>)>
     let mut known: HashMap<PathBuf, At> = HashMap::new();
     let mut paths = Vec::new();
     for element in node.list(CERTIFICATES, NO_CERTIFICATES, check.report) {
-        let absolute = |text: &str| match text.starts_with('/') && !text.contains('\0') {
+        let absolute = |text: &str| match is_absolute(text) {
             // Its parts alone: a slash too many makes no other path.
             true => Ok(Path::new(text).components().collect::<PathBuf>()),
             false => Err(Refused::misread(text, "is not an absolute path")),

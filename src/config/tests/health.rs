@@ -256,6 +256,8 @@ fn files() {
     write("cut.pem", &certificate.pem()[..200]);
     write("bad.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     write("empty.pem", "");
+    write("locked.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n");
+    write("two.key", &format!("{}{}", key.serialize_pem(), other.serialize_pem()));
     let cases = [
         ("good", "ca = ['system', 'F/good.pem'], certificate = 'F/good.pem', key = 'F/good.key'"),
         ("name", "name = 'a b'"),
@@ -270,6 +272,8 @@ fn files() {
         ("neither", "certificate = 'off', key = 'off'"),
         ("key of another", "certificate = 'F/good.pem', key = 'F/other.key'"),
         ("no key", "certificate = 'F/good.pem', key = 'F/good.pem'"),
+        ("encrypted key", "certificate = 'F/good.pem', key = 'F/locked.key'"),
+        ("two keys", "certificate = 'F/good.pem', key = 'F/two.key'"),
         ("warning", "warn_expiry = '0s'"),
         ("no warning", "warn_expiry = 'off'"),
     ];
@@ -301,7 +305,7 @@ fn files() {
       main.toml:10: pool.web.health.tls.ca[2]: "F/cut.pem" is not whole PEM
       main.toml:10: pool.web.health.tls.ca[3]: "F/bad.pem": certificate 1 cannot be used
       main.toml:10: pool.web.health.tls.ca[4]: "F/good.key" has no certificate in PEM
-      main.toml:10: pool.web.health.tls.ca[5]: cannot read "F": it is not a file
+      main.toml:10: pool.web.health.tls.ca[5]: cannot read "F": it is not a regular file
       main.toml:10: pool.web.health.tls.ca[6]: found 5; expected "system" or the absolute path of a PEM file
     certificate alone
       main.toml:10: pool.web.health.tls.key: the certificate has no use without its key; expected the absolute path of a PEM file, or "off"
@@ -313,6 +317,10 @@ fn files() {
       main.toml:10: pool.web.health.tls.key: "F/other.key" is not the key of the certificate (see main.toml:10:49)
     no key
       main.toml:10: pool.web.health.tls.key: "F/good.pem" has no private key in PEM
+    encrypted key
+      main.toml:10: pool.web.health.tls.key: "F/locked.key" has a private key that is encrypted; expected one without a pass phrase
+    two keys
+      main.toml:10: pool.web.health.tls.key: "F/two.key" has more than one private key
     warning
       main.toml:10: pool.web.health.tls.warn_expiry: zero would leave no time at all; expected a duration such as "500ms", "5s", "2m", "1h" or "1d", or "off"
     no warning

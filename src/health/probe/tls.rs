@@ -167,8 +167,7 @@ fn certificate(error: &CertificateError) -> Text {
 /// When a certificate ends.
 fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    Some(expiry::time(certificate.validity().not_after))
 }
 
 /// Trusts every certificate; signatures are still verified, or there would be no TLS at all.

@@ -1,20 +1,21 @@
 //! `[pool.NAME.health.tls]`: the TLS that a probe runs in, and the files that it takes.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
-use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, RootCertStore, crypto};
 
+use crate::bounded;
 use crate::config::check::node::{Allow, Node, Table};
-use crate::config::check::{Check, keys};
+use crate::config::check::{Check, keys, routes};
 use crate::config::model::{Address, Endpoint, Identity, ProbeTls, Secret, Trust};
 use crate::config::report::quote;
-use crate::config::value::Refused;
+use crate::config::value::{Refused, is_absolute};
+use crate::tls::pair::Parts;
+use crate::tls::problem::Flaw;
 
 /// The longest PEM file, in bytes.
 const LONGEST_FILE: u64 = 4 << 20;
@@ -82,13 +83,7 @@ pub(in crate::config::check) fn nameless(endpoint: &Endpoint) -> Option<String> 
 fn alpn(node: &Node<'_>, check: &mut Check<'_>) -> Vec<Box<[u8]>> {
     const ALPN: &str = "a protocol such as \"http/1.1\", 1 to 255 bytes";
     let elements = node.list(ALPN, "an empty list says nothing; leave the key out to offer none", check.report);
-    let read = |element: &Node<'_>, check: &mut Check<'_>| {
-        element.parse(ALPN, check.report, |text| match text.len() {
-            1..=255 => Ok(text.as_bytes().into()),
-            _ => Err(Refused::misread(text, "is not a protocol")),
-        })
-    };
-    elements.iter().filter_map(|element| read(element, check)).collect()
+    elements.iter().filter_map(|element| element.parse(ALPN, check.report, routes::protocol)).collect()
 }
 
 fn roots(node: &Node<'_>, check: &mut Check<'_>) -> Trust {
@@ -171,13 +166,10 @@ fn certificates(
 
 fn private_key(node: &Node<'_>, path: &str, check: &mut Check<'_>) -> Option<PrivateKeyDer<'static>> {
     let pem = file(node, path, PEM, check)?;
-    match PrivateKeyDer::from_pem_slice(&pem) {
+    match Parts::of_pem(&pem).and_then(|parts| parts.key.ok_or(Flaw::NoKey)) {
         Ok(key) => Some(key),
-        Err(error) => {
-            // What the error says of other causes may quote the file.
-            let why =
-                if matches!(error, pem::Error::NoItemsFound) { "has no private key in PEM" } else { "is not PEM" };
-            check.report.add(node.at, node.path(), format!("{} {why}", quote(path)));
+        Err(flaw) => {
+            check.report.add(node.at, node.path(), format!("{} {flaw}", quote(path)));
             None
         }
     }
@@ -185,29 +177,16 @@ fn private_key(node: &Node<'_>, path: &str, check: &mut Check<'_>) -> Option<Pri
 
 /// The bytes of a file.
 fn file(node: &Node<'_>, path: &str, expected: &str, check: &mut Check<'_>) -> Option<Vec<u8>> {
-    if !path.starts_with('/') || path.contains('\0') {
+    if !is_absolute(path) {
         let message = format!("{} is not an absolute path", quote(path));
         check.report.add(node.at, node.path(), message).expected(expected);
         return None;
     }
-    match read_file(Path::new(path)) {
+    match bounded::read_regular(Path::new(path), LONGEST_FILE) {
         Ok(bytes) => Some(bytes),
         Err(error) => {
             check.report.add(node.at, node.path(), format!("cannot read {}: {error}", quote(path)));
             None
         }
     }
-}
-
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    // Asked before it is opened: opening a pipe could take for ever.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LONGEST_FILE {
-        return Err(io::Error::other("it has more than 4 MiB"));
-    }
-    Ok(bytes)
 }
