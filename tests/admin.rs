@@ -8,9 +8,8 @@ use std::process::{Command, Output};
 
 use serde_json::json;
 
-use crate::harness::client::hello;
 use crate::harness::process::free_address;
-use crate::harness::{Balancer, Client, Endpoint, Manner, Process, eventually};
+use crate::harness::{Balancer, Endpoint, Manner, Process, eventually};
 
 fn start(endpoints: &[&Endpoint]) -> Balancer {
     let list: Vec<String> = endpoints
@@ -29,18 +28,11 @@ fn start(endpoints: &[&Endpoint]) -> Balancer {
     ))
 }
 
-fn sessions(balancer: &Balancer, count: usize) -> Vec<Client> {
-    let hello = hello("www.example.com");
-    let mut clients: Vec<Client> = (0..count).map(|_| Client::sending(balancer.address("edge"), &hello)).collect();
-    clients.iter_mut().for_each(|client| client.expect(&hello));
-    clients
-}
-
 #[test]
 fn sessions_are_listed_and_killed_by_what_they_are() {
     let endpoints = [(); 2].map(|()| Endpoint::start(Manner::Echoes));
     let balancer = start(&[&endpoints[0], &endpoints[1]]);
-    let mut clients = sessions(&balancer, 6);
+    let mut clients = balancer.sessions(6);
     let list = |only: serde_json::Value| balancer.ask(&json!({ "command": "sessions", "only": only }));
     let all = list(json!({}));
     assert_eq!(all["total"], 6);

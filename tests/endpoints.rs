@@ -5,11 +5,8 @@ use crate::harness::{Balancer, Client, Endpoint, Manner, eventually};
 
 /// A TLS listener `edge` whose one pool has these keys.
 fn start(pool: &str) -> Balancer {
-    Balancer::start(&format!(
+    Balancer::with_pool(&format!(
         r#"
-        listener.edge.bind = "127.0.0.1:0"
-        route.all = {{ listener = "edge", pool = "all" }}
-        [pool.all]
         {pool}
         "#
     ))

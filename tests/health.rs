@@ -13,26 +13,14 @@ const HEALTH: &str = "health = { probe = 'tcp', interval = '200ms', fast_interva
 
 fn start(endpoints: &[SocketAddr], more: &str) -> Balancer {
     let list: Vec<String> = endpoints.iter().map(|endpoint| format!("'{endpoint}'")).collect();
-    Balancer::start(&format!(
+    Balancer::with_pool(&format!(
         r#"
-        listener.edge.bind = "127.0.0.1:0"
-        route.all = {{ listener = "edge", pool = "all" }}
-        [pool.all]
         endpoints = [{}]
         {HEALTH}
         {more}
         "#,
         list.join(", ")
     ))
-}
-
-/// One session from its beginning to its end.
-fn exchange(balancer: &Balancer) {
-    let hello = hello("www.example.com");
-    let mut client = Client::sending(balancer.address("edge"), &hello);
-    client.expect(&hello);
-    client.finish();
-    assert_eq!(client.rest().unwrap(), b"");
 }
 
 fn of(balancer: &Balancer, family: &str, endpoint: SocketAddr, more: &str) -> f64 {
@@ -61,7 +49,7 @@ fn an_endpoint_that_dies_is_left_alone_and_taken_back() {
     assert!(began.elapsed() < Duration::from_secs(2), "found after {:?}", began.elapsed());
     let failures = of(&balancer, "pointsman_endpoint_connect_failures_total", dies, "");
     for _ in 0..50 {
-        exchange(&balancer);
+        balancer.exchange();
     }
     let now = of(&balancer, "pointsman_endpoint_connect_failures_total", dies, "");
     assert_eq!(now, failures, "no client is sent to it");
@@ -70,7 +58,7 @@ fn an_endpoint_that_dies_is_left_alone_and_taken_back() {
     stands(&balancer, dies, true);
     let before = of(&balancer, "pointsman_endpoint_sessions_total", dies, "");
     for _ in 0..20 {
-        exchange(&balancer);
+        balancer.exchange();
     }
     assert_eq!(of(&balancer, "pointsman_endpoint_sessions_total", dies, "") - before, 10.0, "it has its share again");
     assert_eq!(of(&balancer, "pointsman_endpoint_transitions_total", dies, ",to=\"down\""), 1.0);
@@ -83,7 +71,7 @@ fn who_is_down_at_the_start_never_sees_a_client() {
     let (good, bad) = (Endpoint::start(Manner::Echoes), free_address());
     let balancer = start(&[bad, good.address()], "");
     for _ in 0..20 {
-        exchange(&balancer);
+        balancer.exchange();
     }
     assert_eq!(of(&balancer, "pointsman_endpoint_connect_failures_total", bad, ""), 0.0);
     assert_eq!(of(&balancer, "pointsman_endpoint_up", bad, ""), 0.0);
@@ -105,7 +93,7 @@ fn with_every_endpoint_down_the_outcome_says_so() {
 
     let _endpoint = Endpoint::start_at(nobody, Manner::Echoes);
     stands(&balancer, nobody, true);
-    exchange(&balancer);
+    balancer.exchange();
 }
 
 #[test]
@@ -128,11 +116,8 @@ fn pools_that_ask_the_same_share_the_probes() {
 #[test]
 fn an_endpoint_at_which_sessions_fail_is_left_out_without_any_probe() {
     let (good, bad) = (Endpoint::start(Manner::Echoes), free_address());
-    let balancer = Balancer::start(&format!(
+    let balancer = Balancer::with_pool(&format!(
         r#"
-        listener.edge.bind = "127.0.0.1:0"
-        route.all = {{ listener = "edge", pool = "all" }}
-        [pool.all]
         balance = "round-robin"
         endpoints = ["{}", "{bad}"]
         outliers = {{ failures = 3, ejection = "2s" }}
@@ -142,24 +127,21 @@ fn an_endpoint_at_which_sessions_fail_is_left_out_without_any_probe() {
     let failures = || of(&balancer, "pointsman_endpoint_connect_failures_total", bad, "");
     let began = Instant::now();
     // The second attempt of each session reaches the other endpoint: no client notices.
-    (0..40).for_each(|_| exchange(&balancer));
+    (0..40).for_each(|_| balancer.exchange());
     assert!(began.elapsed() < Duration::from_secs(2), "too slow for this test: {:?}", began.elapsed());
     assert_eq!(failures(), 3.0);
     assert_eq!(of(&balancer, "pointsman_endpoint_ejections_total", bad, ""), 1.0);
     eventually("it is told", || (of(&balancer, "pointsman_endpoint_ejected", bad, "") == 1.0).then_some(()));
     eventually("it is let back in", || (of(&balancer, "pointsman_endpoint_ejected", bad, "") == 0.0).then_some(()));
-    (0..40).for_each(|_| exchange(&balancer));
+    (0..40).for_each(|_| balancer.exchange());
     assert_eq!(failures(), 4.0, "one more failure is enough");
 }
 
 #[test]
 fn the_last_endpoint_is_never_left_out() {
     let nobody = free_address();
-    let balancer = Balancer::start(&format!(
+    let balancer = Balancer::with_pool(&format!(
         r#"
-        listener.edge.bind = "127.0.0.1:0"
-        route.all = {{ listener = "edge", pool = "all" }}
-        [pool.all]
         endpoints = ["{nobody}"]
         outliers = {{ failures = 1, most_percent = 100 }}
         "#
@@ -170,37 +152,34 @@ fn the_last_endpoint_is_never_left_out() {
     }
     assert!(balancer.records(3).iter().all(|record| record["outcome"] == "connect_failed"));
     let _endpoint = Endpoint::start_at(nobody, Manner::Echoes);
-    exchange(&balancer);
+    balancer.exchange();
 }
 
 #[test]
 fn backups_serve_while_nobody_else_can() {
     let (serving, backup) = (Endpoint::start(Manner::Echoes), Endpoint::start(Manner::Echoes));
     let (serves, stands_in) = (serving.address(), backup.address());
-    let balancer = Balancer::start(&format!(
+    let balancer = Balancer::with_pool(&format!(
         r#"
-        listener.edge.bind = "127.0.0.1:0"
-        route.all = {{ listener = "edge", pool = "all" }}
-        [pool.all]
         endpoints = ["{serves}", {{ address = "{stands_in}", backup = true }}]
         {HEALTH}
         "#
     ));
     let sessions = |endpoint| of(&balancer, "pointsman_endpoint_sessions_total", endpoint, "");
-    (0..10).for_each(|_| exchange(&balancer));
+    (0..10).for_each(|_| balancer.exchange());
     assert_eq!((sessions(serves), sessions(stands_in)), (10.0, 0.0));
 
     // Before it is found to be down, and afterwards.
     drop(serving);
-    (0..10).for_each(|_| exchange(&balancer));
+    (0..10).for_each(|_| balancer.exchange());
     stands(&balancer, serves, false);
-    (0..10).for_each(|_| exchange(&balancer));
+    (0..10).for_each(|_| balancer.exchange());
     assert_eq!(sessions(stands_in), 20.0, "no client was sent away");
 
     let _back = Endpoint::start_at(serves, Manner::Echoes);
     stands(&balancer, serves, true);
     let before = sessions(serves);
-    (0..10).for_each(|_| exchange(&balancer));
+    (0..10).for_each(|_| balancer.exchange());
     assert_eq!((sessions(serves) - before, sessions(stands_in)), (10.0, 20.0));
 }
 
@@ -227,7 +206,7 @@ fn a_backup_is_reached_past_any_number_of_dead_endpoints() {
     for _ in 0..8 {
         let _ = Client::sending(balancer.address("edge"), &hello("www.example.com")).rest();
     }
-    (0..20).for_each(|_| exchange(&balancer));
+    (0..20).for_each(|_| balancer.exchange());
 }
 
 #[test]
@@ -270,6 +249,6 @@ fn who_tries_again_does_not_use_up_the_turns_of_others() {
     let (good, bad) = (Endpoint::start(Manner::Echoes), free_address());
     let endpoints = format!("'{}', '{bad}'", good.address());
     let balancer = unprobed("tls", &endpoints, "balance = 'round-robin'\noutliers.failures = 'off'");
-    (0..20).for_each(|_| exchange(&balancer));
+    (0..20).for_each(|_| balancer.exchange());
     assert_eq!(of(&balancer, "pointsman_endpoint_connect_failures_total", bad, ""), 10.0, "every other session");
 }

@@ -19,24 +19,13 @@ fn start(endpoints: &[(&str, SocketAddr, u32)], more: &str) -> Balancer {
         .iter()
         .map(|(name, address, priority)| format!("{{ name = '{name}', address = '{address}', priority = {priority} }}"))
         .collect();
-    Balancer::start(&format!(
+    Balancer::with_pool(&format!(
         r#"
-        listener.edge.bind = "127.0.0.1:0"
-        route.all = {{ listener = "edge", pool = "all" }}
-        [pool.all]
         endpoints = [{}]
         {more}
         "#,
         list.join(", ")
     ))
-}
-
-/// Sessions that stand, each with its first bytes there and back.
-fn sessions(balancer: &Balancer, count: usize) -> Vec<Client> {
-    let hello = hello("www.example.com");
-    let mut clients: Vec<Client> = (0..count).map(|_| Client::sending(balancer.address("edge"), &hello)).collect();
-    clients.iter_mut().for_each(|client| client.expect(&hello));
-    clients
 }
 
 /// How many sessions of each endpoint there are.
@@ -81,7 +70,7 @@ fn sessions_of_an_endpoint_that_goes_down_are_killed_and_no_others() {
         &[("stays", staying.address(), 0), ("dies", dying.address(), 0)],
         &format!("sessions.on_down = 'close'\n{HEALTH}"),
     );
-    let mut clients = sessions(&balancer, 40);
+    let mut clients = balancer.sessions(40);
     assert_eq!(active(&balancer, ["stays", "dies"]), [20, 20]);
     let began = Instant::now();
     drop(dying);
@@ -110,7 +99,7 @@ fn sessions_of_an_endpoint_that_goes_down_are_killed_and_no_others() {
 fn by_default_nobody_is_cut() {
     let (staying, dying) = (Endpoint::start(Manner::Echoes), Endpoint::start(Manner::Echoes));
     let balancer = start(&[("stays", staying.address(), 0), ("dies", dying.address(), 0)], HEALTH);
-    let mut clients = sessions(&balancer, 10);
+    let mut clients = balancer.sessions(10);
     drop(dying);
     balancer.set("maint", "all", "stays");
     sleep(Duration::from_secs(2));
@@ -125,12 +114,12 @@ fn a_drained_endpoint_loses_its_sessions_at_their_idle_points() {
         &[("a", endpoints[0].address(), 0), ("b", endpoints[1].address(), 0)],
         "sessions = { on_drain = 'close-when-idle', idle = '2s' }",
     );
-    let mut clients = sessions(&balancer, 20);
+    let mut clients = balancer.sessions(20);
     let before = active(&balancer, ["a", "b"]);
     assert_eq!(before, [10, 10]);
     balancer.set("drain", "all", "a");
     // New ones go elsewhere.
-    clients.extend(sessions(&balancer, 10));
+    clients.extend(balancer.sessions(10));
     assert_eq!(active(&balancer, ["a", "b"]), [10, 20]);
     // Five of the ten are busy for 5 s, and are not touched.
     let of_a = balancer.ask(&json!({ "command": "sessions", "only": { "endpoint": "a" } }));
@@ -161,7 +150,7 @@ fn who_reads_slowly_is_not_idle() {
         &[("a", endpoint.address(), 0)],
         "sessions = { on_drain = 'close-when-idle', idle = '1s', max_age = '1s', max_age_jitter = 0 }",
     );
-    let mut client = sessions(&balancer, 1).remove(0);
+    let mut client = balancer.sessions(1).remove(0);
     let sent = vec![7; 16 << 20];
     let mut writer = Client(client.0.try_clone().unwrap());
     let bytes = sent.clone();
@@ -180,7 +169,7 @@ fn who_reads_slowly_is_not_idle() {
 fn an_endpoint_that_drains_and_goes_down_is_down() {
     let endpoint = Endpoint::start(Manner::Echoes);
     let balancer = start(&[("a", endpoint.address(), 0)], &format!("sessions.on_down = 'close'\n{HEALTH}"));
-    let mut clients = sessions(&balancer, 3);
+    let mut clients = balancer.sessions(3);
     balancer.set("drain", "all", "a");
     sleep(Duration::from_millis(1500));
     clients.iter_mut().for_each(goes_on);
@@ -199,7 +188,7 @@ fn in_a_panic_nobody_is_killed_for_what_probes_found() {
         &[("a", at[0], 0), ("b", at[1], 0)],
         &format!("panic_percent = 60\nsessions.on_down = 'close'\n{HEALTH}"),
     );
-    let mut clients = sessions(&balancer, 6);
+    let mut clients = balancer.sessions(6);
     let [first, _second] = endpoints;
     drop(first);
     let panic = "pointsman_pool_panic{pool=\"all\"}";
@@ -218,7 +207,7 @@ fn who_came_to_a_standby_that_does_not_serve_stays() {
         &[("primary", refusing, 0), ("standby", standby.address(), 1)],
         "sessions.on_recovery = 'close'\noutliers.failures = 'off'",
     );
-    let mut clients = sessions(&balancer, 3);
+    let mut clients = balancer.sessions(3);
     sleep(Duration::from_millis(2500));
     clients.iter_mut().for_each(goes_on);
 }
@@ -228,7 +217,7 @@ fn a_deadline_ends_who_is_never_idle() {
     let endpoint = Endpoint::start(Manner::Echoes);
     let balancer =
         start(&[("a", endpoint.address(), 0)], "sessions = { on_drain = 'deadline', deadline = '3s', idle = '60s' }");
-    let mut clients = sessions(&balancer, 2);
+    let mut clients = balancer.sessions(2);
     let began = Instant::now();
     balancer.set("drain", "all", "a");
     balancer.records(2);
@@ -242,7 +231,7 @@ fn a_drain_that_is_taken_back_ends_nobody() {
     let endpoint = Endpoint::start(Manner::Echoes);
     let balancer =
         start(&[("a", endpoint.address(), 0)], "sessions = { on_drain = 'deadline', deadline = '2s', idle = '60s' }");
-    let mut clients = sessions(&balancer, 2);
+    let mut clients = balancer.sessions(2);
     balancer.set("drain", "all", "a");
     balancer.set("ready", "all", "a");
     sleep(Duration::from_secs(4));
@@ -259,7 +248,7 @@ fn who_answers_that_it_should_not_serve_is_demoted_and_not_down() {
     for (rules, outcome) in [("on_down = 'close'", None), ("on_demotion = 'close'", Some("killed_demotion"))] {
         role.answer_status("200 OK", "");
         let balancer = start(&[("a", endpoint.address(), 0)], &format!("sessions.{rules}\n{health}"));
-        let mut clients = sessions(&balancer, 3);
+        let mut clients = balancer.sessions(3);
         role.answer_status("503 Service Unavailable", "");
         let state = || balancer.ask(&json!({ "command": "status" }))["pools"][0]["endpoints"][0].clone();
         let refused = eventually("it is refused", || Some(state()).filter(|state| state["state"] == "refused"));
@@ -282,16 +271,13 @@ fn sessions_of_who_is_removed_leave_and_those_of_who_stays_stay() {
     let (file, new) = (folder.path().join("endpoints.json"), folder.path().join("new"));
     let both = json!([stays.address().to_string(), goes.address().to_string()]);
     std::fs::write(&file, both.to_string()).unwrap();
-    let balancer = Balancer::start(&format!(
+    let balancer = Balancer::with_pool(&format!(
         r#"
-        listener.edge.bind = "127.0.0.1:0"
-        route.all = {{ listener = "edge", pool = "all" }}
-        [pool.all]
         endpoints_file = {file:?}
         sessions.on_removal = "close"
         "#
     ));
-    let mut clients = sessions(&balancer, 10);
+    let mut clients = balancer.sessions(10);
     let names = [stays.address().to_string(), goes.address().to_string()];
     assert_eq!(active(&balancer, names.each_ref().map(String::as_str)), [5, 5]);
     std::fs::write(&new, json!([names[0]]).to_string()).unwrap();
@@ -313,7 +299,7 @@ fn sessions_of_who_is_removed_leave_and_those_of_who_stays_stay() {
         let status = balancer.ask(&json!({ "command": "status" }));
         (status["pools"][0]["endpoints"].as_array().unwrap().len() == 2).then_some(())
     });
-    sessions(&balancer, 5).iter_mut().for_each(goes_on);
+    balancer.sessions(5).iter_mut().for_each(goes_on);
 }
 
 #[test]
@@ -339,7 +325,7 @@ fn what_an_agent_says_is_done() {
     is("share", 0.5.into());
     agent.answer("100%\n");
     is("share", 1.0.into());
-    let mut clients = sessions(&balancer, 4);
+    let mut clients = balancer.sessions(4);
     agent.answer("drain\n");
     is("state", "drain".into());
     for client in &mut clients {
@@ -347,14 +333,14 @@ fn what_an_agent_says_is_done() {
     }
     agent.answer("ready\n");
     is("state", "up".into());
-    let mut clients = sessions(&balancer, 2);
+    let mut clients = balancer.sessions(2);
     agent.answer("maint\n");
     is("state", "maint".into());
     assert!(clients.iter_mut().all(was_reset));
     assert_eq!(outcomes(&balancer, 6), [("killed_down".to_owned(), 2), ("killed_drain".to_owned(), 4)]);
     agent.answer("up\n");
     is("state", "up".into());
-    sessions(&balancer, 1).iter_mut().for_each(goes_on);
+    balancer.sessions(1).iter_mut().for_each(goes_on);
 }
 
 #[test]
@@ -370,12 +356,12 @@ fn sessions_of_a_standby_end_when_the_primary_is_back() {
         let status = balancer.ask(&json!({ "command": "status", "pool": "all" }));
         (status["pools"][0]["serving"] == "1").then_some(())
     });
-    let mut clients = sessions(&balancer, 5);
+    let mut clients = balancer.sessions(5);
     assert_eq!(active(&balancer, ["primary", "standby"]), [0, 5]);
     let _back = Endpoint::start_at(at, Manner::Echoes);
     assert_eq!(outcomes(&balancer, 5), [("killed_recovery".to_owned(), 5)]);
     assert!(clients.iter_mut().all(was_reset));
-    sessions(&balancer, 5).iter_mut().for_each(goes_on);
+    balancer.sessions(5).iter_mut().for_each(goes_on);
     assert_eq!(active(&balancer, ["standby"]), [0]);
 }
 
@@ -386,8 +372,8 @@ fn old_sessions_are_closed_at_idle_points_and_not_all_at_once() {
         &[("a", endpoint.address(), 0)],
         "sessions = { max_age = '2s', max_age_jitter = 0, max_age_per_minute = 60, idle = '1s' }",
     );
-    let mut busy = sessions(&balancer, 1);
-    let mut idle = sessions(&balancer, 6);
+    let mut busy = balancer.sessions(1);
+    let mut idle = balancer.sessions(6);
     let began = Instant::now();
     let mut ended = Vec::new();
     while ended.len() < 6 && began.elapsed() < Duration::from_secs(20) {

@@ -13,25 +13,14 @@ fn start(endpoints: &[(SocketAddr, u32)], more: &str) -> Balancer {
         .iter()
         .map(|(address, priority)| format!("{{ address = '{address}', priority = {priority} }}"))
         .collect();
-    Balancer::start(&format!(
+    Balancer::with_pool(&format!(
         r#"
-        listener.edge.bind = "127.0.0.1:0"
-        route.all = {{ listener = "edge", pool = "all" }}
-        [pool.all]
         endpoints = [{}]
         {HEALTH}
         {more}
         "#,
         list.join(", ")
     ))
-}
-
-fn exchange(balancer: &Balancer) {
-    let hello = hello("www.example.com");
-    let mut client = Client::sending(balancer.address("edge"), &hello);
-    client.expect(&hello);
-    client.finish();
-    assert_eq!(client.rest().unwrap(), b"");
 }
 
 fn sessions(balancer: &Balancer, endpoint: SocketAddr) -> f64 {
@@ -41,7 +30,7 @@ fn sessions(balancer: &Balancer, endpoint: SocketAddr) -> f64 {
 /// Sessions that each endpoint gets of `count`.
 fn shares<const N: usize>(balancer: &Balancer, count: usize, endpoints: [SocketAddr; N]) -> [f64; N] {
     let before = endpoints.map(|endpoint| sessions(balancer, endpoint));
-    (0..count).for_each(|_| exchange(balancer));
+    (0..count).for_each(|_| balancer.exchange());
     let mut now = endpoints.map(|endpoint| sessions(balancer, endpoint));
     now.iter_mut().zip(before).for_each(|(now, before)| *now -= before);
     now
@@ -95,11 +84,8 @@ fn who_happens_to_be_found_first_does_not_become_the_one_that_serves() {
     // The primary's name is resolved after the standby is there, and its first verdict comes later still.
     let endpoints = [(); 2].map(|()| Endpoint::start(Manner::Echoes));
     let at = endpoints.each_ref().map(Endpoint::address);
-    let balancer = Balancer::start(&format!(
+    let balancer = Balancer::with_pool(&format!(
         r#"
-        listener.edge.bind = "127.0.0.1:0"
-        route.all = {{ listener = "edge", pool = "all" }}
-        [pool.all]
         failback = "never"
         endpoints = ["localhost:{}", {{ address = "{}", backup = true }}]
         {HEALTH}
@@ -108,36 +94,36 @@ fn who_happens_to_be_found_first_does_not_become_the_one_that_serves() {
         at[1]
     ));
     serving(&balancer, Some("0"));
-    (0..10).for_each(|_| exchange(&balancer));
+    (0..10).for_each(|_| balancer.exchange());
     assert_eq!(sessions(&balancer, at[1]), 0.0, "nobody is sent to the standby");
+}
+
+/// A primary that could serve, its standby that does so, and their balancer, which does not fail back.
+fn standing_in() -> (Balancer, Endpoint, Endpoint) {
+    let (primary, standby) = (Endpoint::start(Manner::Echoes), Endpoint::start(Manner::Echoes));
+    let balancer = start(&[(primary.address(), 0), (standby.address(), 1)], "failback = 'never'");
+    balancer.set("maint", "all", &primary.address().to_string());
+    serving(&balancer, Some("1"));
+    balancer.set("ready", "all", &primary.address().to_string());
+    (balancer, primary, standby)
 }
 
 #[test]
 fn a_session_that_fails_at_the_standby_does_not_go_back_for_it() {
-    let endpoints = [(); 2].map(|()| Some(Endpoint::start(Manner::Echoes)));
-    let at = endpoints.each_ref().map(|endpoint| endpoint.as_ref().unwrap().address());
-    let balancer = start(&[(at[0], 0), (at[1], 1)], "failback = 'never'");
-    balancer.set("maint", "all", &at[0].to_string());
-    serving(&balancer, Some("1"));
-    balancer.set("ready", "all", &at[0].to_string());
-    let [_primary, mut standby] = endpoints;
-    standby.take();
+    let (balancer, _primary, standby) = standing_in();
+    drop(standby);
     // Until that is found, its clients are sent away rather than to the old primary.
     let mut client = Client::sending(balancer.address("edge"), &hello("www.example.com"));
     let _ = client.rest();
     assert_eq!(balancer.record()["outcome"], "connect_failed");
     serving(&balancer, Some("0"));
-    exchange(&balancer);
+    balancer.exchange();
 }
 
 #[test]
 fn an_operator_can_fail_back_by_draining_the_standby() {
-    let endpoints = [(); 2].map(|()| Some(Endpoint::start(Manner::Echoes)));
-    let at = endpoints.each_ref().map(|endpoint| endpoint.as_ref().unwrap().address());
-    let balancer = start(&[(at[0], 0), (at[1], 1)], "failback = 'never'");
-    balancer.set("maint", "all", &at[0].to_string());
-    serving(&balancer, Some("1"));
-    balancer.set("ready", "all", &at[0].to_string());
+    let (balancer, primary, standby) = standing_in();
+    let at = [primary.address(), standby.address()];
     assert_eq!(shares(&balancer, 10, at), [0.0, 10.0]);
     balancer.set("drain", "all", &at[1].to_string());
     serving(&balancer, Some("0"));

@@ -8,7 +8,8 @@ use pointsman::config::{self, model::Bind};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{Line, Log, PATIENCE};
+use super::client::hello;
+use super::{Client, Line, Log, PATIENCE};
 
 /// A running balancer; ends with the test.
 pub struct Balancer {
@@ -28,6 +29,30 @@ impl Balancer {
         let loaded = config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
         let running = pointsman::supervise::Balancer::start(&loaded.config).unwrap_or_else(|error| panic!("{error}"));
         Balancer { running: Some(running), folder }
+    }
+
+    /// Starts one whose listener `edge` leads to the pool `all`, with these keys of the pool.
+    pub fn with_pool(keys: &str) -> Balancer {
+        let route = "listener.edge.bind = '127.0.0.1:0'\nroute.all = { listener = 'edge', pool = 'all' }";
+        Balancer::start(&format!("{route}\n[pool.all]\n{keys}"))
+    }
+
+    /// One session from its beginning to its end, over the listener `edge` to an endpoint that echoes.
+    pub fn exchange(&self) {
+        self.session().end();
+    }
+
+    /// A session that stands, with its first bytes there and back.
+    pub fn session(&self) -> Client {
+        let hello = hello("www.example.com");
+        let mut client = Client::sending(self.address("edge"), &hello);
+        client.expect(&hello);
+        client
+    }
+
+    /// So many of them.
+    pub fn sessions(&self, count: usize) -> Vec<Client> {
+        (0..count).map(|_| self.session()).collect()
     }
 
     /// The address of a listener that has one TCP address.

@@ -49,6 +49,12 @@ impl Client {
         self.0.read_to_end(&mut received).map(|_| received)
     }
 
+    /// Ends the session, and fails unless it ends cleanly and nothing more comes.
+    pub fn end(mut self) {
+        self.finish();
+        assert_eq!(self.rest().unwrap(), b"");
+    }
+
     /// Its address, as the access log tells it.
     pub fn address(&self) -> String {
         self.0.local_addr().unwrap().to_string()
