@@ -98,7 +98,7 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
         let Reached { stream: endpoint, mut lease, took } = reached.inspect_err(part)?;
         story.connected(&route.pool, took);
         if let Some(accepted) = accepted.take() {
-            let end = Box::pin(Terminated::new(client, &endpoint, *accepted, &worker.tools, story.entry())).await;
+            let end = Box::pin(Terminated::new(client, &endpoint, accepted, &worker.tools, story.entry())).await;
             if matches!(end, End::Unanswered(_)) {
                 attempts.unanswered(&mut lease);
             }

@@ -81,11 +81,11 @@ impl<'a> Terminated<'a> {
     pub(crate) fn new(
         client: &'a Stream,
         endpoint: &'a Stream,
-        accepted: Accepted,
+        accepted: Box<Accepted>,
         tools: &'a Tools,
         entry: &'a Entry,
     ) -> Terminated<'a> {
-        let Accepted { sealed, plain, opening } = accepted;
+        let Accepted { sealed, plain, opening } = *accepted;
         tools.openings.give_back(opening);
         entry.moved(Side::Client, plain.len(), 0, tools.clock.now());
         let up = if sealed.has_peer_closed() { Phase::Ending } else { Phase::Running };

@@ -48,7 +48,7 @@ fn session(
         let opening = Opening::of(Vec::new(), true);
         let accepted = handshake::accept(&near_client, opening, &server, &tools, deadline).await;
         let accepted = accepted.unwrap_or_else(|refused| panic!("{:?}", refused.why));
-        let forward = Terminated::new(&near_client, &near_endpoint, *accepted, &tools, &entry);
+        let forward = Terminated::new(&near_client, &near_endpoint, accepted, &tools, &entry);
         let end = timeout(Duration::from_secs(30), forward).await.expect("the forwarder hangs");
         drop((near_client, near_endpoint));
         client.join().unwrap();
