@@ -147,7 +147,8 @@ async fn terminate(
     opening: &mut Option<Box<Opening>>,
 ) -> Result<Option<Box<Accepted>>, Failure> {
     let Some(tls) = &route.tls else { return Ok(None) };
-    let Some(hello) = opening.take() else { return Ok(None) };
+    // Without a hello, which every listener for TLS reads, nothing must go on in clear.
+    let hello = opening.take().ok_or(Failure::new(Outcome::Internal, Side::Us))?;
     story.seals();
     let deadline = Instant::now() + tls.handshake;
     let handshake = handshake::accept(client, hello, &tls.config, &worker.tools, deadline);
