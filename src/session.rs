@@ -150,8 +150,9 @@ async fn terminate(
     // Without a hello, which every listener for TLS reads, nothing must go on in clear.
     let hello = opening.take().ok_or(Failure::new(Outcome::Internal, Side::Us))?;
     story.seals();
-    let deadline = Instant::now() + tls.handshake;
-    let handshake = handshake::accept(client, hello, &tls.config, &worker.tools, deadline);
+    let config = tls.config();
+    let deadline = Instant::now() + tls.patience();
+    let handshake = handshake::accept(client, hello, &config, &worker.tools, deadline);
     let began = Instant::now();
     let made = unless_asked(story.entry(), async { Ok(handshake.await) }).await?;
     story.shook_hands(route, made, began.elapsed()).map(Some)

@@ -11,6 +11,7 @@ mod harness;
 mod admin;
 mod bulk;
 mod cli;
+mod client_certificates;
 mod clients;
 mod costs;
 mod demo;

@@ -16,6 +16,7 @@ use crate::pool::{Endpoint, Pool};
 use crate::supervise::worker::Worker;
 use crate::table::{Entry, Identity, Registered};
 use crate::tls::handshake::{Accepted, Refused};
+use crate::tls::words;
 use crate::wire::client_hello::ClientHello;
 use crate::wire::name::Name;
 
@@ -115,14 +116,20 @@ impl Story {
         took: Duration,
     ) -> Result<Box<Accepted>, Failure> {
         route.metrics.handshake.record(took);
+        let metrics = &self.worker.shared.metrics;
         let mut handshake = match &made {
-            Ok(accepted) => accepted.sealed.agreed(),
+            Ok(accepted) => {
+                let agreed = accepted.sealed.agreed();
+                metrics.handshakes(&route.name, &agreed).increment(1);
+                agreed
+            }
             Err(Refused { failure, why }) => {
-                let error = match (why, failure.outcome) {
-                    (Some(why), _) => why.to_string(),
-                    (None, Outcome::HandshakeTimeout) => "it was not over in time".to_owned(),
-                    (None, _) => "the client left".to_owned(),
+                let (cause, error) = match (why, failure.outcome) {
+                    (Some(why), _) => (words::cause(why), words::words(why)),
+                    (None, Outcome::HandshakeTimeout) => ("timeout", "it was not over in time".into()),
+                    (None, _) => ("gone", "the client left".into()),
                 };
+                metrics.handshake_failures(&route.name, cause).increment(1);
                 Handshake { error: Some(error.into()), ..Handshake::default() }
             }
         };

@@ -4,6 +4,7 @@
 //! stand-in, and the stand-ins are thrown away with the whole result if anything was reported.
 
 mod balance;
+mod clients;
 pub(super) mod discovery;
 mod health;
 mod listeners;
