@@ -13,14 +13,20 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::time::{sleep, timeout};
 
-use crate::config::model::{NoEndpoint, Protocol};
+use crate::config::model::{NoEndpoint, PoolTls, Protocol};
+use crate::forward::Tools;
+use crate::observe::metrics::Metrics;
 use crate::observe::outcome::{Outcome, Side};
-use crate::pool::endpoint::NO_ANSWER;
+use crate::observe::record::Handshake;
+use crate::pool::endpoint::{NO_ANSWER, NO_HANDSHAKE};
 use crate::pool::waiting::Place;
 use crate::pool::{Endpoint, Lack, Lease, Pool, Target};
 use crate::session::Failure;
 use crate::stream::{Family, Stream};
 use crate::sys;
+use crate::tls::handshake::{self, Joined, Unjoined};
+use crate::tls::outgoing::EndpointTls;
+use crate::tls::words;
 
 /// Different endpoints that one session tries before it gives up or waits.
 const TRIES: usize = 2;
@@ -43,8 +49,28 @@ pub(crate) struct Attempts<'a> {
     tried: [Option<Arc<Endpoint>>; TRIES],
     /// What is to be said if no other endpoint is left.
     failure: Failure,
+    /// `None`: endpoints are spoken to as clients speak. Boxed, as that is how it is with most.
+    cover: Option<Box<Cover<'a>>>,
     /// Boxed, for nearly every session goes without for as long as it lives.
     wait: Option<Box<Wait<'a>>>,
+}
+
+/// TLS with endpoints.
+struct Cover<'a> {
+    tls: &'a PoolTls,
+    /// What is offered.
+    protocols: Vec<Vec<u8>>,
+    tools: &'a Tools,
+    metrics: &'a Metrics,
+    /// How the last handshake went.
+    handshake: Option<Box<Handshake>>,
+}
+
+/// An endpoint that was not reached.
+struct Unreached {
+    failure: Failure,
+    /// The system's number for why, or one of ours.
+    code: i32,
 }
 
 /// How a session waits for an endpoint.
@@ -62,6 +88,8 @@ struct Wait<'a> {
 pub(crate) struct Reached {
     pub(crate) stream: Stream,
     pub(crate) lease: Lease,
+    /// TLS with it, where that is how it is spoken to.
+    pub(crate) joined: Option<Box<Joined>>,
     /// How long that took, failed attempts included, and the time without that spent waiting for an endpoint.
     pub(crate) took: Duration,
 }
@@ -76,8 +104,23 @@ impl<'a> Attempts<'a> {
             awaits_answer: protocol == Protocol::Tls,
             tried: Default::default(),
             failure: Failure::new(Outcome::NoEndpoint, Side::Policy),
+            cover: None,
             wait: None,
         }
+    }
+
+    /// Over TLS, if that is how the pool speaks to its endpoints; `agreed` is the protocol that the client speaks within its
+    /// own, if that is known.
+    pub(crate) fn covered(mut self, agreed: Option<&[u8]>, tools: &'a Tools, metrics: &'a Metrics) -> Attempts<'a> {
+        self.cover = self.pool.tls.as_ref().map(|tls| {
+            let protocols = match &tls.alpn {
+                Some(offered) => offered.iter().map(|protocol| protocol.to_vec()).collect(),
+                // What is inside is passed on as it is, so that both sides have to speak the same.
+                None => agreed.map(<[u8]>::to_vec).into_iter().collect(),
+            };
+            Box::new(Cover { tls, protocols, tools, metrics, handshake: None })
+        });
+        self
     }
 
     /// Connects to the endpoint whose turn it is, or the next.
@@ -99,8 +142,8 @@ impl<'a> Attempts<'a> {
             };
             // Others may try meanwhile.
             self.place().inspect(|place| place.step_out());
-            match self.dial(&lease).await {
-                Ok(stream) => {
+            match self.reach(&lease).await {
+                Ok((stream, joined)) => {
                     self.leave_queue();
                     let took = began.elapsed().saturating_sub(waited);
                     self.pool.metrics.connect.record(took);
@@ -108,11 +151,11 @@ impl<'a> Attempts<'a> {
                         self.pool.metrics.wait.record(waited);
                     }
                     lease.endpoint().metrics.sessions.increment(1);
-                    return Ok(Reached { stream, lease, took });
+                    return Ok(Reached { stream, lease, joined, took });
                 }
-                Err(error) => {
-                    self.failure = blame(&error);
-                    lease.failed(error.raw_os_error().unwrap_or(libc::ETIMEDOUT));
+                Err(Unreached { failure, code }) => {
+                    self.failure = failure;
+                    lease.failed(code);
                     if self.failure.by == Side::Endpoint {
                         self.pool.failed(lease.endpoint());
                     }
@@ -130,6 +173,11 @@ impl<'a> Attempts<'a> {
     /// The endpoint tried last.
     pub(crate) fn last(&self) -> Option<&Arc<Endpoint>> {
         self.tried.iter().flatten().last()
+    }
+
+    /// How the last handshake with an endpoint went, if there was one.
+    pub(crate) fn take_handshake(&mut self) -> Option<Box<Handshake>> {
+        self.cover.as_mut()?.handshake.take()
     }
 
     /// The endpoint took the connection but ended it without an answer.
@@ -214,12 +262,44 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    async fn dial(&self, lease: &Lease) -> io::Result<Stream> {
+    /// Connects to an endpoint and, where that is how it is spoken to, makes a handshake with it.
+    async fn reach(&mut self, lease: &Lease) -> Result<(Stream, Option<Box<Joined>>), Unreached> {
         let target = &lease.endpoint().target;
-        match timeout(self.pool.timeouts.connect, dial(target, self.pool.source_for(target))).await {
-            Ok(result) => result,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        let dialled = timeout(self.pool.timeouts.connect, dial(target, self.pool.source_for(target))).await;
+        let stream = dialled.unwrap_or(Err(io::ErrorKind::TimedOut.into())).map_err(|error| Unreached {
+            failure: blame(&error),
+            code: error.raw_os_error().unwrap_or(libc::ETIMEDOUT),
+        })?;
+        match (&mut self.cover, &lease.endpoint().tls) {
+            (Some(cover), Some(tls)) => {
+                let joined = cover.join(self.pool, tls, &stream).await?;
+                Ok((stream, Some(Box::new(joined))))
+            }
+            _ => Ok((stream, None)),
         }
+    }
+}
+
+impl Cover<'_> {
+    async fn join(&mut self, pool: &Pool, tls: &EndpointTls, stream: &Stream) -> Result<Joined, Unreached> {
+        let began = Instant::now();
+        let made = timeout(self.tls.handshake, handshake::join(stream, tls, self.protocols.clone(), self.tools)).await;
+        let took = began.elapsed();
+        pool.metrics.handshake.record(took);
+        let (cause, error) = match made {
+            Ok(Ok(joined)) => {
+                let agreed = Handshake { took, ..joined.sealed.agreed() };
+                self.metrics.pool_handshakes(&pool.name, &agreed).increment(1);
+                self.handshake = Some(Box::new(agreed));
+                return Ok(joined);
+            }
+            Ok(Err(Unjoined::Refused(why))) => (words::cause(&why), words::words(&why)),
+            Ok(Err(Unjoined::Gone)) => ("gone", "the endpoint ended the connection".into()),
+            Err(_) => ("timeout", "it was not over in time".into()),
+        };
+        self.metrics.pool_handshake_failures(&pool.name, cause).increment(1);
+        self.handshake = Some(Box::new(Handshake { took, error: Some(error.into()), ..Handshake::default() }));
+        Err(Unreached { failure: Failure::new(Outcome::EndpointTlsFailed, Side::Endpoint), code: NO_HANDSHAKE })
     }
 }
 

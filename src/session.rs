@@ -16,7 +16,7 @@ use std::time::Instant;
 use self::story::Story;
 use crate::connect::{Attempts, Reached};
 use crate::detect::{Begun, Detected, Detection, Opening};
-use crate::forward::terminated::Terminated;
+use crate::forward::tls::ForwardTls;
 use crate::forward::{End, Forward, closing};
 use crate::listen;
 use crate::live::Route;
@@ -91,17 +91,26 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
     let mut accepted = terminate(worker, story, client, &route, &mut opening).await?;
 
     let mut attempts = Attempts::on(&route.pool, key, client, story.protocol());
+    if route.pool.tls.is_some() {
+        let agreed = accepted.as_ref().and_then(|accepted| accepted.sealed.protocol());
+        attempts = attempts.covered(agreed, &worker.tools, &worker.shared.metrics);
+    }
     loop {
         let reached = unless_asked(story.entry(), attempts.next()).await;
-        story.tried(attempts.last());
+        let handshake = attempts.take_handshake();
+        story.tried(attempts.last(), handshake);
         let part = |_: &Failure| accepted.iter_mut().for_each(|accepted| handshake::part(&mut accepted.sealed, client));
-        let Reached { stream: endpoint, mut lease, took } = reached.inspect_err(part)?;
+        let Reached { stream: endpoint, mut lease, joined, took } = reached.inspect_err(part)?;
         story.connected(&route.pool, took);
-        if let Some(accepted) = accepted.take() {
-            let end = Box::pin(Terminated::new(client, &endpoint, accepted, &worker.tools, story.entry())).await;
-            if matches!(end, End::Unanswered(_)) {
-                attempts.unanswered(&mut lease);
+        if accepted.is_some() || joined.is_some() {
+            let sides = ((client, accepted.take()), (&endpoint, joined));
+            let end = Box::pin(ForwardTls::new(sides.0, sides.1, &worker.tools, story.entry())).await;
+            match &end {
+                End::Unanswered(_) => attempts.unanswered(&mut lease),
+                End::Broken(side, why) => story.broken(*side, why),
+                _ => {}
             }
+            blame(&end, story, &route, &lease);
             return Ok(Travelled { end, endpoint, lease });
         }
         match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
@@ -115,12 +124,17 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
                 drop((endpoint, lease));
             }
             end => {
-                if end.is_the_endpoints() && matches!(story.entry().bytes(), (1.., 0)) {
-                    route.pool.failed(lease.endpoint());
-                }
+                blame(&end, story, &route, &lease);
                 return Ok(Travelled { end, endpoint, lease });
             }
         }
+    }
+}
+
+/// An endpoint that was told something and ended without an answer has failed.
+fn blame(end: &End, story: &Story, route: &Route, lease: &Lease) {
+    if end.is_the_endpoints() && matches!(story.entry().bytes(), (1.., 0)) {
+        route.pool.failed(lease.endpoint());
     }
 }
 
@@ -178,11 +192,11 @@ async fn close(travelled: Travelled, client: Stream, alerts: bool) -> Failure {
     let Travelled { lease, endpoint, end } = travelled;
     match end {
         End::Finished(side) => Failure::new(Outcome::Ok, side),
-        End::Lost(Side::Client, Outcome::TlsBroken) => {
+        End::Broken(side, _) => {
             // It is still there, and an alert is on its way to it.
-            endpoint.reset();
-            closing::say(client, &[]).await;
-            Failure::new(Outcome::TlsBroken, Side::Client)
+            let (broken, left) = if side == Side::Client { (client, endpoint) } else { (endpoint, client) };
+            tokio::join!(closing::reset_after_delivery(left), closing::say(broken, &[]));
+            Failure::new(Outcome::TlsBroken, side)
         }
         End::Lost(side, outcome) => {
             let (lost, left) = if side == Side::Client { (client, endpoint) } else { (endpoint, client) };

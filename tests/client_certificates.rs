@@ -1,17 +1,18 @@
 //! Routes that ask their clients for certificates.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
+use rustls::{ClientConfig, HandshakeKind};
 use tempfile::TempDir;
 
 use crate::harness::answering::{Authority, Identity};
-use crate::harness::{Balancer, Endpoint, Line, Manner, PATIENCE, eventually};
+use crate::harness::tls::connect;
+use crate::harness::{Balancer, Endpoint, Line, Manner, eventually};
 
 struct Scene {
     /// Of the clients, and of the balancer too.
@@ -70,10 +71,7 @@ impl Scene {
 
 /// How a session began, or what the client was told instead.
 fn talk(to: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> Result<HandshakeKind, String> {
-    let connection = ClientConnection::new(Arc::clone(config), name.to_owned().try_into().unwrap()).unwrap();
-    let stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut session = StreamOwned::new(connection, stream);
+    let mut session = connect(to, name, config);
     let mut back = [0; 2];
     let talked = session.write_all(b"hi").and_then(|()| session.read_exact(&mut back));
     talked.map_err(|error| error.to_string())?;

@@ -16,6 +16,7 @@ mod clients;
 mod costs;
 mod demo;
 mod discovery;
+mod endpoint_tls;
 mod endpoints;
 mod faults;
 mod half_close;

@@ -1,22 +1,20 @@
 //! Routes on which TLS ends here, beside others on the same port through which it passes.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
+use rustls::HandshakeKind;
 use tempfile::TempDir;
 
 use crate::harness::answering::{Authority, Server, Speaks, http};
 use crate::harness::client::hello;
 use crate::harness::process::free_address;
-use crate::harness::tls::Backend;
-use crate::harness::{Balancer, Client, Endpoint, Manner, PATIENCE, eventually};
-
-type Session = StreamOwned<ClientConnection, TcpStream>;
+use crate::harness::tls::{Backend, Session, connect};
+use crate::harness::{Balancer, Client, Endpoint, Manner, eventually};
 
 struct Scene {
     authority: Authority,
@@ -53,13 +51,6 @@ impl Scene {
     fn edge(&self) -> SocketAddr {
         self.balancer.address("edge")
     }
-}
-
-fn connect(to: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> Session {
-    let connection = ClientConnection::new(Arc::clone(config), name.to_owned().try_into().unwrap()).unwrap();
-    let stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    StreamOwned::new(connection, stream)
 }
 
 fn echoes(session: &mut Session, text: &[u8]) {

@@ -37,6 +37,7 @@ pub(super) const POOL: &[&str] = &[
     "source",
     "refresh",
     "timeouts",
+    "tls",
     "health",
     "outliers",
     "failback",
@@ -49,6 +50,8 @@ pub(super) const POOL: &[&str] = &[
     "max_waiting",
     "sessions",
 ];
+/// `[pool.NAME.tls]`
+pub(super) const POOL_TLS: &[&str] = &["name", "alpn", "verify", "ca", "pins", "certificate", "key", "handshake"];
 /// `[pool.NAME.sessions]`
 pub(super) const SESSIONS: &[&str] = &[
     "on_down",
@@ -82,7 +85,7 @@ pub(super) const HEALTH: &[&str] = &[
     "agent",
 ];
 /// `[pool.NAME.health.tls]`
-pub(super) const HEALTH_TLS: &[&str] = &["name", "alpn", "verify", "ca", "certificate", "key", "warn_expiry"];
+pub(super) const HEALTH_TLS: &[&str] = &["name", "alpn", "verify", "ca", "pins", "certificate", "key", "warn_expiry"];
 /// `[pool.NAME.health.http]`
 pub(super) const HEALTH_HTTP: &[&str] = &["method", "path", "host", "headers", "status", "body"];
 /// `[[pool.NAME.health.script]]`

@@ -18,7 +18,7 @@ use ipnet::IpNet;
 
 pub use self::health::*;
 pub use self::sessions::{Leave, MaxAge, NoEndpoint, Sessions, Shortage};
-pub use self::tls::{ClientRules, MinVersion, RouteTls};
+pub use self::tls::{ClientRules, Identity, MinVersion, OutgoingTls, PoolTls, RouteTls, Trust};
 use crate::wire::name::Name;
 
 /// One complete, checked configuration.
@@ -214,6 +214,8 @@ pub struct Pool {
     pub refresh: Duration,
     /// `[pool.NAME.timeouts]`, or the defaults.
     pub timeouts: PoolTimeouts,
+    /// `[pool.NAME.tls]`; `None`: endpoints are spoken to as clients speak.
+    pub tls: Option<PoolTls>,
     /// `[pool.NAME.health]`; `None`: endpoints are not probed and count as up.
     pub health: Option<Arc<Health>>,
     /// `[pool.NAME.outliers]`, or the defaults; `None`: off.

@@ -6,9 +6,9 @@
 pub(crate) mod closing;
 mod half;
 pub(crate) mod splice;
-pub(crate) mod terminated;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tls;
 
 use std::cell::{RefCell, RefMut};
 use std::future::Future;
@@ -76,6 +76,8 @@ pub(crate) enum End {
     Finished(Side),
     /// One side is gone; everything that it sent was written to the other, which must be reset once that is delivered.
     Lost(Side, Outcome),
+    /// A side has broken the rules of TLS and was told so by an alert.
+    Broken(Side, Box<rustls::Error>),
     /// A limit was reached. `clean` where neither side has anything under way.
     Asked {
         /// Which limit.
@@ -91,7 +93,7 @@ pub(crate) enum End {
 impl End {
     /// Whether it was the endpoint that ended, or was lost, first.
     pub(crate) fn is_the_endpoints(&self) -> bool {
-        matches!(self, End::Finished(Side::Endpoint) | End::Lost(Side::Endpoint, _))
+        matches!(self, End::Finished(Side::Endpoint) | End::Lost(Side::Endpoint, _) | End::Broken(Side::Endpoint, _))
     }
 }
 

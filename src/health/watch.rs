@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -14,8 +14,9 @@ use tokio::time::timeout;
 use super::probe::{self, Call, Ending, tls};
 use super::verdict::{Observation, Text};
 use super::{Finding, Health};
-use crate::config::model::{Dialogue, Probe, ProbeTls, Secret};
+use crate::config::model::{Dialogue, OutgoingTls, Probe, Secret};
 use crate::pool::{Endpoint, Pool, Target};
+use crate::tls::outgoing::client_config;
 
 /// The longest pause: as long as an interval may be.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -45,9 +46,7 @@ enum Ask {
 pub(crate) struct Watch {
     watched: HashMap<Key, Watched>,
     /// TLS settings that are in use.
-    configs: HashMap<ProbeTls, Arc<ClientConfig>>,
-    /// The system's roots, once somebody goes by them.
-    roots: Option<RootCertStore>,
+    configs: HashMap<OutgoingTls, Arc<ClientConfig>>,
     /// Probes that may be under way at once: each takes a descriptor.
     room: Arc<Semaphore>,
 }
@@ -76,7 +75,7 @@ struct Listeners {
 impl Watch {
     /// Nothing yet; at most `room` probes at once.
     pub(crate) fn new(room: usize) -> Watch {
-        Watch { watched: HashMap::new(), configs: HashMap::new(), roots: None, room: Arc::new(Semaphore::new(room)) }
+        Watch { watched: HashMap::new(), configs: HashMap::new(), room: Arc::new(Semaphore::new(room)) }
     }
 
     /// Probes what the pools have now, and nothing else. Endpoints that are probed already go on as they are.
@@ -104,7 +103,7 @@ impl Watch {
             }
         }
         let watched = &self.watched;
-        let wanted: HashSet<ProbeTls> = watched.keys().filter_map(|key| key.tls().map(nameless)).collect();
+        let wanted: HashSet<OutgoingTls> = watched.keys().filter_map(|key| key.tls().map(nameless)).collect();
         self.configs.retain(|tls, _| wanted.contains(tls));
     }
 
@@ -125,7 +124,7 @@ impl Watch {
         let settings = nameless(tls);
         let config = match self.configs.get(&settings) {
             Some(config) => Arc::clone(config),
-            None => match tls::config(tls, || self.roots.get_or_insert_with(tls::system_roots).clone()) {
+            None => match client_config(tls) {
                 Ok(config) => Arc::clone(self.configs.entry(settings).or_insert(config)),
                 Err(error) => return Some(Err(Observation::Refused(format!("TLS cannot be set up: {error}").into()))),
             },
@@ -135,8 +134,8 @@ impl Watch {
 }
 
 /// What makes a difference to how a handshake is made, whatever the name.
-fn nameless(tls: &ProbeTls) -> ProbeTls {
-    ProbeTls { name: None, ..tls.clone() }
+fn nameless(tls: &OutgoingTls) -> OutgoingTls {
+    OutgoingTls { name: None, ..tls.clone() }
 }
 
 /// The ways in which an endpoint of `pool`, which sessions reach at `target`, is asked.
@@ -191,7 +190,7 @@ fn called(dialogue: &Dialogue, health: &Health, target: &Target) -> (Arc<str>, A
 }
 
 impl Key {
-    fn tls(&self) -> Option<&ProbeTls> {
+    fn tls(&self) -> Option<&OutgoingTls> {
         match &self.ask {
             Ask::Endpoint { dialogue, .. } => dialogue.tls.as_ref(),
             Ask::Agent(_) => None,

@@ -292,6 +292,7 @@ mod tests {
             client: None,
             hello: None,
             handshake: None,
+            endpoint_handshake: None,
             route: None,
             pool: None,
             endpoint: None,

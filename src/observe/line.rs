@@ -14,9 +14,10 @@
 //! | tls_resumed | `true` if a session of before was resumed, else `false` | *the key is left out* |
 //! | tls_client_subject | of the client's certificate, as RFC 4514 writes it | *the keys of those without one are left out* |
 //! | tls_client_names | its alternative names, such as `DNS:a.example`, `URI:spiffe://...`, `IP:192.0.2.1` | *the key is left out* |
-//! | tls_error | why there was no handshake, in words | *the key is left out* |
+//! | tls_error | why there was no handshake, or how TLS was broken after it, in words | *the key is left out* |
 //! | handshake_ms | milliseconds of the handshake, three decimals | *the key is left out* |
 //! | route, pool, endpoint | names | the connection did not get that far |
+//! | endpoint_tls_version, endpoint_tls_suite, endpoint_tls_group, endpoint_tls_resumed, endpoint_tls_error, endpoint_handshake_ms | the same of the last handshake with an endpoint | *the keys are left out* |
 //! | outcome, by | how it ended and who ended it | |
 //! | connect_ms | milliseconds to reach the endpoint, three decimals | none was reached |
 //! | total_ms | milliseconds from accept to the end, three decimals | |
@@ -72,11 +73,14 @@ fn write_fields(record: &Record, fields: &mut Fields<'_>) {
         fields.bare("ech", Some(true));
     }
     if let Some(handshake) = &record.handshake {
-        write_handshake(handshake, fields);
+        write_handshake(handshake, &CLIENT, fields);
     }
     fields.word("route", record.route.as_deref());
     fields.word("pool", record.pool.as_deref());
     fields.word("endpoint", record.endpoint.as_deref());
+    if let Some(handshake) = &record.endpoint_handshake {
+        write_handshake(handshake, &ENDPOINT, fields);
+    }
     fields.word("outcome", Some(record.outcome.word()));
     fields.word("by", Some(record.by.word()));
     fields.bare("connect_ms", record.connect.map(Milliseconds));
@@ -85,21 +89,35 @@ fn write_fields(record: &Record, fields: &mut Fields<'_>) {
     fields.bare("bytes_down", Some(record.bytes_down));
 }
 
-fn write_handshake(handshake: &Handshake, fields: &mut Fields<'_>) {
-    match &handshake.error {
-        Some(error) => fields.word("tls_error", Some(error)),
-        None => {
-            fields.word("tls_version", handshake.version);
-            fields.word("tls_suite", handshake.suite);
-            fields.word("tls_group", handshake.group);
-            fields.bare("tls_resumed", Some(handshake.resumed));
-            if let Some(Presented { subject, names }) = &handshake.client {
-                fields.word("tls_client_subject", Some(subject));
-                fields.list("tls_client_names", Some(told(names, |name| Cow::Borrowed(&**name))));
-            }
-        }
+/// The keys of a handshake: version, suite, group, resumed, error, milliseconds.
+type HandshakeKeys = [&'static str; 6];
+
+const CLIENT: HandshakeKeys = ["tls_version", "tls_suite", "tls_group", "tls_resumed", "tls_error", "handshake_ms"];
+const ENDPOINT: HandshakeKeys = [
+    "endpoint_tls_version",
+    "endpoint_tls_suite",
+    "endpoint_tls_group",
+    "endpoint_tls_resumed",
+    "endpoint_tls_error",
+    "endpoint_handshake_ms",
+];
+
+fn write_handshake(handshake: &Handshake, keys: &HandshakeKeys, fields: &mut Fields<'_>) {
+    let [version, suite, group, resumed, error, took] = keys;
+    if handshake.version.is_some() {
+        fields.word(version, handshake.version);
+        fields.word(suite, handshake.suite);
+        fields.word(group, handshake.group);
+        fields.bare(resumed, Some(handshake.resumed));
     }
-    fields.bare("handshake_ms", Some(Milliseconds(handshake.took)));
+    if let Some(Presented { subject, names }) = &handshake.client {
+        fields.word("tls_client_subject", Some(subject));
+        fields.list("tls_client_names", Some(told(names, |name| Cow::Borrowed(&**name))));
+    }
+    if let Some(why) = &handshake.error {
+        fields.word(error, Some(why));
+    }
+    fields.bare(took, Some(Milliseconds(handshake.took)));
 }
 
 /// A line that is being written. Writing to a `Vec` cannot fail, hence the results that are not looked at.

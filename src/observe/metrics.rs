@@ -17,6 +17,9 @@
 //! | `pointsman_route_handshake_failures_total` | counter | route, cause | Handshakes that failed, by why. |
 //! | `pointsman_crl_expiry_timestamp_seconds` | gauge | route, file | When the first list of revoked certificates in this file ends, in Unix time; NaN: never. |
 //! | `pointsman_pool_connect_seconds` | histogram | pool | From the first attempt to connect to the established connection. |
+//! | `pointsman_pool_handshake_seconds` | histogram | pool | How long handshakes with endpoints took, with or without success, where TLS begins here. |
+//! | `pointsman_pool_handshakes_total` | counter | pool, version, suite, group, resumed | Handshakes with endpoints that succeeded, by what was agreed on. |
+//! | `pointsman_pool_handshake_failures_total` | counter | pool, cause | Handshakes with endpoints that failed, by why. |
 //! | `pointsman_pool_discovery_failures_total` | counter | pool | Look-ups of names of endpoints, and readings of files of them, that failed. |
 //! | `pointsman_pool_held_sessions` | gauge | pool | Clients that wait because no endpoint can be chosen. |
 //! | `pointsman_pool_queued_sessions` | gauge | pool | Clients that wait because every endpoint that can be chosen is full. |
@@ -105,6 +108,8 @@ pub struct PoolMetrics {
     pub wait: Histogram,
     /// 1 while it is as if all endpoints were fit.
     pub panic: Gauge,
+    /// Seconds that handshakes with endpoints took, with or without success.
+    pub handshake: Histogram,
 }
 
 /// What one endpoint counts.
@@ -242,10 +247,24 @@ impl Metrics {
     /// The counter of handshakes of the route `name` that came to this. Looked up each time: what may be agreed on is too much
     /// to keep handles for, and a handshake takes a hundred times as long.
     pub fn handshakes(&self, name: &str, agreed: &Handshake) -> Counter {
-        let of = self.with("route", name);
+        self.agreed(("route", name), &HANDSHAKES, agreed)
+    }
+
+    /// The same of handshakes with endpoints of the pool `name`.
+    pub fn pool_handshakes(&self, name: &str, agreed: &Handshake) -> Counter {
+        self.agreed(("pool", name), &POOL_HANDSHAKES, agreed)
+    }
+
+    /// The counter of handshakes with endpoints of the pool `name` that failed for this cause.
+    pub fn pool_handshake_failures(&self, name: &str, cause: &'static str) -> Counter {
+        self.with("pool", name).and("cause", cause).counter(&POOL_HANDSHAKE_FAILURES)
+    }
+
+    fn agreed(&self, (what, name): (&'static str, &str), family: &Family, agreed: &Handshake) -> Counter {
+        let of = self.with(what, name);
         let of = of.and("version", agreed.version.unwrap_or("")).and("suite", agreed.suite.unwrap_or(""));
         let resumed = if agreed.resumed { "true" } else { "false" };
-        of.and("group", agreed.group.unwrap_or("")).and("resumed", resumed).counter(&HANDSHAKES)
+        of.and("group", agreed.group.unwrap_or("")).and("resumed", resumed).counter(family)
     }
 
     /// The counter of handshakes of the route `name` that failed for this cause.
@@ -268,6 +287,7 @@ impl Metrics {
             queued: of.gauge(&QUEUED),
             wait: of.histogram(&WAIT),
             panic: of.gauge(&PANIC),
+            handshake: of.histogram(&POOL_HANDSHAKE),
         }
     }
 

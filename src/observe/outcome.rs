@@ -43,6 +43,8 @@ pub enum Outcome {
     NoEndpoint,
     /// No endpoint that was tried could be reached.
     ConnectFailed,
+    /// No endpoint that was tried could be agreed with on a handshake.
+    EndpointTlsFailed,
     /// No endpoint that was tried answered within `timeouts.connect`.
     ConnectTimeout,
     /// No endpoint became free within `queue`.
@@ -90,7 +92,7 @@ pub enum Side {
 
 impl Outcome {
     /// Every outcome, in the order of the documentation.
-    pub const ALL: [Outcome; 34] = [
+    pub const ALL: [Outcome; 35] = [
         Outcome::Ok,
         Outcome::ClientReset,
         Outcome::EndpointReset,
@@ -110,6 +112,7 @@ impl Outcome {
         Outcome::Full,
         Outcome::NoEndpoint,
         Outcome::ConnectFailed,
+        Outcome::EndpointTlsFailed,
         Outcome::ConnectTimeout,
         Outcome::QueueTimeout,
         Outcome::QueueFull,
@@ -149,6 +152,7 @@ impl Outcome {
             Outcome::Full => "full",
             Outcome::NoEndpoint => "no_endpoint",
             Outcome::ConnectFailed => "connect_failed",
+            Outcome::EndpointTlsFailed => "endpoint_tls_failed",
             Outcome::ConnectTimeout => "connect_timeout",
             Outcome::QueueTimeout => "queue_timeout",
             Outcome::QueueFull => "queue_full",
@@ -179,6 +183,7 @@ impl Outcome {
             | Outcome::QueueTimeout
             | Outcome::QueueFull
             | Outcome::ConnectFailed
+            | Outcome::EndpointTlsFailed
             | Outcome::ConnectTimeout
             | Outcome::Shutdown
             | Outcome::Internal => Some(Alert::InternalError),

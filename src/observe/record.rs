@@ -23,6 +23,8 @@ pub struct Record {
     pub hello: Option<Said>,
     /// How the handshake went; `None` where TLS does not end here, or the connection did not get that far.
     pub handshake: Option<Box<Handshake>>,
+    /// How the last handshake with an endpoint went; `None` where TLS does not begin here, or none was reached.
+    pub endpoint_handshake: Option<Box<Handshake>>,
     /// Name of the route, once one was found.
     pub route: Option<Arc<str>>,
     /// Name of the route's pool.
@@ -94,6 +96,7 @@ impl Record {
             client,
             hello: None,
             handshake: None,
+            endpoint_handshake: None,
             route: None,
             pool: None,
             endpoint: None,

@@ -16,6 +16,7 @@ use crate::balance::Load;
 use crate::health::outlier::Outlier;
 use crate::health::{Finding, Health, Standing};
 use crate::observe::metrics::EndpointMetrics;
+use crate::tls::outgoing::EndpointTls;
 
 /// Where an endpoint is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +35,8 @@ pub(crate) struct Endpoint {
     pub(crate) commons: Arc<Commons>,
     pub(crate) target: Target,
     pub(crate) metrics: EndpointMetrics,
+    /// `None` where it is spoken to as clients speak.
+    pub(crate) tls: Option<EndpointTls>,
     /// `None` where it is not probed.
     pub(crate) health: Option<Health>,
     /// `None` where that is off.
@@ -105,6 +108,7 @@ impl Endpoint {
             commons: Arc::clone(commons),
             target,
             metrics,
+            tls: None,
             health: None,
             outlier: None,
             operator: Arc::default(),
@@ -271,6 +275,7 @@ impl Endpoint {
         self.priority.store(member.priority, Ordering::Relaxed);
         self.gone.store(false, Ordering::Relaxed);
         self.health.iter().for_each(|health| health.set_host(member.host.clone()));
+        self.tls.iter().for_each(|tls| tls.set_host(member.host.as_deref(), &self.target));
     }
 
     /// The pool no longer has it.
@@ -299,7 +304,7 @@ impl Endpoint {
         self.share.store(share, Ordering::Relaxed);
     }
 
-    /// Counts an attempt that failed with the system's error `code`, or [`NO_ANSWER`]. Never logs: sessions call it.
+    /// Counts an attempt that failed with the system's error `code`, [`NO_ANSWER`] or [`NO_HANDSHAKE`]. Never logs: sessions call it.
     pub(crate) fn failed(&self, code: i32) {
         self.metrics.connect_failures.increment(1);
         self.trouble.last.store(code, Ordering::Relaxed);
@@ -336,6 +341,7 @@ impl Endpoint {
             *told = (failures, Some(Instant::now()));
             let reason = match self.trouble.last.load(Ordering::Relaxed) {
                 NO_ANSWER => "it ended the connection without an answer".to_owned(),
+                NO_HANDSHAKE => "no TLS handshake with it succeeds; the access log says why".to_owned(),
                 code => io::Error::from_raw_os_error(code).to_string(),
             };
             tracing::warn!(pool = self.pool(), endpoint = &*self.name, failures = new, "cannot be used: {reason}");
@@ -345,6 +351,8 @@ impl Endpoint {
 
 /// For [`Endpoint::failed`]: the endpoint took a connection and ended it without an answer.
 pub(crate) const NO_ANSWER: i32 = -1;
+/// For [`Endpoint::failed`]: there was no handshake with the endpoint.
+pub(crate) const NO_HANDSHAKE: i32 = -2;
 /// The least time between two messages about the same endpoint.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -379,7 +387,7 @@ impl Lease {
         &self.endpoint
     }
 
-    /// The endpoint could not be used, by an error of the system or [`NO_ANSWER`].
+    /// The endpoint could not be used, by an error of the system, [`NO_ANSWER`] or [`NO_HANDSHAKE`].
     pub(crate) fn failed(&mut self, code: i32) {
         self.endpoint.failed(code);
         self.failed = true;

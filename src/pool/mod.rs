@@ -35,6 +35,7 @@ use crate::health::outlier::Outlier;
 use crate::health::{Health, Standing};
 use crate::observe::metrics::{Metrics, PoolMetrics};
 use crate::table::{Limits, seconds};
+use crate::tls::outgoing::EndpointTls;
 
 /// The shortest time between two orders of a pool that are made for nothing but other shares.
 const BETWEEN_ORDERS: Duration = Duration::from_millis(200);
@@ -54,6 +55,8 @@ pub(crate) struct Pool {
     /// Sessions at once of an endpoint that has no limit of its own.
     most: Option<u32>,
     source: Vec<IpAddr>,
+    /// TLS with its endpoints; `None`: they are spoken to as clients speak.
+    pub(crate) tls: Option<model::PoolTls>,
     tiers: ArcSwap<Tiers>,
     /// Choices made so far.
     position: AtomicUsize,
@@ -122,6 +125,7 @@ impl Pool {
             slow_start: pool.slow_start,
             most: pool.max_connections_per_endpoint,
             source: pool.source.clone(),
+            tls: pool.tls.clone(),
             tiers: ArcSwap::from_pointee(Tiers::none(pool.fails_back, pool.panic_percent)),
             position: AtomicUsize::new(0),
             gathers: AtomicBool::new(true),
@@ -213,6 +217,8 @@ impl Pool {
             .collect();
         let mut endpoint = Endpoint::new(&self.commons, &member.name, member.target.clone(), metrics);
         endpoint.health = health.map(|(settings, metrics)| Health::new(settings, member.host.clone(), metrics));
+        let tls = self.tls.as_ref();
+        endpoint.tls = tls.map(|tls| EndpointTls::new(&tls.outgoing, member.host.as_deref(), &member.target));
         endpoint.outlier = self.outliers.map(Outlier::new);
         endpoint.operator = operator;
         (Arc::new(endpoint), gauges)

@@ -9,6 +9,7 @@ pub(super) fn described(balance: model::Balance) -> model::Pool {
         balance,
         endpoints: Vec::new(),
         endpoints_file: None,
+        tls: None,
         source: vec!["10.0.0.9".parse().unwrap(), "::9".parse().unwrap()],
         refresh: Duration::from_secs(30),
         timeouts: model::PoolTimeouts {

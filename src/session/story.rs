@@ -31,6 +31,7 @@ pub(super) struct Story {
     connect: Option<Duration>,
     entry: Registered,
     handshake: Option<Box<Handshake>>,
+    endpoint_handshake: Option<Box<Handshake>>,
     /// TLS ends here: nothing more is said to the client in clear.
     sealed: bool,
     told: bool,
@@ -47,6 +48,7 @@ impl Story {
             connect: None,
             entry: worker.table.add(entry),
             handshake: None,
+            endpoint_handshake: None,
             sealed: false,
             told: false,
             worker: Rc::clone(worker),
@@ -138,11 +140,20 @@ impl Story {
         made.map_err(|refused| refused.failure)
     }
 
-    /// An endpoint was tried, with or without success.
-    pub(super) fn tried(&mut self, endpoint: Option<&Arc<Endpoint>>) {
+    /// An endpoint was tried, with or without success, and so was a handshake with it where there was to be one.
+    pub(super) fn tried(&mut self, endpoint: Option<&Arc<Endpoint>>, handshake: Option<Box<Handshake>>) {
+        if handshake.is_some() {
+            self.endpoint_handshake = handshake;
+        }
         if let Some(endpoint) = endpoint {
             self.entry.set_endpoint(endpoint);
         }
+    }
+
+    /// A side has broken the rules of TLS after the handshake.
+    pub(super) fn broken(&mut self, side: Side, why: &rustls::Error) {
+        let handshake = if side == Side::Client { &mut self.handshake } else { &mut self.endpoint_handshake };
+        handshake.iter_mut().for_each(|handshake| handshake.error = Some(words::words(why).into()));
     }
 
     /// A connection to an endpoint of `pool` stands, `took` after the first attempt: its limits hold from here.
@@ -171,6 +182,7 @@ impl Story {
             client,
             hello: self.hello.take(),
             handshake: self.handshake.take(),
+            endpoint_handshake: self.endpoint_handshake.take(),
             route: route.cloned(),
             pool: pool.cloned(),
             endpoint: self.entry.endpoint_name(),

@@ -13,9 +13,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::shared::{Order, Shared};
 use crate::admin;
 use crate::health::watch::Watch;
+use crate::live::Live;
 use crate::pool::Pool;
 use crate::pool::discovery::{self, Dns, Sources};
 use crate::sys;
+use crate::tls::certificates::RESTS;
 use crate::tls::expiry;
 
 /// Between two rounds of bringing gauges up to date.
@@ -119,8 +121,8 @@ async fn control(
         };
         tokio::spawn(discovery::keep(Arc::clone(pool), sources, Arc::clone(&dns), Arc::clone(&shared.metrics), told));
     }
-    if shared.live.load().routes.iter().any(|route| route.tls.is_some()) {
-        tokio::spawn(watch_certificates(Arc::clone(&shared)));
+    if has_files(&shared.live.load()) {
+        tokio::spawn(watch_files(Arc::clone(&shared)));
     }
     let pages = admin.pages.map(|listener| admin::http::serve(listener, Arc::clone(&shared.pages), stop.clone()));
     let commands = admin.socket.map(|listener| admin::socket::serve(listener, Arc::clone(&shared), stop.clone()));
@@ -161,34 +163,46 @@ async fn control(
     }
 }
 
-/// Looks at the certificates of all routes again and again, on a thread that may block.
-async fn watch_certificates(shared: Arc<Shared>) {
+/// Whether there is TLS of ours anywhere.
+fn has_files(live: &Live) -> bool {
+    live.routes.iter().any(|route| route.tls.is_some()) || live.pools.iter().any(|pool| pool.tls.is_some())
+}
+
+/// Looks at the files of certificates and keys again and again, on a thread that may block.
+async fn watch_files(shared: Arc<Shared>) {
     loop {
         let shared = Arc::clone(&shared);
-        let look = tokio::task::spawn_blocking(move || {
-            let mut file = shared.key_file.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(file) = &mut *file
-                && let Err(flaw) = file.look(&shared.secrets)
-            {
-                tracing::warn!("tls.ticket_keys: {:?} {flaw}; what was there before stays in use", file.path());
-            }
-            for route in &shared.live.load().routes {
-                let Some(tls) = &route.tls else { continue };
-                let now = SystemTime::now();
-                for problem in tls.look(now) {
-                    tracing::warn!(route = &*route.name, "{problem}; what was there before stays in use");
-                }
-                let ending = tls.clients().map(|clients| clients.ending(Duration::ZERO, now)).unwrap_or_default();
-                for (file, end) in ending {
-                    tracing::warn!(route = &*route.name, "{file:?}: {}", expiry::list_expired(end));
-                }
-                tls.publish(&shared.metrics);
-            }
-        });
-        if let Err(error) = look.await {
+        if let Err(error) = tokio::task::spawn_blocking(move || look_at_files(&shared)).await {
             tracing::error!("looking at certificates panicked: {error}");
         }
         tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}
+
+fn look_at_files(shared: &Shared) {
+    let mut file = shared.key_file.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(file) = &mut *file
+        && let Err(flaw) = file.look(&shared.secrets)
+    {
+        tracing::warn!("tls.ticket_keys: {:?} {flaw}; what was there before stays in use", file.path());
+    }
+    let (live, now) = (shared.live.load(), SystemTime::now());
+    for pool in &live.pools {
+        let problem = pool.tls.as_ref().and_then(|tls| tls.outgoing.look(now, RESTS));
+        if let Some(problem) = problem {
+            tracing::warn!(pool = &*pool.name, "{problem}; what was there before stays in use");
+        }
+    }
+    for route in &live.routes {
+        let Some(tls) = &route.tls else { continue };
+        for problem in tls.look(now) {
+            tracing::warn!(route = &*route.name, "{problem}; what was there before stays in use");
+        }
+        let ending = tls.clients().map(|clients| clients.ending(Duration::ZERO, now)).unwrap_or_default();
+        for (file, end) in ending {
+            tracing::warn!(route = &*route.name, "{file:?}: {}", expiry::list_expired(end));
+        }
+        tls.publish(&shared.metrics);
     }
 }
 

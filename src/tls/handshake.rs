@@ -1,4 +1,4 @@
-//! The handshake with a client whose hello has been read already.
+//! Handshakes: with a client whose hello has been read already, and with an endpoint.
 
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -8,6 +8,7 @@ use rustix::net::SendFlags;
 use rustls::{CertificateError, ServerConfig};
 use tokio::time::timeout_at;
 
+use super::outgoing::EndpointTls;
 use super::presented;
 use super::sealed::Sealed;
 use crate::detect::Opening;
@@ -16,9 +17,9 @@ use crate::observe::outcome::{Outcome, Side};
 use crate::session::Failure;
 use crate::stream::Stream;
 
-/// A connection that is ready.
+/// A connection with a client that is ready.
 pub(crate) struct Accepted {
-    pub(crate) sealed: Sealed,
+    pub(crate) sealed: Box<Sealed>,
     /// What came right behind the handshake.
     pub(crate) plain: Vec<u8>,
     /// Kept for its share of the memory, until an endpoint is there.
@@ -42,8 +43,8 @@ pub(crate) async fn accept(
     tools: &Tools,
     deadline: Instant,
 ) -> Result<Box<Accepted>, Refused> {
-    let mut sealed = match Sealed::new(config) {
-        Ok(sealed) => sealed,
+    let mut sealed = match Sealed::with_client(config) {
+        Ok(sealed) => Box::new(sealed),
         Err(why) => return Err(Refused { failure: Failure::new(Outcome::Internal, Side::Us), why: Some(why) }),
     };
     let (mut incoming, mut plain) = (std::mem::take(&mut opening.bytes), Vec::new());
@@ -75,10 +76,71 @@ pub(crate) async fn accept(
     }
 }
 
-/// Tells a client that nothing more will come, as far as its socket takes the words at once.
-pub(crate) fn part(sealed: &mut Sealed, client: &Stream) {
+/// A connection with an endpoint that is ready.
+pub(crate) struct Joined {
+    pub(crate) sealed: Box<Sealed>,
+    /// What came right behind the handshake.
+    pub(crate) plain: Vec<u8>,
+}
+
+/// Why there was no handshake with an endpoint.
+pub(crate) enum Unjoined {
+    /// One side broke the rules, or nothing was agreed on.
+    Refused(rustls::Error),
+    /// The endpoint ended the connection.
+    Gone,
+}
+
+/// Makes a handshake with an endpoint. It is offered `protocols`, of which it has to take one unless HTTP/1.1 is among them,
+/// which needs no saying (RFC 9112, section 9.1).
+///
+/// # Errors
+/// Why there is no connection.
+pub(crate) async fn join(
+    endpoint: &Stream,
+    tls: &EndpointTls,
+    protocols: Vec<Vec<u8>>,
+    tools: &Tools,
+) -> Result<Joined, Unjoined> {
+    let unset = || Unjoined::Refused(rustls::Error::General("TLS to endpoints cannot be set up".into()));
+    let (config, name) = tls.settings().ok_or_else(unset)?;
+    let needs_one = !protocols.is_empty() && !protocols.iter().any(|protocol| protocol == b"http/1.1");
+    let sealed = Sealed::with_endpoint(config, name, protocols).map_err(Unjoined::Refused)?;
+    let mut joined = greet(endpoint, sealed, tools).await?;
+    if needs_one && joined.sealed.protocol().is_none() {
+        part(&mut joined.sealed, endpoint);
+        return Err(Unjoined::Refused(rustls::Error::NoApplicationProtocol));
+    }
+    Ok(joined)
+}
+
+/// Makes a handshake that begins on our side.
+///
+/// # Errors
+/// Why it did not succeed.
+pub(crate) async fn greet(endpoint: &Stream, sealed: Sealed, tools: &Tools) -> Result<Joined, Unjoined> {
+    let mut sealed = Box::new(sealed);
+    let (mut incoming, mut plain) = (Vec::new(), Vec::new());
+    loop {
+        let opened = sealed.open(&mut incoming, |bytes| plain.extend_from_slice(bytes));
+        // Nobody else waits for more than one step of a handshake.
+        tokio::task::yield_now().await;
+        let flushed = flush(endpoint, &mut sealed).await;
+        opened.map_err(Unjoined::Refused)?;
+        flushed.map_err(|()| Unjoined::Gone)?;
+        if !sealed.is_handshaking() {
+            return Ok(Joined { sealed, plain });
+        }
+        if !receive(endpoint, &sealed, &mut incoming, tools).await {
+            return Err(Unjoined::Gone);
+        }
+    }
+}
+
+/// Tells the other side that nothing more will come, as far as its socket takes the words at once.
+pub(crate) fn part(sealed: &mut Sealed, to: &Stream) {
     sealed.close();
-    let _ = rustix::net::send(client, sealed.outgoing(), SendFlags::NOSIGNAL);
+    let _ = rustix::net::send(to, sealed.outgoing(), SendFlags::NOSIGNAL);
 }
 
 /// A session is not resumed when the certificate has ended that it began with, which is not verified again.
@@ -95,21 +157,21 @@ fn refused(outcome: Outcome, why: Option<rustls::Error>) -> Refused {
 }
 
 /// Sends all that is to be sent.
-async fn flush(client: &Stream, sealed: &mut Sealed) -> Result<(), ()> {
+async fn flush(to: &Stream, sealed: &mut Sealed) -> Result<(), ()> {
     while !sealed.outgoing().is_empty() {
-        let sent = std::future::poll_fn(|cx| client.poll_send(cx, sealed.outgoing())).await.map_err(|_| ())?;
+        let sent = std::future::poll_fn(|cx| to.poll_send(cx, sealed.outgoing())).await.map_err(|_| ())?;
         sealed.sent(sent);
     }
     Ok(())
 }
 
 /// Receives what comes next, behind what could not be opened yet. False at the end, however it comes.
-async fn receive(client: &Stream, sealed: &Sealed, incoming: &mut Vec<u8>, tools: &Tools) -> bool {
+async fn receive(from: &Stream, sealed: &Sealed, incoming: &mut Vec<u8>, tools: &Tools) -> bool {
     std::future::poll_fn(|cx| {
         let mut scratch = tools.scratch.borrow_mut();
         let before = sealed.put_unopened(&mut scratch);
         let room = scratch.get_mut(before..).unwrap_or_default();
-        let received = ready!(client.poll_recv(cx, room)).unwrap_or(0);
+        let received = ready!(from.poll_recv(cx, room)).unwrap_or(0);
         incoming.clear();
         incoming.extend_from_slice(scratch.get(..before + received).unwrap_or_default());
         Poll::Ready(received > 0)

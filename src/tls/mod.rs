@@ -5,7 +5,7 @@
 //! [`server`] puts both together for rustls. [`sealed`] is a connection without its socket. Of all this only [`handshake`]
 //! knows of sockets, and the time comes in as an argument; what is inside is forwarded by `forward/terminated.rs`.
 
-mod authorities;
+pub(crate) mod authorities;
 pub(crate) mod certificates;
 pub(crate) mod clients;
 mod der;
@@ -15,6 +15,7 @@ pub(crate) mod handshake;
 mod index;
 mod key;
 pub(crate) mod key_file;
+pub(crate) mod outgoing;
 pub(crate) mod pair;
 pub(crate) mod presented;
 pub(crate) mod problem;
@@ -27,5 +28,6 @@ pub(crate) mod termination;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tickets;
+mod verifier;
 mod watch;
 pub(crate) mod words;

@@ -80,6 +80,17 @@ impl Backend {
     }
 }
 
+/// A client's session in TLS.
+pub type Session = StreamOwned<ClientConnection, TcpStream>;
+
+/// Connects to `to` and asks for `name`.
+pub fn connect(to: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> Session {
+    let connection = ClientConnection::new(Arc::clone(config), name.to_owned().try_into().unwrap()).unwrap();
+    let stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    StreamOwned::new(connection, stream)
+}
+
 /// What every client sends.
 pub const REQUEST: &str = "GET / HTTP/1.0\r\n\r\n";
 

@@ -9,6 +9,7 @@ pub(super) mod discovery;
 mod health;
 mod listeners;
 mod node;
+mod outgoing;
 mod pools;
 mod reach;
 mod routes;

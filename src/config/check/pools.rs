@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::{Node, Table};
-use super::{Check, balance, discovery, health, keys, listeners, named, routes, sessions, settings, useless};
+use super::{Check, balance, discovery, health, keys, listeners, named, outgoing, routes, sessions, settings, useless};
 use crate::config::address;
 use crate::config::model::{
     Address, BACKUP, Balance, Bind, Endpoint, Health, MAX_PRIORITY, MAX_WEIGHT, NoEndpoint, Pool, Timeouts,
@@ -73,8 +73,11 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
     let fails_back = table.get("failback").and_then(|node| node.choice(&fails_back, check.report));
     let slow_start = table.get("slow_start").map(|node| slow_start(&node, balance, check));
     let panics = table.get("panic_percent").and_then(|node| node.number_unless("off", 1..=100, check.report));
-    let health = table.get("health").map(|node| health::read(&node, known.then_some(&endpoints), &endpoints, check));
-    let verified = health.as_ref().is_some_and(Health::verifies_names_of_endpoints);
+    let tls = table.get("tls").map(|node| outgoing::pool(&node, &endpoints, check));
+    let health = table.get("health");
+    let health = health.map(|node| health::read(&node, tls.as_ref(), known.then_some(&endpoints), &endpoints, check));
+    let verified = health.as_ref().is_some_and(Health::verifies_names_of_endpoints)
+        || tls.as_ref().is_some_and(|tls| tls.outgoing.written().verifies_names_of_endpoints());
     let file = file.and_then(|node| discovery::file(&node, &mut names, verified, check));
     let own = table.get("timeouts").map(|node| node.table(keys::POOL_TIMEOUTS, check.report));
     let model = Pool {
@@ -85,6 +88,7 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
         source: source.unwrap_or_default(),
         refresh: refresh.unwrap_or(DEFAULT_REFRESH),
         timeouts: settings::pool_timeouts(own.as_ref(), &timeouts.pool, check),
+        tls,
         health: health.map(Arc::new),
         outliers: health::outliers(table.get("outliers").as_ref(), check),
         fails_back: fails_back.unwrap_or(true),

@@ -93,6 +93,7 @@ pub(super) fn read(
             unreceived(&table, &listeners[listener], &from, check);
             if let Some(pool) = pool {
                 nameless(&table, &listeners[listener], &pools[pool], check);
+                twice(&table, &listeners[listener], &pools[pool], check);
             }
         }
         routes.push(Read {
@@ -234,6 +235,19 @@ fn nameless(route: &Table<'_>, listener: &listeners::Read, pool: &pools::Read, c
         let message =
             format!("the pool {pool_name} goes by names (hash_key), but the listener {listener} is tcp and reads none");
         check.report.add(route.at, route.path(), message).also(pool.at);
+    }
+}
+
+/// Reports a pool that would put the TLS of its clients, which passes through, into TLS of ours.
+fn twice(route: &Table<'_>, listener: &listeners::Read, pool: &pools::Read, check: &mut Check<'_>) {
+    let passes = listener.protocol_known && listener.model.protocol == Protocol::Tls && route.get("tls").is_none();
+    if passes && pool.model.tls.is_some() {
+        let message = format!(
+            "TLS of clients passes through here, but the pool {} would put it into TLS once more",
+            quote(&pool.model.name)
+        );
+        let found = check.report.add(route.at, route.path(), message).also(pool.at);
+        found.expected(format!("[{}.tls], or a pool without tls", route.path()));
     }
 }
 

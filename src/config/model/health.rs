@@ -4,7 +4,6 @@
 //! answer (how many it takes, which HTTP status is good, when a certificate is told of) is each pool's own.
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -12,7 +11,8 @@ use std::time::Duration;
 
 use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
-use rustls::pki_types::CertificateDer;
+
+use super::OutgoingTls;
 
 /// `[pool.NAME.health]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Health {
     /// Whether certificates are verified by the names of endpoints, which therefore have to have some.
     pub(crate) fn verifies_names_of_endpoints(&self) -> bool {
         let tls = self.dialogue.as_ref().and_then(|dialogue| dialogue.tls.as_ref());
-        tls.is_some_and(ProbeTls::verifies_names_of_endpoints)
+        tls.is_some_and(OutgoingTls::verifies_names_of_endpoints)
     }
 }
 
@@ -64,7 +64,7 @@ pub struct Dialogue {
     /// What it is asked.
     pub probe: Probe,
     /// The TLS that the probe runs in; `None`: in clear.
-    pub tls: Option<ProbeTls>,
+    pub tls: Option<OutgoingTls>,
 }
 
 /// What an endpoint is asked.
@@ -111,49 +111,6 @@ pub enum Step {
     Expect(Vec<u8>),
 }
 
-/// `[pool.NAME.health.tls]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProbeTls {
-    /// The name that is sent and verified; `None`: the host name that is written, else the address that is probed.
-    pub name: Option<String>,
-    /// Protocols that are offered, of which one has to be taken; empty: none are offered.
-    pub alpn: Vec<Box<[u8]>>,
-    /// Whose certificates are trusted.
-    pub trust: Trust,
-    /// Who we are, if we are asked.
-    pub identity: Option<Identity>,
-}
-
-impl ProbeTls {
-    /// As [`Health::verifies_names_of_endpoints`].
-    pub(crate) fn verifies_names_of_endpoints(&self) -> bool {
-        self.name.is_none() && self.trust != Trust::Anybody
-    }
-}
-
-/// Whose certificates are trusted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// Everybody's: nothing is verified.
-    Anybody,
-    /// Those that lead to one of these roots.
-    Roots {
-        /// Whether the system's roots are among them.
-        system: bool,
-        /// Certificates from files.
-        files: Vec<CertificateDer<'static>>,
-    },
-}
-
-/// A client certificate that was found to fit its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The certificate, then what leads to its root.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// The private key in DER.
-    pub key: Secret,
-}
-
 /// `[pool.NAME.health.agent]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agent {
@@ -168,15 +125,6 @@ pub struct Agent {
 /// Bytes that nobody is to see in a log.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Secret(pub Box<[u8]>);
-
-impl Hash for ProbeTls {
-    /// Leaves certificates to the comparison: there may be hundreds of them, and everybody has the same.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
-        self.alpn.hash(state);
-        self.identity.is_some().hash(state);
-    }
-}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,11 +1,16 @@
-//! `[route.NAME.tls]`: how TLS ends here.
+//! `[route.NAME.tls]`: how TLS ends here; `[pool.NAME.tls]`: how it begins.
 
+use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+
+use super::Secret;
 use crate::tls::certificates::Certificates;
 use crate::tls::clients::Clients;
+use crate::tls::outgoing::Outgoing;
 use crate::wire::name::Name;
 
 /// `[route.NAME.tls]`
@@ -51,6 +56,81 @@ pub enum MinVersion {
     Tls12,
     /// `"1.3"`
     Tls13,
+}
+
+/// `[pool.NAME.tls]`
+#[derive(Clone, Debug)]
+pub struct PoolTls {
+    /// Protocols that are offered; `None`: the one that was agreed on with the client, if any was.
+    pub alpn: Option<Vec<Box<[u8]>>>,
+    /// How long a handshake may take once the connection stands.
+    pub handshake: Duration,
+    /// With whom, as found in the files that are watched from there on. Its own protocols do not count.
+    pub(crate) outgoing: Arc<Outgoing>,
+}
+
+/// Compares what was written: files change on their own.
+impl PartialEq for PoolTls {
+    fn eq(&self, other: &PoolTls) -> bool {
+        (&self.alpn, self.handshake) == (&other.alpn, other.handshake)
+            && self.outgoing.written() == other.outgoing.written()
+    }
+}
+
+/// `[pool.NAME.tls]` and `[pool.NAME.health.tls]`: TLS with an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutgoingTls {
+    /// The name that is sent and verified; `None`: the host name that is written, else the address.
+    pub name: Option<String>,
+    /// Protocols that are offered, of which one has to be taken; empty: none are offered.
+    pub alpn: Vec<Box<[u8]>>,
+    /// Whose certificates are trusted.
+    pub trust: Trust,
+    /// Who we are, if we are asked.
+    pub identity: Option<Identity>,
+    /// SHA-256 of public keys (SubjectPublicKeyInfo, RFC 7469, section 2.4) of which the endpoint has to have one; empty: it
+    /// may have any.
+    pub pins: Vec<[u8; 32]>,
+}
+
+impl OutgoingTls {
+    /// Whether certificates are verified by the names of endpoints, which therefore have to have some.
+    pub(crate) fn verifies_names_of_endpoints(&self) -> bool {
+        self.name.is_none() && self.trust != Trust::Anybody
+    }
+}
+
+/// Whose certificates are trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Everybody's: nothing is verified.
+    Anybody,
+    /// Those that lead to one of these roots.
+    Roots {
+        /// Whether the system's roots are among them.
+        system: bool,
+        /// Certificates from files.
+        files: Vec<CertificateDer<'static>>,
+    },
+}
+
+/// A client certificate that was found to fit its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate, then what leads to its root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The private key in DER.
+    pub key: Secret,
+}
+
+impl Hash for OutgoingTls {
+    /// Leaves certificates to the comparison: there may be hundreds of them, and everybody has the same.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+        self.alpn.hash(state);
+        self.pins.hash(state);
+        self.identity.is_some().hash(state);
+    }
 }
 
 /// Compares what was written: the certificates change on their own.

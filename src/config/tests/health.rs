@@ -300,12 +300,12 @@ fn files() {
     ca elsewhere
       main.toml:10: pool.web.health.tls.ca: "good.pem" is not an absolute path; expected "system" or the absolute path of a PEM file
     no such ca
-      main.toml:10: pool.web.health.tls.ca[0]: cannot read "F/none.pem": No such file or directory (os error 2)
+      main.toml:10: pool.web.health.tls.ca[0]: "F/none.pem" cannot be read: No such file or directory (os error 2)
       main.toml:10: pool.web.health.tls.ca[1]: "F/empty.pem" has no certificate in PEM
       main.toml:10: pool.web.health.tls.ca[2]: "F/cut.pem" is not whole PEM
-      main.toml:10: pool.web.health.tls.ca[3]: "F/bad.pem": certificate 1 cannot be used
+      main.toml:10: pool.web.health.tls.ca[3]: "F/bad.pem" has a certificate that cannot be used to verify others: it is number 1
       main.toml:10: pool.web.health.tls.ca[4]: "F/good.key" has no certificate in PEM
-      main.toml:10: pool.web.health.tls.ca[5]: cannot read "F": it is not a regular file
+      main.toml:10: pool.web.health.tls.ca[5]: "F" cannot be read: it is not a regular file
       main.toml:10: pool.web.health.tls.ca[6]: found 5; expected "system" or the absolute path of a PEM file
     certificate alone
       main.toml:10: pool.web.health.tls.key: the certificate has no use without its key; expected the absolute path of a PEM file, or "off"
@@ -314,7 +314,7 @@ fn files() {
     neither
       fine
     key of another
-      main.toml:10: pool.web.health.tls.key: "F/other.key" is not the key of the certificate (see main.toml:10:49)
+      main.toml:10: pool.web.health.tls.key: "F/other.key" is not the key of the certificate "F/good.pem"
     no key
       main.toml:10: pool.web.health.tls.key: "F/good.pem" has no private key in PEM
     encrypted key

@@ -4,6 +4,7 @@
 
 mod clients;
 mod discovery;
+mod endpoint_tls;
 mod files;
 mod health;
 mod listeners;

@@ -50,7 +50,7 @@ fn what_is_off_is_little() {
         - std::fs::read_to_string(conf("reference.toml"))
             .map_or(0, |text| text.lines().filter(|line| !line.strip_prefix('#').is_some_and(is_code)).count());
     // Without the key of a table that has keys of its own.
-    assert_eq!(off, 1 + keys::ROUTE_TLS.len() + keys::ROUTE_TLS_CLIENT.len());
+    assert_eq!(off, 2 + keys::ROUTE_TLS.len() + keys::ROUTE_TLS_CLIENT.len() + keys::POOL_TLS.len());
 }
 
 #[test]
@@ -113,6 +113,7 @@ fn every_key_is_in_the_reference() {
         ("route.tls", keys::ROUTE_TLS),
         ("route.tls.client", keys::ROUTE_TLS_CLIENT),
         ("pool", keys::POOL),
+        ("pool.tls", keys::POOL_TLS),
         ("pool.timeouts", keys::POOL_TIMEOUTS),
         ("pool.health", keys::HEALTH),
         ("pool.health.tls", keys::HEALTH_TLS),

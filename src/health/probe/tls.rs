@@ -1,20 +1,18 @@
-//! The TLS that a probe runs in: its settings, the handshake, and what a failure means.
+//! The TLS that a probe runs in: the handshake, and what a failure means.
+//!
+//! No session is ever resumed: that would leave out the certificates, and an endpoint whose certificate has expired or
+//! which no longer takes ours would look well.
 
 use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{
-    AlertDescription, ClientConfig, DigitallySignedStruct, Error, ProtocolVersion, RootCertStore, SignatureScheme,
-};
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, ClientConfig, Error, ProtocolVersion};
 use tokio_rustls::TlsConnector;
 
 use super::channel::{Channel, Line};
-use crate::config::model::{ProbeTls, Trust};
+use crate::config::model::OutgoingTls;
 use crate::health::verdict::{Observation, Text};
 use crate::tls::{presented, words};
 
@@ -34,51 +32,12 @@ pub(super) struct Opened {
     pub(super) expires: Option<SystemTime>,
 }
 
-/// The settings of `tls`, to be made once and shared; `system` gives the system's roots.
-///
-/// No session is ever resumed: that would leave out the certificates, and an endpoint whose certificate has expired or
-/// which no longer takes ours would look well.
-pub(crate) fn config(tls: &ProbeTls, system: impl FnOnce() -> RootCertStore) -> Result<Arc<ClientConfig>, Error> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    let builder = match &tls.trust {
-        Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))),
-        Trust::Roots { system: by_system, files } => {
-            let mut roots = if *by_system { system() } else { RootCertStore::empty() };
-            roots.add_parsable_certificates(files.iter().cloned());
-            builder.with_root_certificates(roots)
-        }
-    };
-    let mut config = match &tls.identity {
-        None => builder.with_no_client_auth(),
-        Some(identity) => {
-            let key = PrivateKeyDer::try_from(identity.key.0.to_vec()).map_err(|why| Error::General(why.to_owned()))?;
-            builder.with_client_auth_cert(identity.chain.clone(), key)?
-        }
-    };
-    config.alpn_protocols = tls.alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    config.resumption = Resumption::disabled();
-    Ok(Arc::new(config))
-}
-
-/// The root certificates of the system. Reading them takes milliseconds.
-pub(crate) fn system_roots() -> RootCertStore {
-    let mut store = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (used, _) = store.add_parsable_certificates(found.certs);
-    if used == 0 {
-        let why = found.errors.first().map(ToString::to_string).unwrap_or_default();
-        tracing::error!("the system has no root certificates, so probes trust nobody by them: {why}");
-    }
-    store
-}
-
 impl Client {
     /// TLS under `config`, which is that of `tls`, with an endpoint of this name.
     ///
     /// # Errors
     /// No certificate could have the name.
-    pub(crate) fn new(config: Arc<ClientConfig>, tls: &ProbeTls, name: &str) -> Result<Client, Observation> {
+    pub(crate) fn new(config: Arc<ClientConfig>, tls: &OutgoingTls, name: &str) -> Result<Client, Observation> {
         match ServerName::try_from(name.to_owned()) {
             Ok(name) => Ok(Client { connector: config.into(), name, wants_protocol: !tls.alpn.is_empty() }),
             Err(_) => Err(Observation::Refused(format!("no certificate could have the name {name:?}").into())),
@@ -145,43 +104,4 @@ fn refusal(error: &io::Error) -> Option<Text> {
         Error::InvalidMessage(_) => "it does not answer in TLS".into(),
         other => format!("TLS: {other}").into(),
     })
-}
-
-/// Trusts every certificate; signatures are still verified, or there would be no TLS at all.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -11,6 +11,7 @@ fn full() -> Record {
         listener: "edge".into(),
         client: Some("192.0.2.1:4711".parse().unwrap()),
         handshake: None,
+        endpoint_handshake: None,
         hello: Some(Said {
             sni: Some("db.example.com".into()),
             alpn: [&b"h2"[..], b"http/1.1"].into_iter().collect(),

@@ -36,6 +36,12 @@ families! {
         "When the first list of revoked certificates in this file ends, in Unix time; NaN: never.";
     CONNECT Histogram "pointsman_pool_connect_seconds"
         "From the first attempt to connect to the established connection.";
+    POOL_HANDSHAKE Histogram "pointsman_pool_handshake_seconds"
+        "How long handshakes with endpoints took, with or without success, where TLS begins here.";
+    POOL_HANDSHAKES Counter "pointsman_pool_handshakes_total"
+        "Handshakes with endpoints that succeeded, by what was agreed on.";
+    POOL_HANDSHAKE_FAILURES Counter "pointsman_pool_handshake_failures_total"
+        "Handshakes with endpoints that failed, by why.";
     DISCOVERY_FAILURES Counter "pointsman_pool_discovery_failures_total"
         "Look-ups of names of endpoints, and readings of files of them, that failed.";
     HELD Gauge "pointsman_pool_held_sessions" "Clients that wait because no endpoint can be chosen.";

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::node::{Node, Table};
 use super::{Check, keys, pools};
 use crate::config::address;
-use crate::config::model::{Address, Dialogue, Endpoint, Health, MAX_JITTER, MOST_PROBES, Outliers, Probe};
+use crate::config::model::{Address, Dialogue, Endpoint, Health, MAX_JITTER, MOST_PROBES, Outliers, PoolTls, Probe};
 use crate::config::report::quote;
 
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
@@ -54,9 +54,11 @@ const PARTS: [(&str, &[Word], &str); 3] = [
 /// What makes no sense where only agents are asked.
 const PROBE_KEYS: [&str; 8] = ["interval", "fast_interval", "rise", "fall", "port", "tls", "http", "script"];
 
-/// Reads how the endpoints of a pool are probed: `own`, which are `endpoints` if it has no others and all are known.
+/// Reads how the endpoints of a pool are probed: `own`, which are `endpoints` if it has no others and all are known. `pools`
+/// is the TLS that sessions have with them.
 pub(super) fn read(
     node: &Node<'_>,
+    pools: Option<&PoolTls>,
     endpoints: Option<&Vec<Endpoint>>,
     own: &[Endpoint],
     check: &mut Check<'_>,
@@ -72,9 +74,15 @@ pub(super) fn read(
     let over_tls = table.get("tls");
     let (tls, warn_expiry) = tls::read(over_tls.as_ref(), check);
     let tls = (word == Some(Word::Tls) || over_tls.is_some()).then_some(tls);
-    if let Some(tls) = &tls {
+    let is_moved = table.get("address").or(table.get("port")).is_some();
+    let pools = pools.filter(|_| over_tls.is_none() && !is_moved && !matches!(word, None | Some(Word::Tcp)));
+    let inherited = pools.map(|pools| tls::inherited(pools, word == Some(Word::Http)));
+    if let Some(tls) = &tls
+        && inherited.is_none()
+    {
         tls::fits(over_tls.as_ref().unwrap_or(node), tls, word == Some(Word::Http), own, check);
     }
+    let tls = inherited.or(tls);
     let probe = word.map(|word| match word {
         Word::Tcp | Word::Tls => Probe::Tcp,
         Word::Http => Probe::Http(http.0),

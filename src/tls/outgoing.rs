@@ -1,0 +1,272 @@
+//! TLS that begins here: whom we trust, who we are, and the sessions of each endpoint that may be resumed.
+//!
+//! The files are watched like certificates. Whatever is wrong with one of them, what was there before stays in use.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use rustls::client::Resumption;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, Error, RootCertStore, crypto};
+
+use super::authorities::Authority;
+use super::pair::Parts;
+use super::problem::{Flaw, Problem};
+use super::server::provider;
+use super::verifier;
+use crate::bounded;
+use crate::config::model::{Identity, OutgoingTls, Secret, Trust};
+use crate::pool::Target;
+use crate::stamp::Stamp;
+
+/// The longest file of a certificate or a key, in bytes.
+const LONGEST_FILE: u64 = 1 << 20;
+/// Sessions of one endpoint that are kept: servers give out two tickets a handshake, each to be used once.
+const SESSIONS: usize = 32;
+
+/// The TLS of one pool towards its endpoints.
+pub(crate) struct Outgoing {
+    /// As it was found first.
+    written: OutgoingTls,
+    files: Files,
+    /// `None`: it cannot be used.
+    config: ArcSwapOption<ClientConfig>,
+    /// Touched by those who look, and by nobody who serves clients.
+    state: Mutex<State>,
+}
+
+/// Where what it takes comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Files {
+    /// Certificates of authorities.
+    pub(crate) ca: Vec<PathBuf>,
+    /// Our certificate and its key.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The versions of the files that were read last; `None`: they are to be read again.
+    sight: Option<Vec<Option<Stamp>>>,
+    /// What was last told to be wrong.
+    told: Option<Problem>,
+}
+
+/// TLS with one endpoint.
+pub(crate) struct EndpointTls {
+    outgoing: Arc<Outgoing>,
+    /// The name that it is asked for and that its certificate has to have.
+    name: ArcSwap<ServerName<'static>>,
+    /// Made of the settings of the pool as they stood, with sessions of this endpoint alone.
+    own: ArcSwapOption<Own>,
+}
+
+struct Own {
+    of: Arc<ClientConfig>,
+    config: Arc<ClientConfig>,
+}
+
+/// The root certificates of the system. Reading them takes milliseconds, so that it is done once.
+static SYSTEM_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
+    let mut store = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (used, _) = store.add_parsable_certificates(found.certs);
+    if used == 0 {
+        let why = found.errors.first().map(ToString::to_string).unwrap_or_default();
+        tracing::error!("the system has no root certificates, so nobody is trusted by them: {why}");
+    }
+    store
+});
+
+/// The settings of `tls`, to be made once and shared. No session is ever resumed by them.
+///
+/// # Errors
+/// The key cannot be used.
+pub(crate) fn client_config(tls: &OutgoingTls) -> Result<Arc<ClientConfig>, Error> {
+    let provider = Arc::new(provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let roots = match &tls.trust {
+        Trust::Anybody => None,
+        Trust::Roots { system, files } => {
+            let mut roots = if *system { SYSTEM_ROOTS.clone() } else { RootCertStore::empty() };
+            roots.add_parsable_certificates(files.iter().cloned());
+            Some(roots)
+        }
+    };
+    let builder = match (roots, &*tls.pins) {
+        (Some(roots), []) => builder.with_root_certificates(roots),
+        (roots, pins) => {
+            builder.dangerous().with_custom_certificate_verifier(verifier::new(&provider, roots, pins.to_vec())?)
+        }
+    };
+    let mut config = match &tls.identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let key = PrivateKeyDer::try_from(identity.key.0.to_vec()).map_err(|why| Error::General(why.to_owned()))?;
+            builder.with_client_auth_cert(identity.chain.clone(), key)?
+        }
+    };
+    config.alpn_protocols = tls.alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// Our certificate from one file, with its key from another.
+///
+/// # Errors
+/// What is wrong with which of them.
+pub(crate) fn identity(certificate: &Path, key: &Path) -> Result<Identity, Problem> {
+    let of = |file: &Path, flaw| Problem { file: file.to_owned(), flaw };
+    let parts = |file: &Path| {
+        let pem = bounded::read_regular(file, LONGEST_FILE).map_err(|error| Flaw::Unreadable(error.to_string()));
+        Parts::of_pem(&pem.map_err(|flaw| of(file, flaw))?).map_err(|flaw| of(file, flaw))
+    };
+    let chain = parts(certificate)?.chain;
+    if chain.is_empty() {
+        return Err(of(certificate, Flaw::NoCertificate));
+    }
+    let der = parts(key)?.key.ok_or_else(|| of(key, Flaw::NoKey))?;
+    let secret = Secret(der.secret_der().into());
+    match CertifiedKey::from_der(chain.clone(), der, &crypto::aws_lc_rs::default_provider()) {
+        Ok(_) => Ok(Identity { chain, key: secret }),
+        Err(Error::InconsistentKeys(_)) => Err(of(key, Flaw::KeyOfAnother(certificate.to_owned()))),
+        Err(Error::InvalidCertificate(_)) => Err(of(certificate, Flaw::Certificate)),
+        Err(_) => Err(of(key, Flaw::Key)),
+    }
+}
+
+impl Outgoing {
+    /// TLS as written, with what was found in `files`.
+    pub(crate) fn new(written: OutgoingTls, files: Files) -> Outgoing {
+        let config = match client_config(&written) {
+            Ok(config) => Some(config),
+            Err(error) => {
+                tracing::error!("TLS to endpoints cannot be set up: {error}");
+                None
+            }
+        };
+        let sight = Some(files.sight());
+        Outgoing { written, files, config: config.into(), state: Mutex::new(State { sight, told: None }) }
+    }
+
+    /// What was written, and found first.
+    pub(crate) fn written(&self) -> &OutgoingTls {
+        &self.written
+    }
+
+    /// Looks at all files, takes in what has changed, and gives what is wrong, once. Blocks; to be called every few seconds on
+    /// a thread that may. What was changed less than `rests` ago is looked at again before anything is said of it.
+    pub(crate) fn look(&self, now: SystemTime, rests: Duration) -> Option<Problem> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let sight = self.files.sight();
+        if state.sight.as_ref() == Some(&sight) {
+            return None;
+        }
+        let is_young = |stamp: &Stamp| now.duration_since(stamp.changed()).is_ok_and(|age| age < rests);
+        match self.read() {
+            Ok(config) => {
+                self.config.store(Some(config));
+                (state.sight, state.told) = (Some(sight), None);
+                None
+            }
+            Err(_) if sight.iter().flatten().any(is_young) => None,
+            Err(problem) => {
+                // What the system did not let us read is tried again.
+                let unread = matches!(problem.flaw, Flaw::Unreadable(_));
+                state.sight = (!unread).then_some(sight);
+                let told = state.told.replace(problem.clone());
+                Some(problem).filter(|problem| told.as_ref() != Some(problem))
+            }
+        }
+    }
+
+    fn read(&self) -> Result<Arc<ClientConfig>, Problem> {
+        let mut tls = self.written.clone();
+        if let Trust::Roots { files, .. } = &mut tls.trust {
+            files.clear();
+            for file in &self.files.ca {
+                let all = Authority::all(file).map_err(|flaw| Problem { file: file.clone(), flaw })?;
+                files.extend(all.into_iter().map(|authority| authority.der));
+            }
+        }
+        if let Some((certificate, key)) = &self.files.identity {
+            tls.identity = Some(identity(certificate, key)?);
+        }
+        client_config(&tls).map_err(|error| Problem {
+            file: self.files.all().next().cloned().unwrap_or_default(),
+            flaw: Flaw::Unusable(error.to_string()),
+        })
+    }
+}
+
+impl Files {
+    fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        self.ca.iter().chain(self.identity.iter().flat_map(|(certificate, key)| [certificate, key]))
+    }
+
+    fn sight(&self) -> Vec<Option<Stamp>> {
+        self.all().map(|file| Stamp::of(file).ok()).collect()
+    }
+}
+
+impl EndpointTls {
+    /// TLS with an endpoint that is found at this host name, or at this address.
+    pub(crate) fn new(outgoing: &Arc<Outgoing>, host: Option<&str>, target: &Target) -> EndpointTls {
+        let name = outgoing.name(host, target);
+        EndpointTls { outgoing: Arc::clone(outgoing), name: ArcSwap::from_pointee(name), own: ArcSwapOption::empty() }
+    }
+
+    /// The endpoint is found at this host name now. Sessions with one of another name are not resumed.
+    pub(crate) fn set_host(&self, host: Option<&str>, target: &Target) {
+        let name = self.outgoing.name(host, target);
+        if **self.name.load() != name {
+            self.own.store(None);
+            self.name.store(Arc::new(name));
+        }
+    }
+
+    /// What a handshake goes by, and the name. `None`: there is no telling whom to trust.
+    pub(crate) fn settings(&self) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
+        let name = ServerName::clone(&self.name.load());
+        let of = self.outgoing.config.load_full()?;
+        if let Some(own) = &*self.own.load()
+            && Arc::ptr_eq(&own.of, &of)
+        {
+            return Some((Arc::clone(&own.config), name));
+        }
+        let mut config = ClientConfig::clone(&of);
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        let config = Arc::new(config);
+        self.own.store(Some(Arc::new(Own { of, config: Arc::clone(&config) })));
+        Some((config, name))
+    }
+}
+
+impl Outgoing {
+    /// What an endpoint is called: as written, else by its host, else by its address.
+    fn name(&self, host: Option<&str>, target: &Target) -> ServerName<'static> {
+        let written = self.written.name.as_deref().or(host).and_then(|name| ServerName::try_from(name.to_owned()).ok());
+        written.unwrap_or(match target {
+            Target::Ip(address) => address.ip().into(),
+            // Only what is not verified has no name: the configuration is checked for that.
+            Target::Unix(_) => IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
+        })
+    }
+}
+
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outgoing").field("written", &self.written).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for EndpointTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointTls").field("name", &self.name).finish_non_exhaustive()
+    }
+}
