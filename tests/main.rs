@@ -9,6 +9,7 @@
 mod harness;
 
 mod admin;
+mod broken_hellos;
 mod bulk;
 mod cli;
 mod clients;
@@ -32,7 +33,9 @@ mod ranks;
 mod refusals;
 mod reset;
 mod retries;
+mod scanners;
 mod shortage;
 mod smoke;
 mod stop;
 mod terminate;
+mod tls_clients;

@@ -196,15 +196,28 @@ impl Authority {
 
     /// A certificate for this name that ends at the beginning of a day.
     pub fn sign_until(&self, name: &str, end: Option<(i32, u8, u8)>) -> Identity {
-        let key = KeyPair::generate().unwrap();
+        self.sign_as(name, name, KeyPair::generate().unwrap(), |params| {
+            if let Some((year, month, day)) = end {
+                params.not_after = rcgen::date_time_ymd(year, month, day);
+            }
+        })
+    }
+
+    /// A certificate for this name and this key, among whose other contents `change` may do as it likes. Its files go to a
+    /// folder of their own, that of this `label`.
+    pub fn sign_as(
+        &self,
+        label: &str,
+        name: &str,
+        key: KeyPair,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.use_authority_key_identifier_extension = true;
-        if let Some((year, month, day)) = end {
-            params.not_after = rcgen::date_time_ymd(year, month, day);
-        }
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let identity =
-            Identity { chain: vec![certificate.der().clone()], key, folder: self.folder.join(format!("of {name}")) };
+            Identity { chain: vec![certificate.der().clone()], key, folder: self.folder.join(format!("of {label}")) };
         let _ = std::fs::create_dir(&identity.folder);
         std::fs::write(identity.file("pem"), certificate.pem()).unwrap();
         std::fs::write(identity.file("key"), identity.key.serialize_pem()).unwrap();
