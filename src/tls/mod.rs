@@ -13,9 +13,11 @@ pub(crate) mod handshake;
 mod index;
 mod key;
 pub(crate) mod key_file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod mangled;
 pub(crate) mod pair;
 pub(crate) mod problem;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod sample;
 pub(crate) mod sealed;
 pub(crate) mod server;

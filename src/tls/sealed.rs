@@ -56,7 +56,13 @@ impl Sealed {
     ///
     /// # Errors
     /// The client breaks the rules; the alert that tells it so is among what is [to be sent](Sealed::outgoing).
-    pub(crate) fn open(&mut self, incoming: &mut [u8], mut take: impl FnMut(&[u8])) -> Result<(), Error> {
+    pub(crate) fn open(&mut self, incoming: &mut [u8], take: impl FnMut(&[u8])) -> Result<(), Error> {
+        let opened = self.open_records(incoming, take);
+        self.failed |= opened.is_err();
+        opened
+    }
+
+    fn open_records(&mut self, incoming: &mut [u8], mut take: impl FnMut(&[u8])) -> Result<(), Error> {
         let mut used = 0;
         loop {
             if self.failed {
@@ -81,7 +87,8 @@ impl Sealed {
                 // Early data is never accepted.
                 Ok(ConnectionState::ReadEarlyData(_)) => return Err(Error::General("early data".into())),
                 Ok(_) => {
-                    let left = incoming.get(used + discard..).unwrap_or_default();
+                    // Whatever comes behind the client's last word is ignored (RFC 8446, section 6.1).
+                    let left = incoming.get(used + discard..).filter(|_| !self.peer_closed).unwrap_or_default();
                     if left.len() > MOST_UNOPENED {
                         return Err(Error::General("a message of the handshake is too long".into()));
                     }
@@ -104,7 +111,6 @@ impl Sealed {
                     {
                         append(&mut self.outgoing, |room| record.encode(room))?;
                     }
-                    self.failed = true;
                     return Err(error);
                 }
             }
