@@ -17,6 +17,7 @@ mod costs;
 mod demo;
 mod discovery;
 mod endpoints;
+mod expiry;
 mod faults;
 mod half_close;
 mod health;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use rcgen::{CertificateParams, Issuer, KeyPair};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
@@ -226,9 +227,16 @@ impl Authority {
 
     /// A client that trusts this authority.
     pub fn client(&self) -> ClientConfig {
+        self.client_that_can(aws_lc_rs::default_provider())
+    }
+
+    /// A client that trusts this authority and can do no more than this.
+    pub fn client_that_can(&self, provider: CryptoProvider) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
-        ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        builder.with_root_certificates(roots).with_no_client_auth()
     }
 
     /// A server that demands a certificate of this authority.
