@@ -67,6 +67,12 @@ const FOUND: [(&[&str], &str, &str); 38] = [
     (&["RC4"], "OK", "not vulnerable"),
 ];
 
+/// Clients that testssl.sh knows and that know no TLS 1.2.
+const TOO_OLD: [&str; 4] = ["ie_6_xp", "ie_8_xp", "ie_8_win7", "java_7u25"];
+
+/// One finding of testssl.sh.
+type Finding = BTreeMap<String, String>;
+
 /// A route with an ECDSA and an RSA certificate for a.test, in front of a server that knows HTTP.
 struct Scene {
     authority: Authority,
@@ -126,20 +132,25 @@ impl Scene {
     }
 }
 
+/// What testssl.sh finds with these checks, and what it says in all; `None` where it is not installed.
+fn testssl(scene: &Scene, checks: &[&str]) -> Option<(Vec<Finding>, String)> {
+    let file = scene.file("findings.json");
+    let output = run(Command::new("testssl")
+        .args(["--quiet", "--color=0", "--warnings=batch", "--nodns=none", "--openssl-timeout=10", "--ip=127.0.0.1"])
+        .args(["--add-ca", &scene.authority.file(), "--jsonfile", &file])
+        .args(checks)
+        .arg(format!("a.test:{}", scene.edge().port())))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let findings = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{error}: {said}"));
+    Some((serde_json::from_str(&findings).unwrap_or_else(|error| panic!("{error}: {said}")), said))
+}
+
 #[test]
 fn testssl_has_nothing_to_complain_of() {
     let scene = Scene::new();
-    let findings = scene.file("findings.json");
-    let ran = run(Command::new("testssl")
-        .args(["--quiet", "--color=0", "--warnings=batch", "--nodns=none", "--openssl-timeout=10", "--ip=127.0.0.1"])
-        .args(["--protocols", "--standard", "--pfs", "--server-preference", "--server-defaults", "--vulnerable"])
-        .args(["--add-ca", &scene.authority.file(), "--jsonfile", &findings])
-        .arg(format!("a.test:{}", scene.edge().port())));
-    let Some(output) = ran else { return };
-    let said = || String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    let findings = std::fs::read_to_string(findings).unwrap_or_else(|error| panic!("{error}: {}", said()));
-    let findings: Vec<BTreeMap<String, String>> = serde_json::from_str(&findings).unwrap();
-    let id = |finding: &BTreeMap<String, String>| finding["id"].split(" <").next().unwrap().to_owned();
+    let checks = ["--protocols", "--standard", "--pfs", "--server-preference", "--server-defaults", "--vulnerable"];
+    let Some((findings, said)) = testssl(&scene, &checks) else { return };
+    let id = |finding: &Finding| finding["id"].split(" <").next().unwrap().to_owned();
     // WARN stands for what could not be looked at.
     let bad: Vec<_> = findings
         .iter()
@@ -153,9 +164,22 @@ fn testssl_has_nothing_to_complain_of() {
                 && finding["severity"] == severity
                 && finding["finding"].contains(part)
         });
-        assert!(found.is_some(), "{ids:?} is not {severity} with {part:?}: {}", said());
+        assert!(found.is_some(), "{ids:?} is not {severity} with {part:?}: {said}");
     }
     scene.assert_outcomes();
+}
+
+#[test]
+fn every_client_that_testssl_plays_gets_in() {
+    let scene = Scene::new();
+    let Some((findings, said)) = testssl(&scene, &["--client-simulation"]) else { return };
+    let played = findings.iter().filter_map(|found| Some((found["id"].strip_prefix("clientsimulation-")?, found)));
+    let played: Vec<_> = played.collect();
+    assert!(played.len() >= 30, "{said}");
+    for (client, found) in played {
+        let got_in = found["finding"].starts_with("TLSv1.");
+        assert!(got_in != TOO_OLD.contains(&client), "{client}: {found:?}");
+    }
 }
 
 #[test]
