@@ -15,7 +15,7 @@ use crate::harness::answering::{Authority, Server, Speaks, http};
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// What testssl.sh may complain of.
-const EXPECTED: [(&str, &str); 5] = [
+const EXPECTED: [(&str, &str); 6] = [
     // It would like to use GOST.
     ("engine_problem", "the system's OpenSSL"),
     ("cert_revocation", "an authority made for the test has neither CRL nor OCSP"),
@@ -23,10 +23,12 @@ const EXPECTED: [(&str, &str); 5] = [
     ("cipher_order", "the client's order is followed"),
     ("cipher_order-tls1_2", "the same, as newer versions call it"),
     ("overall_grade", "goes by the certificate"),
+    // Other clients show that they come back with their sessions.
+    ("sessionresumption_ticket", "it hangs up after the handshake, at times before the ticket has come"),
 ];
 
 /// What testssl.sh must have found: one of these ids, how it takes it, and a part of what it says.
-const FOUND: [(&[&str], &str, &str); 38] = [
+const FOUND: [(&[&str], &str, &str); 36] = [
     (&["SSLv2"], "OK", "not offered"),
     (&["SSLv3"], "OK", "not offered"),
     (&["TLS1"], "INFO", "not offered"),
@@ -44,8 +46,6 @@ const FOUND: [(&[&str], &str, &str); 38] = [
     (&["PFS_ECDHE_curves", "FS_ECDHE_curves"], "OK", "X25519"),
     (&["protocol_negotiated"], "OK", "TLS1.3"),
     (&["TLS_session_ticket"], "INFO", "valid for 43200 seconds"),
-    (&["sessionresumption_ticket"], "INFO", "supported"),
-    (&["sessionresumption_ID"], "INFO", "not supported"),
     (&["cert_numbers"], "INFO", "2"),
     (&["cert_chain_of_trust <cert#1>"], "OK", "passed"),
     (&["cert_chain_of_trust <cert#2>"], "OK", "passed"),
