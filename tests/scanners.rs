@@ -1,9 +1,8 @@
 //! What those who look for weaknesses say of a route on which TLS ends here, as it is by default.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
@@ -11,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::harness::Balancer;
 use crate::harness::answering::{Authority, Server, Speaks, http};
+use crate::harness::process::run_if_there;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -135,11 +135,20 @@ impl Scene {
 /// What testssl.sh finds with these checks, and what it says in all; `None` where it is not installed.
 fn testssl(scene: &Scene, checks: &[&str]) -> Option<(Vec<Finding>, String)> {
     let file = scene.file("findings.json");
-    let output = run(Command::new("testssl")
-        .args(["--quiet", "--color=0", "--warnings=batch", "--nodns=none", "--openssl-timeout=10", "--ip=127.0.0.1"])
-        .args(["--add-ca", &scene.authority.file(), "--jsonfile", &file])
-        .args(checks)
-        .arg(format!("a.test:{}", scene.edge().port())))?;
+    let output = run_if_there(
+        Command::new("testssl")
+            .args([
+                "--quiet",
+                "--color=0",
+                "--warnings=batch",
+                "--nodns=none",
+                "--openssl-timeout=10",
+                "--ip=127.0.0.1",
+            ])
+            .args(["--add-ca", &scene.authority.file(), "--jsonfile", &file])
+            .args(checks)
+            .arg(format!("a.test:{}", scene.edge().port())),
+    )?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     let findings = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{error}: {said}"));
     Some((serde_json::from_str(&findings).unwrap_or_else(|error| panic!("{error}: {said}")), said))
@@ -186,7 +195,8 @@ fn every_client_that_testssl_plays_gets_in() {
 fn sslscan_finds_two_versions_and_nothing_weak() {
     let scene = Scene::new();
     let at = scene.edge().to_string();
-    let Some(output) = run(Command::new("sslscan").args(["--no-colour", "--sni-name=a.test", "--xml=-", &at])) else {
+    let Some(output) = run_if_there(Command::new("sslscan").args(["--no-colour", "--sni-name=a.test", "--xml=-", &at]))
+    else {
         return;
     };
     let said = String::from_utf8_lossy(&output.stdout);
@@ -206,16 +216,4 @@ fn sslscan_finds_two_versions_and_nothing_weak() {
     let groups = of("group");
     assert!(["x25519", "secp256r1", "secp384r1"].iter().all(|name| groups.iter().any(|group| group.contains(name))));
     scene.assert_outcomes();
-}
-
-/// Runs a scanner; `None` where it is not installed.
-fn run(command: &mut Command) -> Option<Output> {
-    match command.output() {
-        Ok(output) => Some(output),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            eprintln!("SKIPPED: {} is not installed", command.get_program().display());
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
 }
