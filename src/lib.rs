@@ -60,4 +60,7 @@ pub mod supervise;
 mod sys;
 mod table;
 mod tls;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use tls::mangled::converse;
 pub mod wire;

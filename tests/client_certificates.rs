@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rcgen::KeyPair;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, HandshakeKind};
 use tempfile::TempDir;
@@ -193,7 +194,9 @@ fn a_session_ends_its_life_with_the_certificate() {
     let scene = scene("");
     let edge = scene.balancer.address("edge");
     let soon = SystemTime::now() + Duration::from_secs(6);
-    let short = scene.authority.sign_until_time("short.test", Some(soon));
+    let short = scene.authority.sign_as("short.test", "short.test", KeyPair::generate().unwrap(), |params| {
+        params.not_after = soon.into();
+    });
     let config = scene.shows(&short);
     assert_eq!(talk(edge, "a.test", &config), Ok(HandshakeKind::Full));
     assert_eq!(talk(edge, "a.test", &config), Ok(HandshakeKind::Resumed));

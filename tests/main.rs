@@ -9,6 +9,7 @@
 mod harness;
 
 mod admin;
+mod broken_hellos;
 mod bulk;
 mod cli;
 mod client_certificates;
@@ -18,6 +19,7 @@ mod demo;
 mod discovery;
 mod endpoint_tls;
 mod endpoints;
+mod expiry;
 mod faults;
 mod half_close;
 mod health;
@@ -34,7 +36,9 @@ mod ranks;
 mod refusals;
 mod reset;
 mod retries;
+mod scanners;
 mod shortage;
 mod smoke;
 mod stop;
 mod terminate;
+mod tls_clients;

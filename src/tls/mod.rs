@@ -15,11 +15,13 @@ pub(crate) mod handshake;
 mod index;
 mod key;
 pub(crate) mod key_file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod mangled;
 pub(crate) mod outgoing;
 pub(crate) mod pair;
 pub(crate) mod presented;
 pub(crate) mod problem;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod sample;
 pub(crate) mod sealed;
 pub(crate) mod server;

@@ -1,4 +1,6 @@
-//! Certificates, keys and OCSP responses for tests.
+//! Certificates, keys and OCSP responses for tests and fuzzing.
+
+#![cfg_attr(fuzzing, allow(clippy::unwrap_used, clippy::panic, dead_code))]
 
 use std::fs;
 use std::path::{Path, PathBuf};

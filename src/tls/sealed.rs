@@ -20,7 +20,7 @@ const RECORD: usize = 16 * 1024;
 
 /// The most that is kept of what cannot be opened yet: one record of the largest size (RFC 8446, 5.2), and a message of the
 /// handshake that stretches over a few small ones.
-const MOST_UNOPENED: usize = 18 * 1024;
+pub(super) const MOST_UNOPENED: usize = 18 * 1024;
 /// The same of an endpoint, whose certificates may be many.
 const MOST_OF_AN_ENDPOINT: usize = 48 * 1024;
 
@@ -233,6 +233,17 @@ impl State {
         &mut self,
         connection: &mut C,
         incoming: &mut [u8],
+        take: impl FnMut(&[u8]),
+    ) -> Result<(), Error> {
+        let opened = self.open_records(connection, incoming, take);
+        self.failed |= opened.is_err();
+        opened
+    }
+
+    fn open_records<C: Unbuffered>(
+        &mut self,
+        connection: &mut C,
+        incoming: &mut [u8],
         mut take: impl FnMut(&[u8]),
     ) -> Result<(), Error> {
         let mut used = 0;
@@ -259,7 +270,8 @@ impl State {
                 // Early data is never accepted.
                 Ok(ConnectionState::ReadEarlyData(_)) => return Err(Error::General("early data".into())),
                 Ok(_) => {
-                    let left = incoming.get(used + discard..).unwrap_or_default();
+                    // Whatever comes behind the other side's last word is ignored (RFC 8446, section 6.1).
+                    let left = incoming.get(used + discard..).filter(|_| !self.peer_closed).unwrap_or_default();
                     if left.len() > self.most_unopened {
                         return Err(Error::General("a message of the handshake is too long".into()));
                     }
@@ -281,7 +293,6 @@ impl State {
                     {
                         append(&mut self.outgoing, |room| record.encode(room))?;
                     }
-                    self.failed = true;
                     return Err(error);
                 }
             }

@@ -5,12 +5,12 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
 use rcgen::{
     CertificateParams, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, PublicKeyData as _,
     RevokedCertParams,
 };
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
@@ -206,27 +206,30 @@ impl Authority {
 
     /// A certificate for this name that ends at the beginning of a day.
     pub fn sign_until(&self, name: &str, end: Option<(i32, u8, u8)>) -> Identity {
-        let end = end.map(|(year, month, day)| rcgen::date_time_ymd(year, month, day).into());
-        self.sign_until_time(name, end)
+        self.sign_as(name, name, KeyPair::generate().unwrap(), |params| {
+            if let Some((year, month, day)) = end {
+                params.not_after = rcgen::date_time_ymd(year, month, day);
+            }
+        })
     }
 
-    /// A certificate for this name that ends then.
-    pub fn sign_until_time(&self, name: &str, end: Option<SystemTime>) -> Identity {
-        let key = KeyPair::generate().unwrap();
+    /// A certificate for this name and this key, among whose other contents `change` may do as it likes. Its files go to a
+    /// folder of their own, that of this `label`.
+    pub fn sign_as(
+        &self,
+        label: &str,
+        name: &str,
+        key: KeyPair,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.use_authority_key_identifier_extension = true;
         let serial = fastrand::u64(1..1 << 63);
         params.serial_number = Some(serial.into());
-        if let Some(end) = end {
-            params.not_after = end.into();
-        }
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let identity = Identity {
-            chain: vec![certificate.der().clone()],
-            key,
-            serial,
-            folder: self.folder.join(format!("of {name}")),
-        };
+        let folder = self.folder.join(format!("of {label}"));
+        let identity = Identity { chain: vec![certificate.der().clone()], key, serial, folder };
         let _ = std::fs::create_dir(&identity.folder);
         std::fs::write(identity.file("pem"), certificate.pem()).unwrap();
         std::fs::write(identity.file("key"), identity.key.serialize_pem()).unwrap();
@@ -235,9 +238,16 @@ impl Authority {
 
     /// A client that trusts this authority.
     pub fn client(&self) -> ClientConfig {
+        self.client_that_can(aws_lc_rs::default_provider())
+    }
+
+    /// A client that trusts this authority and can do no more than this.
+    pub fn client_that_can(&self, provider: CryptoProvider) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
-        ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        builder.with_root_certificates(roots).with_no_client_auth()
     }
 
     /// A client that trusts this authority and shows this certificate, in one of these versions.
@@ -302,7 +312,7 @@ impl Identity {
 
     /// SHA-256 of the public key.
     pub fn key_digest(&self) -> Vec<u8> {
-        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.key.subject_public_key_info()).as_ref().to_vec()
+        ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, &self.key.subject_public_key_info()).as_ref().to_vec()
     }
 
     /// The key.

@@ -1,9 +1,9 @@
 //! A balancer in a process of its own: for signals, descriptors, limits and network namespaces.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Output};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -147,6 +147,18 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Runs a program that users may lack: where it is not installed that is told, and nothing comes of it.
+pub fn run_if_there(command: &mut Command) -> Option<Output> {
+    match command.output() {
+        Ok(output) => Some(output),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            eprintln!("SKIPPED: {} is not installed", command.get_program().display());
+            None
+        }
+        Err(error) => panic!("{error}"),
     }
 }
 
