@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use self::probe::Found;
 use self::probe::agent::{AgentState, Mode, Said};
+pub(crate) use self::probe::tls::system_roots;
 pub(crate) use self::verdict::Standing;
 use self::verdict::{Rules, Text, Verdict};
 use crate::config::model;

@@ -115,6 +115,15 @@ impl Story {
         took: Duration,
     ) -> Result<Box<Accepted>, Failure> {
         route.metrics.handshake.record(took);
+        self.agreed(made, took)
+    }
+
+    /// A handshake is over, `took` after it was begun.
+    pub(super) fn agreed(
+        &mut self,
+        made: Result<Box<Accepted>, Refused>,
+        took: Duration,
+    ) -> Result<Box<Accepted>, Failure> {
         let mut handshake = match &made {
             Ok(accepted) => accepted.sealed.agreed(),
             Err(Refused { failure, why }) => {

@@ -25,7 +25,7 @@ fn name(text: &str) -> Option<Name> {
 }
 
 fn load(paths: &[PathBuf], now: SystemTime) -> (Certificates, Vec<String>) {
-    let (certificates, found) = Certificates::load(paths, None, now);
+    let (certificates, found) = Certificates::load(paths, Vec::new(), None, now);
     (certificates, found.iter().map(|found| found.problem.to_string()).collect())
 }
 
@@ -93,9 +93,9 @@ fn who_gets_what() {
     ] {
         assert_eq!(served(&folder, &certificates, asked, schemes, year(2030)), expected, "{asked} {schemes:?}");
     }
-    let (certificates, _) = Certificates::load(&[folder.path()], name("www.both.example"), year(2030));
+    let (certificates, _) = Certificates::load(&[folder.path()], Vec::new(), name("www.both.example"), year(2030));
     assert_eq!(served(&folder, &certificates, "", BOTH, year(2030)), "both-1.pem", "a default by name");
-    let (certificates, _) = Certificates::load(&[folder.path()], name("no.example"), year(2030));
+    let (certificates, _) = Certificates::load(&[folder.path()], Vec::new(), name("no.example"), year(2030));
     assert_eq!(served(&folder, &certificates, "", BOTH, year(2030)), "a.pem", "a default that nobody has");
     assert!(load(&[], year(2030)).0.find(None, BOTH, year(2030)).is_none());
 }

@@ -49,7 +49,7 @@ fn what_is_off_is_little() {
     let off = reference().lines().count()
         - std::fs::read_to_string(conf("reference.toml"))
             .map_or(0, |text| text.lines().filter(|line| !line.strip_prefix('#').is_some_and(is_code)).count());
-    assert_eq!(off, 1 + keys::ROUTE_TLS.len());
+    assert_eq!(off, 2 + keys::ROUTE_TLS.len() + keys::ACME_EAB.len());
 }
 
 #[test]
@@ -105,6 +105,8 @@ fn every_key_is_in_the_reference() {
         ("admin", keys::ADMIN),
         ("dns", keys::DNS),
         ("tls", keys::TLS),
+        ("acme", keys::ACME),
+        ("acme.eab", keys::ACME_EAB),
         ("timeouts", keys::TIMEOUTS),
         ("listener", keys::LISTENER),
         ("listener.timeouts", keys::LISTENER_TIMEOUTS),

@@ -70,7 +70,7 @@ pub(crate) fn system_roots() -> RootCertStore {
     let (used, _) = store.add_parsable_certificates(found.certs);
     if used == 0 {
         let why = found.errors.first().map(ToString::to_string).unwrap_or_default();
-        tracing::error!("the system has no root certificates, so probes trust nobody by them: {why}");
+        tracing::error!("the system has no root certificates, so nobody is trusted by them: {why}");
     }
     store
 }

@@ -2,7 +2,7 @@
 
 mod agent;
 mod dialogue;
-mod tls;
+pub(super) mod tls;
 
 pub(super) use tls::nameless;
 

@@ -20,7 +20,8 @@ use crate::tls::problem::Flaw;
 /// The longest PEM file, in bytes.
 const LONGEST_FILE: u64 = 4 << 20;
 const DEFAULT_WARN: Duration = Duration::from_secs(14 * 86_400);
-const CA: &str = "\"system\" or the absolute path of a PEM file";
+/// What stands for roots.
+pub(in crate::config::check) const CA: &str = "\"system\" or the absolute path of a PEM file";
 const PEM: &str = "the absolute path of a PEM file, or \"off\"";
 
 /// Reads the TLS of a probe, and how long before its end a certificate is warned of.
@@ -87,8 +88,14 @@ fn alpn(node: &Node<'_>, check: &mut Check<'_>) -> Vec<Box<[u8]>> {
 }
 
 fn roots(node: &Node<'_>, check: &mut Check<'_>) -> Trust {
+    let listed = node.list(CA, "nobody would be trusted; verify = false trusts everybody", check.report);
+    trust(listed, check)
+}
+
+/// Those that these stand for.
+pub(in crate::config::check) fn trust(listed: Vec<Node<'_>>, check: &mut Check<'_>) -> Trust {
     let (mut system, mut files) = (false, Vec::new());
-    for element in node.list(CA, "nobody would be trusted; verify = false trusts everybody", check.report) {
+    for element in listed {
         match element.text(CA, check.report) {
             Some("system") => system = true,
             Some(path) => files.extend(certificates(&element, path, CA, check).unwrap_or_default()),
