@@ -13,8 +13,10 @@ use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::NoServerSessionStorage;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::task::TaskTracker;
@@ -194,8 +196,10 @@ impl Answer {
         let certificate = params.self_signed(&key)?;
         let builder = ServerConfig::builder_with_provider(Arc::new(provider()));
         let builder = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
-        let der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let mut config = builder.with_single_cert(vec![certificate.der().clone()], der)?;
+        let key = any_supported_type(&PrivateKeyDer::Pkcs8(key.serialize_der().into()))?;
+        // Put together by hand: rustls would look into the certificate, and does not know the extension.
+        let certified = CertifiedKey::new(vec![certificate.der().clone()], key);
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         // Nobody comes back to such a session.
         config.session_storage = Arc::new(NoServerSessionStorage {});

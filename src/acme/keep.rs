@@ -25,7 +25,8 @@ const LONGEST: Duration = Duration::from_secs(300);
 const NAP: Duration = Duration::from_secs(30);
 /// Between two looks at whether clients are served.
 const UNTIL_SERVING: Duration = Duration::from_millis(50);
-/// How long after an order there may be another one for the same name, whatever the authority says of the new certificate.
+/// How long after an order there may be another one for the same name, whatever the authority says of the new certificate;
+/// less where certificates live for less than three times as long.
 const BETWEEN_ORDERS: Duration = Duration::from_secs(3600);
 /// After which it is looked again whether the other node is done.
 const BUSY: Duration = Duration::from_secs(20);
@@ -116,7 +117,7 @@ impl Keeper {
             Ok(()) => tracked.failures = 0,
             // The other node is at it.
             Err(Trouble::AccountLocked) => tracked.due = SystemTime::now() + BUSY.mul_f64(0.5 + self.dice.f64()),
-            Err(trouble) => self.failed(tracked, &trouble).await,
+            Err(trouble) => self.failed(tracked, &trouble),
         }
     }
 
@@ -124,7 +125,8 @@ impl Keeper {
         let held = self.held(&tracked.name).await?;
         if let Some(held) = &held {
             let (moment, ask_at) = self.plan(tracked, held).await;
-            let soonest = tracked.obtained.map(|obtained| obtained + BETWEEN_ORDERS);
+            let pause = BETWEEN_ORDERS.min(held.validity.lifetime() / 3);
+            let soonest = tracked.obtained.map(|obtained| obtained + pause);
             let moment = moment.max(soonest.unwrap_or(moment));
             tracked.next.set(unix(moment));
             if SystemTime::now() < moment {
@@ -152,7 +154,17 @@ impl Keeper {
         let account = self.account().await?;
         let known = tracked.plan.as_ref().filter(|plan| plan.known);
         let replaces = known.and_then(|plan| plan.held.id());
-        let bundle = self.desk.obtain(&account, &tracked.name, replaces).await?;
+        let bundle = match self.desk.obtain(&account, &tracked.name, replaces).await {
+            Err(trouble) if trouble.kind() == Some("accountDoesNotExist") => {
+                let account = &self.desk.account.name;
+                tracing::warn!(account, "a new account is made in place of the one in the storage: {trouble}");
+                self.desk.set_account_aside().await?;
+                self.account = None;
+                let account = self.account().await?;
+                self.desk.obtain(&account, &tracked.name, None).await?
+            }
+            bundle => bundle?,
+        };
         let file = storage::certificate(&self.desk.account.storage, &tracked.name);
         self.desk.write(file, bundle.as_bytes().to_vec().into()).await?;
         self.counts.issued.increment(1);
@@ -253,7 +265,7 @@ impl Keeper {
     }
 
     /// Tells why there is no certificate, and when it is tried again.
-    async fn failed(&mut self, tracked: &mut Tracked, trouble: &Trouble) {
+    fn failed(&mut self, tracked: &mut Tracked, trouble: &Trouble) {
         self.counts.failed.increment(1);
         tracked.failures = tracked.failures.saturating_add(1);
         let now = SystemTime::now();
@@ -270,12 +282,6 @@ impl Keeper {
         tracing::warn!(account, %name, "no certificate was obtained: {trouble}; tried again in {wait}; {left}");
         // A new one is opened, with whatever the directory says by then.
         self.account = None;
-        if trouble.kind() == Some("accountDoesNotExist") {
-            match self.desk.set_account_aside().await {
-                Ok(()) => tracing::warn!(account, "the authority does not know the account: a new one is made"),
-                Err(trouble) => tracing::warn!(account, "the account cannot be replaced: {trouble}"),
-            }
-        }
     }
 }
 

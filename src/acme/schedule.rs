@@ -35,6 +35,13 @@ pub(super) struct Window {
 /// A share of a whole, drawn by lot: 0 to 1.
 pub(super) type Draw = f64;
 
+impl Validity {
+    /// How long it holds.
+    pub(super) fn lifetime(&self) -> Duration {
+        self.until.duration_since(self.from).unwrap_or_default()
+    }
+}
+
 impl Window {
     /// Whether it can be followed: one that ends before it begins counts as not suggested at all.
     fn is_sound(&self) -> bool {
@@ -45,7 +52,7 @@ impl Window {
 /// When to renew a certificate: at a moment in the window that the authority suggests, else at two thirds of its lifetime or
 /// up to a thirtieth of it earlier. In either case while a twentieth of the lifetime is left: a window may be wrong.
 pub(super) fn renewal(validity: Validity, window: Option<Window>, draw: Draw) -> SystemTime {
-    let lifetime = validity.until.duration_since(validity.from).unwrap_or_default();
+    let lifetime = validity.lifetime();
     let moment = match window.filter(Window::is_sound) {
         Some(Window { start, end }) => start + end.duration_since(start).unwrap_or_default().mul_f64(draw),
         None => validity.from + lifetime.mul_f64(2.0 / 3.0 - draw / 30.0),

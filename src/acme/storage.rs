@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(challenge(storage, &name), Path::new("/s/challenges/a.example"));
         for (url, file) in [
             ("https://acme-v02.api.letsencrypt.org/directory", "acme-v02.api.letsencrypt.org-directory.json"),
-            ("https://[::1]:14000/dir", "----1--14000-dir.json"),
+            ("https://[::1]:14000/dir", "---1--14000-dir.json"),
             ("https://../../etc", "-..-etc.json"),
         ] {
             assert_eq!(account(storage, url), Path::new("/s/accounts").join(file), "{url}");
