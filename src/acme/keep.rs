@@ -48,7 +48,7 @@ pub(super) struct Keeper {
 }
 
 /// One name.
-struct Tracked {
+pub(super) struct Tracked {
     name: Name,
     /// When to look at it next.
     due: SystemTime,
@@ -68,6 +68,19 @@ struct Plan {
     ask_at: SystemTime,
     /// Whether the authority has told of this certificate: then an order may say that it replaces it.
     known: bool,
+}
+
+impl Tracked {
+    /// A name of which nothing is known yet, to be looked at when it is `due`.
+    pub(super) fn new(name: Name, due: SystemTime, next: Gauge) -> Tracked {
+        Tracked { name, due, failures: 0, plan: None, obtained: None, next }
+    }
+
+    /// Has the authority asked at the next look.
+    #[cfg(test)]
+    pub(super) fn ask_now(&mut self) {
+        self.plan.as_mut().unwrap().ask_at = SystemTime::UNIX_EPOCH;
+    }
 }
 
 impl Plan {
@@ -92,13 +105,9 @@ impl Keeper {
         }
         let now = SystemTime::now();
         let names = std::mem::take(&mut self.names).into_iter().enumerate();
-        let tracked = names.map(|(index, name)| Tracked {
-            due: now + schedule::start(index, self.dice.f64()),
-            next: self.metrics.acme_next(&self.desk.account.name, name.as_str()),
-            name,
-            failures: 0,
-            plan: None,
-            obtained: None,
+        let tracked = names.map(|(index, name)| {
+            let next = self.metrics.acme_next(&self.desk.account.name, name.as_str());
+            Tracked::new(name, now + schedule::start(index, self.dice.f64()), next)
         });
         let mut tracked: Vec<Tracked> = tracked.collect();
         while self.pages.state() != State::Draining {
@@ -194,7 +203,7 @@ impl Keeper {
     }
 
     /// When to renew what is held, and when to ask the authority for that again.
-    async fn plan(&mut self, tracked: &mut Tracked, held: &Held) -> (SystemTime, SystemTime) {
+    pub(super) async fn plan(&mut self, tracked: &mut Tracked, held: &Held) -> (SystemTime, SystemTime) {
         let now = SystemTime::now();
         if tracked.plan.as_ref().is_none_or(|plan| plan.held != *held) {
             let draw = self.dice.f64();

@@ -15,6 +15,8 @@ mod lock;
 mod order;
 mod schedule;
 pub(crate) mod storage;
+#[cfg(test)]
+mod tests;
 mod transport;
 mod trouble;
 

@@ -88,7 +88,8 @@ impl Desk {
     }
 }
 
-async fn new_order(
+/// Makes the order, and says what it replaces where that is taken.
+pub(super) async fn new_order(
     account: &Account,
     name: &Name,
     replaces: Option<CertificateIdentifier<'static>>,
