@@ -14,7 +14,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::runtime::Handle;
@@ -188,17 +188,12 @@ impl Answer {
         if !authorization.split_once('.').is_some_and(|(token, thumbprint)| is_word(token) && is_word(thumbprint)) {
             return Err(Flaw::Text);
         }
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new([name.to_string()])?;
-        params.distinguished_name = DistinguishedName::new();
-        let digest = digest(&SHA256, authorization.as_bytes());
-        params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest.as_ref())];
-        let certificate = params.self_signed(&key)?;
+        let (certificate, key) = certificate(name, authorization)?;
         let builder = ServerConfig::builder_with_provider(Arc::new(provider()));
         let builder = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
         let key = any_supported_type(&PrivateKeyDer::Pkcs8(key.serialize_der().into()))?;
         // Put together by hand: rustls would look into the certificate, and does not know the extension.
-        let certified = CertifiedKey::new(vec![certificate.der().clone()], key);
+        let certified = CertifiedKey::new(vec![certificate], key);
         let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         // Nobody comes back to such a session.
@@ -208,8 +203,19 @@ impl Answer {
     }
 }
 
+/// What is shown (RFC 8737, section 3), and its key.
+fn certificate(name: &Name, authorization: &str) -> Result<(CertificateDer<'static>, KeyPair), rcgen::Error> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new([name.to_string()])?;
+    params.distinguished_name = DistinguishedName::new();
+    let digest = digest(&SHA256, authorization.as_bytes());
+    params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest.as_ref())];
+    Ok((params.self_signed(&key)?.der().clone(), key))
+}
+
 #[cfg(test)]
 mod tests {
+    use x509_parser::extensions::GeneralName;
     use x509_parser::prelude::{FromDer, X509Certificate};
 
     use super::*;
@@ -266,13 +272,13 @@ mod tests {
             assert!(matches!(Answer::new(&name("a.example"), text), Err(Flaw::Text)), "{text:?}");
         }
         // What RFC 8737 asks for, in section 3: the name alone, and a critical extension with the digest in it.
-        let mut params = CertificateParams::new(["a.example".to_owned()]).unwrap();
-        let sha = digest(&SHA256, AUTHORIZATION.as_bytes());
-        params.custom_extensions = vec![CustomExtension::new_acme_identifier(sha.as_ref())];
-        let made = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        let (_, read) = X509Certificate::from_der(made.der()).unwrap();
+        let (der, _) = certificate(&name("a.example"), AUTHORIZATION).unwrap();
+        let (_, read) = X509Certificate::from_der(&der).unwrap();
+        let names = &read.subject_alternative_name().unwrap().unwrap().value.general_names;
+        assert!(matches!(names[..], [GeneralName::DNSName("a.example")]), "{names:?}");
         let extension = read.iter_extensions().find(|each| each.oid.to_id_string() == "1.3.6.1.5.5.7.1.31").unwrap();
-        assert!(extension.critical && extension.value.ends_with(sha.as_ref()));
+        let sha = digest(&SHA256, AUTHORIZATION.as_bytes());
+        assert!(extension.critical && extension.value == [&[4, 32], sha.as_ref()].concat());
     }
 
     #[tokio::test]

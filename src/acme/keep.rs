@@ -45,6 +45,8 @@ pub(super) struct Keeper {
     pub(super) way: Option<Transport>,
     /// `None` until it was needed, and after something has gone wrong.
     pub(super) account: Option<Account>,
+    /// How often it could not be opened, in a row, and when that is tried again, whatever the name.
+    pub(super) closed: (u32, Option<SystemTime>),
 }
 
 /// One name.
@@ -124,6 +126,7 @@ impl Keeper {
         let attempt = timeout(LONGEST, self.attempt(tracked)).await.unwrap_or(Err(Trouble::Late(LONGEST)));
         match attempt {
             Ok(()) => tracked.failures = 0,
+            Err(Trouble::Closed(until)) => tracked.due = until,
             // The other node is at it.
             Err(Trouble::AccountLocked) => tracked.due = SystemTime::now() + BUSY.mul_f64(0.5 + self.dice.f64()),
             Err(trouble) => self.failed(tracked, &trouble),
@@ -229,6 +232,10 @@ impl Keeper {
         let Some(id) = held.id() else { return (None, schedule::ask_again(None)) };
         let account = match self.account().await {
             Ok(account) => account,
+            Err(Trouble::Closed(until)) => {
+                let wait = until.duration_since(SystemTime::now()).unwrap_or_default();
+                return (None, schedule::ask_again(Some(wait)));
+            }
             Err(trouble) => {
                 let account = &self.desk.account.name;
                 tracing::warn!(account, %name, "when to renew cannot be asked: {trouble}");
@@ -260,6 +267,22 @@ impl Keeper {
         if let Some(account) = &self.account {
             return Ok(account.clone());
         }
+        if let Some(until) = self.closed.1.filter(|until| SystemTime::now() < *until) {
+            return Err(Trouble::Closed(until));
+        }
+        let opened = self.open_account().await;
+        self.closed = match &opened {
+            Ok(_) => (0, None),
+            Err(Trouble::AccountLocked) => self.closed,
+            Err(trouble) => {
+                let failures = self.closed.0.saturating_add(1);
+                (failures, Some(SystemTime::now() + self.retry(failures, trouble)))
+            }
+        };
+        opened
+    }
+
+    async fn open_account(&mut self) -> Result<Account, Trouble> {
         let way = match &self.way {
             Some(way) => way.clone(),
             None => {
@@ -273,15 +296,21 @@ impl Keeper {
         Ok(account)
     }
 
+    /// How long to wait after so many failures, the last of which was this one.
+    fn retry(&mut self, failures: u32, trouble: &Trouble) -> Duration {
+        let asked = self.way.as_ref().and_then(Transport::take_retry_at);
+        let asked = asked.and_then(|at| at.duration_since(SystemTime::now()).ok());
+        schedule::retry(failures, asked, trouble.kind() == Some("rateLimited"), self.dice.f64())
+    }
+
     /// Tells why there is no certificate, and when it is tried again.
     fn failed(&mut self, tracked: &mut Tracked, trouble: &Trouble) {
         self.counts.failed.increment(1);
         tracked.failures = tracked.failures.saturating_add(1);
         let now = SystemTime::now();
-        let asked = self.way.as_ref().and_then(Transport::take_retry_at);
-        let asked = asked.and_then(|at| at.duration_since(now).ok());
-        let limited = trouble.kind() == Some("rateLimited");
-        let wait = schedule::retry(tracked.failures, asked, limited, self.dice.f64());
+        // Where it is the account, nobody knows whether there is anything wrong with the name.
+        let closed = self.closed.1.and_then(|until| until.duration_since(now).ok());
+        let wait = closed.unwrap_or_else(|| self.retry(tracked.failures, trouble));
         tracked.due = now + wait;
         tracked.next.set(unix(tracked.due));
         let (account, name) = (&self.desk.account.name, &tracked.name);

@@ -107,6 +107,7 @@ impl Accounts {
                 dice: fastrand::Rng::new(),
                 way: None,
                 account: None,
+                closed: (0, None),
             };
             tasks.push(tokio::spawn(keeper.keep(stop.clone())));
         }

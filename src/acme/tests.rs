@@ -134,6 +134,7 @@ async fn keeper(fake: &Fake) -> (Keeper, Tracked) {
         dice: fastrand::Rng::with_seed(1),
         way: None,
         account: Some(fake.account().await),
+        closed: (0, None),
         metrics: Arc::clone(&metrics),
     };
     let tracked = Tracked::new(name(), SystemTime::now(), metrics.acme_next("ca", "a.example"));

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use instant_acme::Problem;
 
@@ -39,7 +39,11 @@ pub(super) enum Trouble {
     Account(PathBuf, serde_json::Error),
     #[error("no TLS towards the directory: {0}")]
     Tls(#[from] rustls::Error),
-    #[error("the other node makes the account")]
+    /// Nothing is asked of the authority before this time, because the last attempts to open the account have failed.
+    #[error("the account could not be opened")]
+    Closed(SystemTime),
+    /// The other node makes the account.
+    #[error("the account is being made by the other node")]
     AccountLocked,
     #[error("it was not done within {0:?}")]
     Late(Duration),
