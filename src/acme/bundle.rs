@@ -68,8 +68,8 @@ impl Held {
         Ok(Held { validity: Validity { from: pair.from(), until: pair.until() }, directory, id })
     }
 
-    /// Whether it may stay for an account with the directory at `url`. One from the staging directory of an authority goes
-    /// once the real one is written in its place.
+    /// Whether it may stay for an account with the directory at `url`. One from the staging directory of an authority
+    /// goes once the real one is written in its place.
     pub(super) fn may_be_from(&self, url: &str) -> bool {
         self.directory.as_deref().is_none_or(|directory| directory == url)
     }

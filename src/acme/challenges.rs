@@ -1,8 +1,8 @@
-//! What is shown to an authority that wants to see that a name is ours: by a certificate in a handshake (RFC 8737), or by a
-//! page (RFC 8555, section 8.3). Both are made of one text, the key authorization.
+//! What is shown to an authority that wants to see that a name is ours: by a certificate in a handshake (RFC 8737), or
+//! by a page (RFC 8555, section 8.3). Both are made of one text, the key authorization.
 //!
-//! Answers are found without a lock. Where this node has none, the other one of a pair may have: then the storage is looked
-//! at, on a thread of the control side, at most once a second for each name and at few at once.
+//! Answers are found without a lock. Where this node has none, the other one of a pair may have: then the storage is
+//! looked at, on a thread of the control side, at most once a second for each name and at few at once.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -25,8 +25,8 @@ const LONGEST: Duration = Duration::from_secs(300);
 const NAP: Duration = Duration::from_secs(30);
 /// Between two looks at whether clients are served.
 const UNTIL_SERVING: Duration = Duration::from_millis(50);
-/// How long after an order there may be another one for the same name, whatever the authority says of the new certificate;
-/// less where certificates live for less than three times as long.
+/// How long after an order there may be another one for the same name, whatever the authority says of the new
+/// certificate; less where certificates live for less than three times as long.
 const BETWEEN_ORDERS: Duration = Duration::from_secs(3600);
 /// After which it is looked again whether the other node is done.
 const BUSY: Duration = Duration::from_secs(20);

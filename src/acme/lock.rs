@@ -1,7 +1,7 @@
 //! Who orders what: a file in the storage that keeps the nodes of a pair from doing the same at once.
 //!
-//! A lock is a file that is made where there is none, with the time and its holder in it. One that is older than ten minutes
-//! was left behind, and so was one of a process of this machine that is gone; who finds it takes it over.
+//! A lock is a file that is made where there is none, with the time and its holder in it. One that is older than ten
+//! minutes was left behind, and so was one of a process of this machine that is gone; who finds it takes it over.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};

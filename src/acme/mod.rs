@@ -1,9 +1,9 @@
 //! Certificates that are obtained and renewed by themselves (RFC 8555): accounts, orders, challenges, and what is kept.
 //!
-//! [`keep`] is the task of an account on the control runtime. It looks at what [`storage`] has, goes by the pure rules of
-//! [`schedule`], and where something is due makes an [`order`] under a [`lock`]. [`challenges`] is what sessions and [`http`]
-//! answer authorities with. The certificates are files that routes watch like all others: nothing here touches a handshake.
-//! Files are read and written on threads that may block, and no worker ever waits for an authority.
+//! [`keep`] is the task of an account on the control runtime. It looks at what [`storage`] has, goes by the pure rules
+//! of [`schedule`], and where something is due makes an [`order`] under a [`lock`]. [`challenges`] is what sessions and
+//! [`http`] answer authorities with. The certificates are files that routes watch like all others: nothing here touches
+//! a handshake. Files are read and written on threads that may block, and no worker ever waits for an authority.
 
 mod account;
 mod bundle;

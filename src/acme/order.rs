@@ -28,7 +28,8 @@ struct Request {
 }
 
 impl Desk {
-    /// Has a certificate issued for `name`, in place of one that the authority knows by `replaces`. Gives what is to be kept.
+    /// Has a certificate issued for `name`, in place of one that the authority knows by `replaces`. Gives what is to be
+    /// kept.
     ///
     /// # Errors
     /// Why there is none.

@@ -12,7 +12,8 @@ const FIRST_RETRY: Duration = MINUTE;
 const LONGEST_RETRY: Duration = HOUR.saturating_mul(12);
 /// The longest that an authority may ask us to wait: what asks for more is a slip.
 const LONGEST_ASKED: Duration = DAY.saturating_mul(7);
-/// How soon and how late the authority is asked again when to renew (RFC 9773, section 4.3.2), and when if it does not say.
+/// How soon and how late the authority is asked again when to renew (RFC 9773, section 4.3.2), and when if it does not
+/// say.
 const ASK_AGAIN: (Duration, Duration) = (MINUTE, DAY);
 const ASK_AGAIN_BY_DEFAULT: Duration = HOUR.saturating_mul(6);
 /// Between the first orders of two names that have no certificate.
@@ -49,8 +50,9 @@ impl Window {
     }
 }
 
-/// When to renew a certificate: at a moment in the window that the authority suggests, else at two thirds of its lifetime or
-/// up to a thirtieth of it earlier. In either case while a twentieth of the lifetime is left: a window may be wrong.
+/// When to renew a certificate: at a moment in the window that the authority suggests, else at two thirds of its
+/// lifetime or up to a thirtieth of it earlier. In either case while a twentieth of the lifetime is left: a window may
+/// be wrong.
 pub(super) fn renewal(validity: Validity, window: Option<Window>, draw: Draw) -> SystemTime {
     let lifetime = validity.lifetime();
     let moment = match window.filter(Window::is_sound) {

@@ -26,8 +26,8 @@ use crate::wire::name::{Name, Written};
 
 const URL: &str = "https://ca.test/dir";
 
-/// An authority that answers by the path, with a status, a header `Retry-After` and a body; an answer may depend on whether
-/// an order replaces something.
+/// An authority that answers by the path, with a status, a header `Retry-After` and a body; an answer may depend on
+/// whether an order replaces something.
 #[derive(Clone, Default)]
 struct Fake {
     answers: Arc<Mutex<HashMap<&'static str, (u16, &'static str, String)>>>,

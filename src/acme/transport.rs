@@ -1,4 +1,5 @@
-//! HTTPS to a directory: verified by the roots of the account, bounded in time and size, one connection that is used again.
+//! HTTPS to a directory: verified by the roots of the account, bounded in time and size, one connection that is used
+//! again.
 
 use std::future::Future;
 use std::io;

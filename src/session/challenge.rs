@@ -1,4 +1,5 @@
-//! Authorities that want to see that a name is ours (RFC 8737): answered on any listener for TLS, wherever the name leads.
+//! Authorities that want to see that a name is ours (RFC 8737): answered on any listener for TLS, wherever the name
+//! leads.
 
 use std::time::{Duration, Instant};
 

@@ -49,9 +49,10 @@ struct State {
 }
 
 impl Certificates {
-    /// Loads the certificates in `paths`, files or folders, and tells what is wrong. What is right can be used whatever is
-    /// wrong with the rest. Behind them come the files of `awaited` names, which may not be there yet. `default` is the name
-    /// whose certificate clients get that ask for none, or for one that no certificate has; without it they get the first one.
+    /// Loads the certificates in `paths`, files or folders, and tells what is wrong. What is right can be used whatever
+    /// is wrong with the rest. Behind them come the files of `awaited` names, which may not be there yet. `default` is
+    /// the name whose certificate clients get that ask for none, or for one that no certificate has; without it they
+    /// get the first one.
     pub(crate) fn load(
         paths: &[PathBuf],
         awaited: Vec<(Name, PathBuf)>,

@@ -145,8 +145,8 @@ fn protocols(node: &Node<'_>, asked: &List<Box<[u8]>>, check: &mut Check<'_>) ->
     protocols
 }
 
-/// Reports what is wrong with files, and warns of what does not keep a certificate from being used. Those that are obtained
-/// are not among `paths`: what is wrong with them is told in the log, and mended by new ones.
+/// Reports what is wrong with files, and warns of what does not keep a certificate from being used. Those that are
+/// obtained are not among `paths`: what is wrong with them is told in the log, and mended by new ones.
 fn report(paths: &[Node<'_>], found: Vec<Found>, check: &mut Check<'_>) {
     for Found { source, problem } in found {
         let Some(node) = paths.get(source) else { continue };
