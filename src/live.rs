@@ -4,18 +4,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::config::model::{Config, RouteTls};
+use crate::config::model::Config;
 use crate::observe::metrics::{Metrics, RouteMetrics};
 use crate::observe::outcome::{Outcome, Side};
 use crate::pool::Pool;
 use crate::pool::commons::Bell;
 use crate::route::{Refusal, Router};
 use crate::session::Failure;
-use crate::tls::certificates::Certificates;
-use crate::tls::server::server_config;
-use crate::tls::tickets::{Secrets, Tickets};
+use crate::tls::termination::Termination;
+use crate::tls::tickets::Secrets;
 use crate::wire::client_hello::ClientHello;
 use crate::wire::protocols::Protocols;
 
@@ -34,25 +32,6 @@ pub(crate) struct Route {
     pub(crate) metrics: RouteMetrics,
     /// How TLS ends here; `None`: it goes on to the endpoint.
     pub(crate) tls: Option<Termination>,
-}
-
-/// How TLS ends here.
-pub(crate) struct Termination {
-    pub(crate) config: Arc<rustls::ServerConfig>,
-    /// How long a handshake may take, once the hello is there.
-    pub(crate) handshake: Duration,
-    /// Watched from the control side.
-    pub(crate) certificates: Arc<Certificates>,
-    pub(crate) tickets: Arc<Tickets>,
-}
-
-impl Termination {
-    fn new(route: &str, tls: &RouteTls, secrets: &Arc<Secrets>) -> Termination {
-        // Routes ask nothing of their clients yet, all of them the same.
-        let tickets = Tickets::new(Arc::clone(secrets), route, b"");
-        let config = server_config(tls, Arc::clone(&tls.loaded), Arc::clone(&tickets) as _);
-        Termination { config, handshake: tls.handshake, certificates: Arc::clone(&tls.loaded), tickets }
-    }
 }
 
 impl Live {

@@ -134,8 +134,7 @@ fn route(worker: &Worker, story: &mut Story, detected: Detected) -> Result<Route
     let key = found
         .as_ref()
         .map_or(0, |route| route.pool.key(story.client().map(|client| client.ip()), name.map(Name::as_str)));
-    let waits =
-        found.as_ref().is_ok_and(|route| route.tls.as_ref().is_some_and(|tls| tls.certificates.is_missing(name)));
+    let waits = found.as_ref().is_ok_and(|route| route.tls.as_ref().is_some_and(|tls| tls.lacks(name)));
     story.heard(hello);
     let route = found?;
     story.routed(&route);
@@ -157,11 +156,12 @@ async fn terminate(
     // Without a hello, which every listener for TLS reads, nothing must go on in clear.
     let hello = opening.take().ok_or(Failure::new(Outcome::Internal, Side::Us))?;
     story.seals();
-    let deadline = Instant::now() + tls.handshake;
-    let handshake = handshake::accept(client, hello, &tls.config, &worker.tools, deadline);
+    let config = tls.config();
+    let deadline = Instant::now() + tls.patience();
+    let handshake = handshake::accept(client, hello, &config, &worker.tools, deadline);
     let began = Instant::now();
     let made = unless_asked(story.entry(), async { Ok(handshake.await) }).await?;
-    story.shook_hands(route, made, began.elapsed()).map(Some)
+    story.shook_hands(Some(route), made, began.elapsed()).map(Some)
 }
 
 /// Takes leave of both sides. Only what has to be said or waited for takes memory and time; most ends are silent.

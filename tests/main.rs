@@ -12,6 +12,7 @@ mod acme;
 mod admin;
 mod bulk;
 mod cli;
+mod client_certificates;
 mod clients;
 mod costs;
 mod demo;

@@ -27,7 +27,9 @@ pub(super) const LISTENER_TIMEOUTS: &[&str] = &["open"];
 /// `[route.NAME]`
 pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "pool", "acme", "tls"];
 /// `[route.NAME.tls]`
-pub(super) const ROUTE_TLS: &[&str] = &["certificates", "default", "alpn", "min_version", "handshake"];
+pub(super) const ROUTE_TLS: &[&str] = &["certificates", "default", "alpn", "min_version", "handshake", "client"];
+/// `[route.NAME.tls.client]`
+pub(super) const ROUTE_TLS_CLIENT: &[&str] = &["verify", "ca", "crl", "crl_check", "expired_crl"];
 /// `[pool.NAME]`
 pub(super) const POOL: &[&str] = &[
     "balance",

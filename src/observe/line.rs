@@ -12,6 +12,8 @@
 //! | ech | `true` if Encrypted Client Hello was offered: `sni` is only the outer name | *the key is left out* |
 //! | tls_version, tls_suite, tls_group | what was agreed on where TLS ends here | *the keys are left out* |
 //! | tls_resumed | `true` if a session of before was resumed, else `false` | *the key is left out* |
+//! | tls_client_subject | of the client's certificate, as RFC 4514 writes it | *the keys of those without one are left out* |
+//! | tls_client_names | its alternative names, such as `DNS:a.example`, `URI:spiffe://...`, `IP:192.0.2.1` | *the key is left out* |
 //! | tls_error | why there was no handshake, in words | *the key is left out* |
 //! | handshake_ms | milliseconds of the handshake, three decimals | *the key is left out* |
 //! | route, pool, endpoint | names | the connection did not get that far |
@@ -35,7 +37,7 @@ use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
-use super::record::{Handshake, Record};
+use super::record::{Handshake, Presented, Record};
 
 /// Members of a list that are told: a hello of 64 KiB must not make a line of 300 KiB.
 pub const MOST_OF_A_LIST: usize = 16;
@@ -91,6 +93,10 @@ fn write_handshake(handshake: &Handshake, fields: &mut Fields<'_>) {
             fields.word("tls_suite", handshake.suite);
             fields.word("tls_group", handshake.group);
             fields.bare("tls_resumed", Some(handshake.resumed));
+            if let Some(Presented { subject, names }) = &handshake.client {
+                fields.word("tls_client_subject", Some(subject));
+                fields.list("tls_client_names", Some(told(names, |name| Cow::Borrowed(&**name))));
+            }
         }
     }
     fields.bare("handshake_ms", Some(Milliseconds(handshake.took)));

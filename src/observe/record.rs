@@ -67,10 +67,21 @@ pub struct Handshake {
     pub group: Option<&'static str>,
     /// A session of before was resumed.
     pub resumed: bool,
+    /// The certificate that the client has shown.
+    pub client: Option<Presented>,
     /// How long it took.
     pub took: Duration,
     /// Why it failed, in words.
     pub error: Option<Box<str>>,
+}
+
+/// Who the client is by its certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Presented {
+    /// The subject as text (RFC 4514).
+    pub subject: Box<str>,
+    /// Alternative names, each with its kind in front, such as `DNS:a.example`.
+    pub names: Vec<Box<str>>,
 }
 
 impl Record {

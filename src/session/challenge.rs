@@ -52,7 +52,7 @@ async fn prove(
     let began = Instant::now();
     let handshake = handshake::accept(client, opening, &answer.config, &worker.tools, deadline);
     let made = unless_asked(story.entry(), async { Ok(handshake.await) }).await?;
-    let mut accepted = story.agreed(made, began.elapsed())?;
+    let mut accepted = story.shook_hands(None, made, began.elapsed())?;
     handshake::part(&mut accepted.sealed, client);
     Err(Failure::new(Outcome::AcmeChallenge, Side::Policy))
 }

@@ -16,6 +16,7 @@ use crate::pool::{Endpoint, Pool};
 use crate::supervise::worker::Worker;
 use crate::table::{Entry, Identity, Registered};
 use crate::tls::handshake::{Accepted, Refused};
+use crate::tls::words;
 use crate::wire::client_hello::ClientHello;
 use crate::wire::name::Name;
 
@@ -107,34 +108,37 @@ impl Story {
         self.protocol() == Protocol::Tls && !self.sealed
     }
 
-    /// A handshake for `route` is over, `took` after it was begun.
+    /// A handshake is over, `took` after it was begun; without a `route` it was made to answer an authority.
     pub(super) fn shook_hands(
         &mut self,
-        route: &Route,
+        route: Option<&Route>,
         made: Result<Box<Accepted>, Refused>,
         took: Duration,
     ) -> Result<Box<Accepted>, Failure> {
-        route.metrics.handshake.record(took);
-        self.agreed(made, took)
-    }
-
-    /// A handshake is over, `took` after it was begun.
-    pub(super) fn agreed(
-        &mut self,
-        made: Result<Box<Accepted>, Refused>,
-        took: Duration,
-    ) -> Result<Box<Accepted>, Failure> {
+        let metrics = &self.worker.shared.metrics;
         let mut handshake = match &made {
-            Ok(accepted) => accepted.sealed.agreed(),
+            Ok(accepted) => {
+                let agreed = accepted.sealed.agreed();
+                if let Some(route) = route {
+                    metrics.handshakes(&route.name, &agreed).increment(1);
+                }
+                agreed
+            }
             Err(Refused { failure, why }) => {
-                let error = match (why, failure.outcome) {
-                    (Some(why), _) => why.to_string(),
-                    (None, Outcome::HandshakeTimeout) => "it was not over in time".to_owned(),
-                    (None, _) => "the client left".to_owned(),
+                let (cause, error) = match (why, failure.outcome) {
+                    (Some(why), _) => (words::cause(why), words::words(why)),
+                    (None, Outcome::HandshakeTimeout) => ("timeout", "it was not over in time".into()),
+                    (None, _) => ("gone", "the client left".into()),
                 };
+                if let Some(route) = route {
+                    metrics.handshake_failures(&route.name, cause).increment(1);
+                }
                 Handshake { error: Some(error.into()), ..Handshake::default() }
             }
         };
+        if let Some(route) = route {
+            route.metrics.handshake.record(took);
+        }
         handshake.took = took;
         self.handshake = Some(Box::new(handshake));
         made.map_err(|refused| refused.failure)

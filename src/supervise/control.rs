@@ -17,6 +17,7 @@ use crate::health::watch::Watch;
 use crate::pool::Pool;
 use crate::pool::discovery::{self, Dns, Sources};
 use crate::sys;
+use crate::tls::expiry;
 
 /// Between two rounds of bringing gauges up to date.
 const PUBLISH: Duration = Duration::from_secs(1);
@@ -179,11 +180,15 @@ async fn watch_certificates(shared: Arc<Shared>) {
             }
             for route in &shared.live.load().routes {
                 let Some(tls) = &route.tls else { continue };
-                for problem in tls.certificates.look(SystemTime::now()) {
+                let now = SystemTime::now();
+                for problem in tls.look(now) {
                     tracing::warn!(route = &*route.name, "{problem}; what was there before stays in use");
                 }
-                tls.tickets.expire(Instant::now());
-                tls.certificates.publish(&shared.metrics, &route.name);
+                let ending = tls.clients().map(|clients| clients.ending(Duration::ZERO, now)).unwrap_or_default();
+                for (file, end) in ending {
+                    tracing::warn!(route = &*route.name, "{file:?}: {}", expiry::list_expired(end));
+                }
+                tls.publish(&shared.metrics);
             }
         });
         if let Err(error) = look.await {

@@ -25,7 +25,7 @@ use crate::observe::metrics::Metrics;
 use crate::wire::name::{Name, Written};
 
 /// What is wrong with files that were changed within this time is not told: somebody may be writing them.
-const RESTS: Duration = Duration::from_secs(2);
+pub(super) const RESTS: Duration = Duration::from_secs(2);
 
 /// The certificates of a route.
 pub(crate) struct Certificates {

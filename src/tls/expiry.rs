@@ -46,6 +46,11 @@ pub(crate) fn left(end: SystemTime, now: SystemTime) -> String {
     }
 }
 
+/// That a list of revoked certificates has ended.
+pub(crate) fn list_expired(end: SystemTime) -> String {
+    format!("the list of revoked certificates has expired on {}", day(end))
+}
+
 /// The day of `time`, in UTC.
 pub(crate) fn day(time: SystemTime) -> String {
     let whole = humantime::format_rfc3339_seconds(time).to_string();

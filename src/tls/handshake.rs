@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::task::{Poll, ready};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use rustix::net::SendFlags;
-use rustls::ServerConfig;
+use rustls::{CertificateError, ServerConfig};
 use tokio::time::timeout_at;
 
+use super::presented;
 use super::sealed::Sealed;
 use crate::detect::Opening;
 use crate::forward::Tools;
@@ -56,7 +57,7 @@ pub(crate) async fn accept(
             opened.map_err(|why| refused(Outcome::HandshakeFailed, Some(why)))?;
             flushed.map_err(|()| refused(Outcome::ClientGone, None))?;
             if !sealed.is_handshaking() {
-                return Ok(());
+                return unless_expired(&sealed).map_err(|why| refused(Outcome::HandshakeFailed, Some(why)));
             }
             if !receive(client, &sealed, &mut incoming, tools).await {
                 return Err(refused(Outcome::ClientGone, None));
@@ -64,6 +65,10 @@ pub(crate) async fn accept(
         }
     };
     match timeout_at(deadline.into(), talk).await {
+        Ok(Err(refused)) if !sealed.is_handshaking() => {
+            part(&mut sealed, client);
+            Err(refused)
+        }
         Ok(Ok(())) => Ok(Box::new(Accepted { sealed, plain, opening })),
         Ok(Err(refused)) => Err(refused),
         Err(_) => Err(refused(Outcome::HandshakeTimeout, None)),
@@ -74,6 +79,15 @@ pub(crate) async fn accept(
 pub(crate) fn part(sealed: &mut Sealed, client: &Stream) {
     sealed.close();
     let _ = rustix::net::send(client, sealed.outgoing(), SendFlags::NOSIGNAL);
+}
+
+/// A session is not resumed when the certificate has ended that it began with, which is not verified again.
+fn unless_expired(sealed: &Sealed) -> Result<(), rustls::Error> {
+    let until = sealed.peer_certificate().filter(|_| sealed.is_resumed()).and_then(|shown| presented::until(shown));
+    match until {
+        Some(until) if until < SystemTime::now() => Err(CertificateError::Expired.into()),
+        _ => Ok(()),
+    }
 }
 
 fn refused(outcome: Outcome, why: Option<rustls::Error>) -> Refused {

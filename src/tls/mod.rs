@@ -5,7 +5,9 @@
 //! [`server`] puts both together for rustls. [`sealed`] is a connection without its socket. Of all this only [`handshake`]
 //! knows of sockets, and the time comes in as an argument; what is inside is forwarded by `forward/terminated.rs`.
 
+mod authorities;
 pub(crate) mod certificates;
+pub(crate) mod clients;
 mod der;
 pub(crate) mod expiry;
 mod files;
@@ -14,13 +16,16 @@ mod index;
 mod key;
 pub(crate) mod key_file;
 pub(crate) mod pair;
+pub(crate) mod presented;
 pub(crate) mod problem;
 #[cfg(test)]
 mod sample;
 pub(crate) mod sealed;
 pub(crate) mod server;
 mod staple;
+pub(crate) mod termination;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tickets;
 mod watch;
+pub(crate) mod words;

@@ -57,6 +57,15 @@ pub(crate) enum Flaw {
     /// The key is that of another certificate.
     #[error("is not the key of the certificate {0:?}")]
     KeyOfAnother(PathBuf),
+    /// A certificate in a file of authorities by which nothing can be verified.
+    #[error("has a certificate that cannot be used to verify others: it is number {0}")]
+    Authority(usize),
+    /// A file of lists of revoked certificates that has none.
+    #[error("has no list of revoked certificates (CRL) in PEM or DER that can be read")]
+    NoList,
+    /// A list of a kind that we cannot go by.
+    #[error("cannot be used: {0}")]
+    Unusable(String),
     /// An OCSP response that is none, or says that it failed.
     #[error("is not a successful OCSP response in DER; the certificate is used without it")]
     Staple,

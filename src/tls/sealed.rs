@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
+use super::presented::presented;
 use crate::observe::record::Handshake;
 
 /// What encryption adds to each record of at most 16 KiB, with room to spare (RFC 8446, 5.2: at most 255 bytes, and 5 for
@@ -182,6 +184,16 @@ impl Sealed {
         self.peer_closed
     }
 
+    /// Whether a session of before was resumed, in which nobody shows or verifies a certificate.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.connection.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// The certificate that the client has shown, now or when the session began that was resumed.
+    pub(crate) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.connection.peer_certificates()?.first()
+    }
+
     /// What was agreed on.
     pub(crate) fn agreed(&self) -> Handshake {
         Handshake {
@@ -192,7 +204,8 @@ impl Sealed {
             },
             suite: self.connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()),
             group: self.connection.negotiated_key_exchange_group().and_then(|group| group.name().as_str()),
-            resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            resumed: self.is_resumed(),
+            client: self.peer_certificate().map(|certificate| presented(certificate)),
             ..Handshake::default()
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::{ServerConfig, SupportedProtocolVersion, version};
 
@@ -15,12 +16,13 @@ const ONLY_13: &[&SupportedProtocolVersion] = &[&version::TLS13];
 
 /// The settings of the route with this `tls`; to be made once for a generation and shared by its sessions.
 ///
-/// Sessions are resumed by `tickets` alone, which have to be those of the route. No early data is taken: it could be
-/// replayed.
+/// Sessions are resumed by `tickets` alone, which have to be those of the route and of what it asks of `clients`. No early
+/// data is taken: it could be replayed.
 pub(crate) fn server_config(
     tls: &RouteTls,
     certificates: Arc<Certificates>,
     tickets: Arc<dyn ProducesTickets>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
 ) -> Arc<ServerConfig> {
     let versions = match tls.min_version {
         MinVersion::Tls12 => VERSIONS,
@@ -29,7 +31,11 @@ pub(crate) fn server_config(
     let builder = ServerConfig::builder_with_provider(Arc::new(provider())).with_protocol_versions(versions);
     #[expect(clippy::expect_used, reason = "it asks whether the provider's suites and groups serve the versions")]
     let builder = builder.expect("the provider serves TLS 1.2 and 1.3");
-    let mut config = builder.with_no_client_auth().with_cert_resolver(certificates);
+    let builder = match clients {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(certificates);
     config.alpn_protocols = tls.alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = tickets;
@@ -77,6 +83,7 @@ mod tests {
                 alpn,
                 min_version,
                 handshake: std::time::Duration::from_secs(5),
+                clients: None,
                 loaded: Arc::new(loaded),
             };
             Route { folder, tls, secrets: Secrets::random(Instant::now()).unwrap() }
@@ -84,7 +91,7 @@ mod tests {
 
         fn server(&self, route: &str) -> Arc<ServerConfig> {
             let tickets = Tickets::new(Arc::clone(&self.secrets), route, b"");
-            server_config(&self.tls, Arc::clone(&self.tls.loaded), tickets)
+            server_config(&self.tls, Arc::clone(&self.tls.loaded), tickets, None)
         }
 
         fn client(&self, versions: &[&'static SupportedProtocolVersion], alpn: &[&str]) -> Arc<ClientConfig> {

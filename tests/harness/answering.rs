@@ -5,11 +5,12 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
-use rcgen::{CertificateParams, Issuer, KeyPair};
+use rcgen::{CertificateParams, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
 
 use super::PATIENCE;
 use super::tls::authority;
@@ -173,13 +174,19 @@ pub struct Authority {
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: KeyPair,
+    serial: u64,
     folder: PathBuf,
 }
 
 impl Authority {
     /// A new one; its files go to `folder`, one authority each.
     pub fn new(folder: &Path) -> Authority {
-        let (certificate, issuer) = authority("probes");
+        Authority::called("probes", folder)
+    }
+
+    /// A new one that is called so.
+    pub fn called(name: &str, folder: &Path) -> Authority {
+        let (certificate, issuer) = authority(name);
         std::fs::write(folder.join("ca.pem"), certificate.pem()).unwrap();
         Authority { certificate: certificate.der().clone(), issuer, folder: folder.to_owned() }
     }
@@ -196,15 +203,27 @@ impl Authority {
 
     /// A certificate for this name that ends at the beginning of a day.
     pub fn sign_until(&self, name: &str, end: Option<(i32, u8, u8)>) -> Identity {
+        let end = end.map(|(year, month, day)| rcgen::date_time_ymd(year, month, day).into());
+        self.sign_until_time(name, end)
+    }
+
+    /// A certificate for this name that ends then.
+    pub fn sign_until_time(&self, name: &str, end: Option<SystemTime>) -> Identity {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.use_authority_key_identifier_extension = true;
-        if let Some((year, month, day)) = end {
-            params.not_after = rcgen::date_time_ymd(year, month, day);
+        let serial = fastrand::u64(1..1 << 63);
+        params.serial_number = Some(serial.into());
+        if let Some(end) = end {
+            params.not_after = end.into();
         }
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let identity =
-            Identity { chain: vec![certificate.der().clone()], key, folder: self.folder.join(format!("of {name}")) };
+        let identity = Identity {
+            chain: vec![certificate.der().clone()],
+            key,
+            serial,
+            folder: self.folder.join(format!("of {name}")),
+        };
         let _ = std::fs::create_dir(&identity.folder);
         std::fs::write(identity.file("pem"), certificate.pem()).unwrap();
         std::fs::write(identity.file("key"), identity.key.serialize_pem()).unwrap();
@@ -216,6 +235,34 @@ impl Authority {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
         ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
+    }
+
+    /// A client that trusts this authority and shows this certificate, in one of these versions.
+    pub fn client_as(&self, identity: &Identity, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let builder = ClientConfig::builder_with_protocol_versions(versions).with_root_certificates(roots);
+        builder.with_client_auth_cert(identity.chain.clone(), identity.private_key()).unwrap()
+    }
+
+    /// A list of revoked certificates in PEM that ends at the beginning of a year.
+    pub fn list(&self, revoked: &[&Identity], end: i32) -> String {
+        let long_ago = rcgen::date_time_ymd(2020, 1, 1);
+        let revoked = revoked.iter().map(|identity| RevokedCertParams {
+            serial_number: identity.serial.into(),
+            revocation_time: long_ago,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: long_ago,
+            next_update: rcgen::date_time_ymd(end, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
     /// A server that demands a certificate of this authority.

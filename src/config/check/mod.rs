@@ -5,6 +5,7 @@
 
 mod acme;
 mod balance;
+mod clients;
 pub(super) mod discovery;
 mod health;
 mod listeners;

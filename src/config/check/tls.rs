@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::node::{Node, Table};
 use super::routes::{self, List};
-use super::{Check, acme, keys};
+use super::{Check, acme, clients, keys};
 use crate::config::model::{MinVersion, NamePattern, RouteTls};
 use crate::config::report::{At, quote};
 use crate::config::value::{Refused, is_absolute};
@@ -41,7 +41,7 @@ pub(super) fn read(
         Some(_) => table.get("certificates"),
         None => table.require("certificates", NO_ACME, check.complete, check.report),
     };
-    let paths = certificates.map(|node| paths(&node, check)).unwrap_or_default();
+    let paths = certificates.map(|node| paths(&node, (CERTIFICATES, NO_CERTIFICATES), check)).unwrap_or_default();
     let (paths, nodes): (Vec<PathBuf>, Vec<Node<'_>>) = paths.into_iter().unzip();
     let awaited = obtained.map(acme::Obtained::files).unwrap_or_default();
     let default = table.get("default").and_then(|node| {
@@ -53,6 +53,7 @@ pub(super) fn read(
     let min_version = table.get("min_version").and_then(|node| node.choice(&versions, check.report));
     let handshake = table.get("handshake");
     let handshake = handshake.and_then(|node| node.duration_within(HANDSHAKE, "\"100ms\" to \"1m\"", check.report));
+    let clients = table.get("client").map(|node| clients::read(&node, check));
     let name = default.as_ref().map(|(name, _)| name.clone());
     let (read, awaited) = if check.with_files { (paths.clone(), awaited) } else { Default::default() };
     let now = SystemTime::now();
@@ -68,6 +69,7 @@ pub(super) fn read(
         alpn: protocols.values,
         min_version: min_version.unwrap_or(MinVersion::Tls12),
         handshake: handshake.unwrap_or(DEFAULT_HANDSHAKE),
+        clients,
         loaded: Arc::new(loaded),
     }
 }
@@ -89,17 +91,22 @@ pub(super) fn ticket_keys(top: &Table<'_>, check: &mut Check<'_>) -> Option<Path
     Some(path)
 }
 
-/// The paths of certificates, none twice, and where each was written.
-fn paths<'t>(node: &Node<'t>, check: &mut Check<'_>) -> Vec<(PathBuf, Node<'t>)> {
+/// The absolute paths of a list, none twice, and where each was written. `expected` says what each is, and why an empty
+/// list makes no sense.
+pub(super) fn paths<'t>(
+    node: &Node<'t>,
+    (expected, empty): (&str, &str),
+    check: &mut Check<'_>,
+) -> Vec<(PathBuf, Node<'t>)> {
     let mut known: HashMap<PathBuf, At> = HashMap::new();
     let mut paths = Vec::new();
-    for element in node.list(CERTIFICATES, NO_CERTIFICATES, check.report) {
+    for element in node.list(expected, empty, check.report) {
         let absolute = |text: &str| match is_absolute(text) {
             // Its parts alone: a slash too many makes no other path.
             true => Ok(Path::new(text).components().collect::<PathBuf>()),
             false => Err(Refused::misread(text, "is not an absolute path")),
         };
-        let Some(path) = element.parse(CERTIFICATES, check.report, absolute) else { continue };
+        let Some(path) = element.parse(expected, check.report, absolute) else { continue };
         if let Some(first) = known.get(&path) {
             let message = format!("{} is listed twice", quote(&path.to_string_lossy()));
             check.report.add(element.at, element.path(), message).also(*first);

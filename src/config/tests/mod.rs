@@ -3,6 +3,7 @@
 //! `conf/` to its word.
 
 mod acme;
+mod clients;
 mod discovery;
 mod files;
 mod health;

@@ -106,10 +106,10 @@ fn what_is_read() {
 }
 
 /// A folder with a configuration whose route has these names and keys, and certificates.
-struct Node(tempfile::TempDir);
+pub(super) struct Node(tempfile::TempDir);
 
 impl Node {
-    fn new(sni: &str, keys: &str) -> Node {
+    pub(super) fn new(sni: &str, keys: &str) -> Node {
         let folder = tempfile::tempdir().unwrap();
         let text = super::GOOD.replace("\"www.example.com\"", sni);
         let keys = keys.replace("DIR", &folder.path().display().to_string());
@@ -118,7 +118,7 @@ impl Node {
     }
 
     /// Puts a certificate for `name` there that ends in `year`, or in so many days.
-    fn with(self, file: &str, name: &str, ends: Result<i32, u32>) -> Node {
+    pub(super) fn with(self, file: &str, name: &str, ends: Result<i32, u32>) -> Node {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_after = match ends {
@@ -128,12 +128,12 @@ impl Node {
         self.file(file, &(params.self_signed(&key).unwrap().pem() + &key.serialize_pem()))
     }
 
-    fn file(self, file: &str, content: &str) -> Node {
+    pub(super) fn file(self, file: &str, content: &str) -> Node {
         std::fs::write(self.0.path().join(file), content).unwrap();
         self
     }
 
-    fn load(&self) -> Result<Loaded, String> {
+    pub(super) fn load(&self) -> Result<Loaded, String> {
         load_with(&self.0.path().join("main.toml"), []).map_err(|problems| self.shown(&problems))
     }
 
@@ -143,7 +143,7 @@ impl Node {
     }
 
     /// What is warned of.
-    fn warned(&self) -> String {
+    pub(super) fn warned(&self) -> String {
         let loaded = self.load().unwrap();
         loaded.warnings.iter().map(|warning| self.shown(warning)).collect::<Vec<_>>().join("\n")
     }

@@ -2,23 +2,21 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, ProtocolVersion, RootCertStore,
-    SignatureScheme,
+    AlertDescription, ClientConfig, DigitallySignedStruct, Error, ProtocolVersion, RootCertStore, SignatureScheme,
 };
 use tokio_rustls::TlsConnector;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::channel::{Channel, Line};
 use crate::config::model::{ProbeTls, Trust};
 use crate::health::verdict::{Observation, Text};
-use crate::tls::expiry;
+use crate::tls::{presented, words};
 
 /// TLS towards one endpoint.
 #[derive(Clone)]
@@ -96,7 +94,7 @@ impl Client {
         let stream = handshake.await.map_err(|(error, line)| (observation(&error), Channel::Clear(line)))?;
         let (_, connection) = stream.get_ref();
         let no_protocol = self.wants_protocol && connection.alpn_protocol().is_none();
-        let expires = connection.peer_certificates().and_then(|chain| not_after(chain.first()?));
+        let expires = connection.peer_certificates().and_then(|chain| presented::until(chain.first()?));
         let channel = Channel::Tls(Box::new(stream));
         if no_protocol {
             return Err((Observation::Refused(NO_PROTOCOL.into()), channel));
@@ -139,7 +137,7 @@ pub(super) fn observation(error: &io::Error) -> Observation {
 fn refusal(error: &io::Error) -> Option<Text> {
     let error = error.get_ref()?.downcast_ref::<Error>()?;
     Some(match error {
-        Error::InvalidCertificate(error) => certificate(error),
+        Error::InvalidCertificate(error) => words::certificate(error),
         Error::AlertReceived(AlertDescription::NoApplicationProtocol) | Error::NoApplicationProtocol => {
             NO_PROTOCOL.into()
         }
@@ -147,27 +145,6 @@ fn refusal(error: &io::Error) -> Option<Text> {
         Error::InvalidMessage(_) => "it does not answer in TLS".into(),
         other => format!("TLS: {other}").into(),
     })
-}
-
-fn certificate(error: &CertificateError) -> Text {
-    let on = |time: &UnixTime| expiry::day(SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs()));
-    match error {
-        CertificateError::Expired => "certificate expired".into(),
-        CertificateError::ExpiredContext { not_after, .. } => {
-            format!("certificate expired on {}", on(not_after)).into()
-        }
-        CertificateError::NotValidYetContext { not_before, .. } => {
-            format!("certificate is not valid before {}", on(not_before)).into()
-        }
-        CertificateError::UnknownIssuer => "certificate is of an issuer that is not trusted".into(),
-        other => format!("certificate: {other}").into(),
-    }
-}
-
-/// When a certificate ends.
-fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    Some(expiry::time(certificate.validity().not_after))
 }
 
 /// Trusts every certificate; signatures are still verified, or there would be no TLS at all.

@@ -15,6 +15,9 @@ fn everything() -> Metrics {
     metrics.certificate_expiry("pg", "/etc/a.pem").set(1.0);
     metrics.acme("ca").issued.increment(1);
     metrics.acme_next("ca", "a.example").set(1.0);
+    metrics.crl_expiry("pg", "/etc/a.crl").set(1.0);
+    metrics.handshakes("pg", &Handshake { version: Some("1.3"), ..Handshake::default() }).increment(1);
+    metrics.handshake_failures("pg", "timeout").increment(1);
     metrics.worker(3).handed_over.increment(2);
     metrics
 }

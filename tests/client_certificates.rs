@@ -1,0 +1,206 @@
+//! Routes that ask their clients for certificates.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
+use tempfile::TempDir;
+
+use crate::harness::answering::{Authority, Identity};
+use crate::harness::{Balancer, Endpoint, Line, Manner, PATIENCE, eventually};
+
+struct Scene {
+    /// Of the clients, and of the balancer too.
+    authority: Authority,
+    balancer: Balancer,
+    list: PathBuf,
+    _endpoint: Endpoint,
+    _folder: TempDir,
+}
+
+/// A route that asks as `client` says, beside one that asks nothing; LIST stands for the file of a list that revokes nobody.
+fn scene(client: &str) -> Scene {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let (identity, endpoint) = (authority.sign("a.test"), Endpoint::start(Manner::Echoes));
+    let open = authority.sign("open.test");
+    let list = folder.path().join("list.crl");
+    std::fs::write(&list, authority.list(&[], 2099)).unwrap();
+    let client = client.replace("LIST", &format!("crl = {list:?}"));
+    let balancer = Balancer::start(&format!(
+        r#"
+        listener.edge.bind = "127.0.0.1:0"
+        [route.a]
+        listener = "edge"
+        sni = "a.test"
+        pool = "p"
+        [route.a.tls]
+        certificates = {:?}
+        client = {{ ca = {:?}, {client} }}
+        [route.open]
+        listener = "edge"
+        sni = "open.test"
+        pool = "p"
+        tls.certificates = {:?}
+        [pool.p]
+        endpoints = "{}"
+        "#,
+        identity.file("pem"),
+        authority.file(),
+        open.file("pem"),
+        endpoint.address()
+    ));
+    Scene { authority, balancer, list, _endpoint: endpoint, _folder: folder }
+}
+
+impl Scene {
+    fn shows(&self, identity: &Identity) -> Arc<ClientConfig> {
+        Arc::new(self.authority.client_as(identity, &[&TLS13]))
+    }
+
+    /// The last line of the log, once there are so many.
+    fn last(&self, count: usize) -> Line {
+        self.balancer.records(count).pop().unwrap()
+    }
+}
+
+/// How a session began, or what the client was told instead.
+fn talk(to: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> Result<HandshakeKind, String> {
+    let connection = ClientConnection::new(Arc::clone(config), name.to_owned().try_into().unwrap()).unwrap();
+    let stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut session = StreamOwned::new(connection, stream);
+    let mut back = [0; 2];
+    let talked = session.write_all(b"hi").and_then(|()| session.read_exact(&mut back));
+    talked.map_err(|error| error.to_string())?;
+    assert_eq!(&back, b"hi");
+    let kind = session.conn.handshake_kind().unwrap();
+    session.conn.send_close_notify();
+    session.flush().unwrap();
+    assert_eq!(session.read(&mut back).unwrap(), 0);
+    Ok(kind)
+}
+
+/// A certificate of an authority that nobody here trusts.
+fn stranger() -> Identity {
+    let folder = tempfile::tempdir().unwrap();
+    Authority::called("strangers", folder.path()).sign("client-1.test")
+}
+
+fn replace(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, file).unwrap();
+}
+
+#[test]
+fn only_those_with_a_certificate_of_the_authority_get_in() {
+    let scene = scene("");
+    let edge = scene.balancer.address("edge");
+    let known = scene.authority.sign("client-1.test");
+    let stranger = stranger();
+    let late = scene.authority.sign_until("late.test", Some((2001, 1, 1)));
+    assert_eq!(talk(edge, "a.test", &scene.shows(&known)), Ok(HandshakeKind::Full));
+    let line = scene.last(1);
+    assert_eq!(line["tls_client_names"], serde_json::json!(["DNS:client-1.test"]), "{line}");
+    assert_eq!(line["tls_client_subject"], "CN=rcgen self signed cert", "{line}");
+    for (config, alert, cause, words) in [
+        (Arc::new(scene.authority.client()), "CertificateRequired", "certificate_missing", "no certificate was shown"),
+        (scene.shows(&stranger), "UnknownCA", "certificate_untrusted", "issuer that is not trusted"),
+        (scene.shows(&late), "CertificateExpired", "certificate_expired", "certificate expired on 2001-01-01"),
+    ] {
+        let told = talk(edge, "a.test", &config).unwrap_err();
+        assert!(told.contains(alert), "{told}");
+        eventually(&format!("the log says: {words}"), || {
+            let lines = scene.balancer.log().lines();
+            let said = |line: &Line| line["tls_error"].as_str().is_some_and(|error| error.contains(words));
+            lines.into_iter().find(said).filter(|line| line["outcome"] == "handshake_failed")
+        });
+        let failures = format!("pointsman_route_handshake_failures_total{{route=\"a\",cause=\"{cause}\"}}");
+        assert_eq!(scene.balancer.metric(&failures), 1.0);
+    }
+    assert_eq!(talk(edge, "open.test", &Arc::new(scene.authority.client())), Ok(HandshakeKind::Full));
+    let agreed = format!("version={},suite={},group={}", line["tls_version"], line["tls_suite"], line["tls_group"]);
+    let succeeded = format!("pointsman_route_handshakes_total{{route=\"a\",{agreed},resumed=\"false\"}}");
+    assert_eq!(scene.balancer.metric(&succeeded), 1.0);
+}
+
+#[test]
+fn where_it_is_optional_only_a_bad_one_keeps_out() {
+    let scene = scene("verify = 'optional'");
+    let edge = scene.balancer.address("edge");
+    assert_eq!(talk(edge, "a.test", &Arc::new(scene.authority.client())), Ok(HandshakeKind::Full));
+    assert!(scene.last(1).get("tls_client_subject").is_none());
+    let known = scene.authority.sign("client-1.test");
+    assert_eq!(talk(edge, "a.test", &scene.shows(&known)), Ok(HandshakeKind::Full));
+    let stranger = stranger();
+    assert!(talk(edge, "a.test", &scene.shows(&stranger)).is_err());
+}
+
+#[test]
+fn whoever_is_revoked_is_out_at_once_and_resumes_nothing() {
+    let scene = scene("LIST");
+    let edge = scene.balancer.address("edge");
+    let (good, bad) = (scene.authority.sign("good.test"), scene.authority.sign("bad.test"));
+    let clients = [&TLS13, &TLS12].map(|version| {
+        let shows = |identity| Arc::new(scene.authority.client_as(identity, &[version]));
+        (shows(&good), shows(&bad))
+    });
+    for (good, bad) in &clients {
+        for config in [good, bad] {
+            assert_eq!(talk(edge, "a.test", config), Ok(HandshakeKind::Full));
+            assert_eq!(talk(edge, "a.test", config), Ok(HandshakeKind::Resumed));
+        }
+    }
+    assert_eq!(scene.last(8)["tls_client_names"], serde_json::json!(["DNS:bad.test"]), "of the session before");
+    replace(&scene.list, &scene.authority.list(&[&bad], 2099));
+    for (good, bad) in &clients {
+        let told = eventually("the new list holds", || talk(edge, "a.test", bad).err());
+        assert!(told.contains("CertificateRevoked"), "{told}");
+        assert_eq!(talk(edge, "a.test", good), Ok(HandshakeKind::Full), "its ticket was given under other rules");
+        assert_eq!(talk(edge, "a.test", good), Ok(HandshakeKind::Resumed));
+    }
+    // What cannot be used changes nothing.
+    replace(&scene.list, "nonsense");
+    std::thread::sleep(Duration::from_secs(5));
+    for (good, bad) in &clients {
+        assert!(talk(edge, "a.test", bad).is_err());
+        assert_eq!(talk(edge, "a.test", good), Ok(HandshakeKind::Resumed));
+    }
+}
+
+#[test]
+fn a_list_that_has_ended() {
+    for (what, expected) in [("refuse", Err("UnknownCA")), ("use", Ok(HandshakeKind::Full))] {
+        let scene = scene(&format!("LIST, expired_crl = '{what}'"));
+        let (edge, client) = (scene.balancer.address("edge"), scene.authority.sign("client.test"));
+        assert_eq!(talk(edge, "a.test", &scene.shows(&client)), Ok(HandshakeKind::Full));
+        replace(&scene.list, &scene.authority.list(&[], 2021));
+        let expiry = format!("pointsman_crl_expiry_timestamp_seconds{{route=\"a\",file={:?}}}", scene.list);
+        eventually("the new list is there", || (scene.balancer.metric(&expiry) < 1.7e9).then_some(()));
+        let said = talk(edge, "a.test", &scene.shows(&client));
+        match expected {
+            Ok(kind) => assert_eq!(said, Ok(kind)),
+            Err(part) => assert!(said.as_ref().is_err_and(|said| said.contains(part)), "{said:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_session_ends_its_life_with_the_certificate() {
+    let scene = scene("");
+    let edge = scene.balancer.address("edge");
+    let soon = SystemTime::now() + Duration::from_secs(6);
+    let short = scene.authority.sign_until_time("short.test", Some(soon));
+    let config = scene.shows(&short);
+    assert_eq!(talk(edge, "a.test", &config), Ok(HandshakeKind::Full));
+    assert_eq!(talk(edge, "a.test", &config), Ok(HandshakeKind::Resumed));
+    std::thread::sleep(Duration::from_secs(8));
+    assert!(talk(edge, "a.test", &config).is_err());
+    let line = scene.last(3);
+    assert_eq!((&line["outcome"], &line["tls_error"]), (&"handshake_failed".into(), &"certificate expired".into()));
+}
