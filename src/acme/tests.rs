@@ -26,11 +26,13 @@ use crate::wire::name::{Name, Written};
 
 const URL: &str = "https://ca.test/dir";
 
-/// An authority that answers by the path, with a status, a header `Retry-After` and a body; an answer may depend on
-/// whether an order replaces something.
+/// A status, the header `Retry-After`, and a body.
+type Answer = (u16, &'static str, String);
+
+/// An authority that answers by the path, and knows whether an order replaces something.
 #[derive(Clone, Default)]
 struct Fake {
-    answers: Arc<Mutex<HashMap<&'static str, (u16, &'static str, String)>>>,
+    answers: Arc<Mutex<HashMap<&'static str, Answer>>>,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
