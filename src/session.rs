@@ -81,7 +81,7 @@ pub(crate) fn serve(worker: Rc<Worker>, accepted: listen::Accepted) {
     });
 }
 
-/// The line: detect, route, terminate where the route says so, choose, connect, forward.
+/// The line: detect, answer where an authority asks, route, terminate where the route says so, choose, connect, forward.
 async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<Travelled, Failure> {
     story.entry().set_waker(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
     let mut detected = match Detection::of(story.protocol(), client, &worker.tools, worker.memory()).begin() {

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use pointsman::wire::sample::Sample;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -186,6 +189,102 @@ fn of_a_pair_one_orders_the_other_answers_and_both_serve() {
     assert!(proofs(&waiting) > 0 && proofs(&ordering) == 0, "the other node has answered");
     assert!(ordering.messages().contains("certificate obtained"));
     assert!(!waiting.messages().contains("certificate obtained"), "{}", waiting.messages());
+}
+
+/// Trusts everybody.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+/// No authority is needed: the other node of a pair has put a challenge there.
+#[test]
+fn only_what_is_asked_for_is_shown_and_the_rest_goes_where_it_did() {
+    let storage = tempfile::tempdir().unwrap();
+    let (endpoint, proofs) = (Endpoint::start(Manner::Echoes), Endpoint::start(Manner::Echoes));
+    let balancer = Balancer::start(&format!(
+        r#"
+        listener.edge.bind = "127.0.0.1:0"
+        acme.ca = {{ directory = "https://{}/", terms_agreed = true, storage = "{}" }}
+        route.a = {{ listener = "edge", sni = "a.test", pool = "a", acme = "ca" }}
+        route.proofs = {{ listener = "edge", sni = "a.test", alpn = "acme-tls/1", pool = "proofs" }}
+        pool.a.endpoints = "{}"
+        pool.proofs.endpoints = "{}"
+        "#,
+        free_address(),
+        storage.path().display(),
+        endpoint.address(),
+        proofs.address()
+    ));
+    let edge = balancer.address("edge");
+    let asking = Sample { name: Some(b"a.test"), alpn: &["acme-tls/1"], ..Sample::default() }.wire();
+    passes(edge, &asking);
+    assert_eq!(balancer.records(1)[0]["route"], "proofs", "there is nothing to show, so the endpoints may have it");
+    let file = storage.path().join("challenges").join("a.test");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "token.thumbprint").unwrap();
+    let mut config =
+        ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth();
+    config.alpn_protocols = vec![b"acme-tls/1".to_vec()];
+    let config = Arc::new(config);
+    let shown = eventually("the proof is shown", || {
+        let connection = ClientConnection::new(Arc::clone(&config), "a.test".try_into().unwrap()).unwrap();
+        let mut stream = StreamOwned::new(connection, TcpStream::connect(edge).unwrap());
+        let ended = stream.read(&mut [0; 1]).ok()?;
+        let shown = stream.conn.peer_certificates()?[0].to_vec();
+        Some((ended, stream.conn.alpn_protocol()?.to_vec(), shown))
+    });
+    assert_eq!((shown.0, shown.1.as_slice()), (0, &b"acme-tls/1"[..]), "a clean end");
+    // The extension of RFC 8737 begins with this identifier.
+    let identifier = [0x2b, 6, 1, 5, 5, 7, 1, 31];
+    assert!(shown.2.windows(identifier.len()).any(|window| window == identifier));
+    let lines = eventually("it is told", || {
+        let lines = balancer.log().lines();
+        lines.iter().any(|line| line["outcome"] == "acme_challenge").then_some(lines)
+    });
+    assert!(lines.iter().all(|line| line["outcome"] != "acme_challenge" || line["route"].is_null()), "{lines:#?}");
+    passes(edge, &hello("a.test"));
+    assert_eq!(endpoint.heard().len(), 1, "other sessions go where they did");
+}
+
+/// A hello that goes to an endpoint, and comes back.
+fn passes(to: SocketAddr, hello: &[u8]) {
+    let mut client = Client::sending(to, hello);
+    client.expect(hello);
+    client.end();
 }
 
 #[test]

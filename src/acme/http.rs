@@ -1,6 +1,7 @@
 //! The pages that authorities ask for over HTTP (RFC 8555, section 8.3). Whatever else is asked for is not there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -12,13 +13,15 @@ use tokio_util::sync::CancellationToken;
 use super::challenges::Challenges;
 use crate::admin::http::{LIMITS, Limits, serve_requests};
 
-/// Connections at once, on each address.
-pub(super) const CONNECTIONS: usize = 16;
+/// Connections at once, on each address, which the whole world can reach.
+pub(super) const CONNECTIONS: usize = 128;
+/// For a connection: authorities ask once and leave.
+const LIFETIME: Duration = Duration::from_secs(10);
 const PATH: &str = "/.well-known/acme-challenge/";
 
 /// Serves the pages on `listener` until `stop`.
 pub(super) async fn serve(listener: TcpListener, challenges: Arc<Challenges>, stop: CancellationToken) {
-    let limits = Limits { connections: CONNECTIONS, ..LIMITS };
+    let limits = Limits { connections: CONNECTIONS, lifetime: LIFETIME, ..LIMITS };
     let respond = move |request: Request<Incoming>| {
         let challenges = Arc::clone(&challenges);
         async move { respond(&challenges, &request).await }

@@ -125,7 +125,7 @@ impl Keeper {
     async fn turn(&mut self, tracked: &mut Tracked) {
         let attempt = timeout(LONGEST, self.attempt(tracked)).await.unwrap_or(Err(Trouble::Late(LONGEST)));
         match attempt {
-            Ok(()) => tracked.failures = 0,
+            Ok(()) => {}
             Err(Trouble::Closed(until)) => tracked.due = until,
             // The other node is at it.
             Err(Trouble::AccountLocked) => tracked.due = SystemTime::now() + BUSY.mul_f64(0.5 + self.dice.f64()),
@@ -142,7 +142,7 @@ impl Keeper {
             let moment = moment.max(soonest.unwrap_or(moment));
             tracked.next.set(unix(moment));
             if SystemTime::now() < moment {
-                tracked.due = moment.min(ask_at);
+                (tracked.due, tracked.failures) = (moment.min(ask_at), 0);
                 return Ok(());
             }
         }
