@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use hickory_proto::rr::RecordType;
 use pointsman::wire::sample::Sample;
+use rustix::process::Signal;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned};
@@ -16,7 +18,9 @@ use tempfile::TempDir;
 use crate::harness::client::{get, hello};
 use crate::harness::process::free_address;
 use crate::harness::tls::Backend;
-use crate::harness::{Balancer, Client, Endpoint, Manner, PATIENCE, Pebble, Process, eventually, eventually_within};
+use crate::harness::{
+    Balancer, Broken, Client, Endpoint, Manner, PATIENCE, Pebble, Process, eventually, eventually_within,
+};
 
 /// For an order with all that it takes, on a machine that does other things as well.
 const ORDER: Duration = Duration::from_secs(60);
@@ -189,6 +193,33 @@ fn of_a_pair_one_orders_the_other_answers_and_both_serve() {
     assert!(proofs(&waiting) > 0 && proofs(&ordering) == 0, "the other node has answered");
     assert!(ordering.messages().contains("certificate obtained"));
     assert!(!waiting.messages().contains("certificate obtained"), "{}", waiting.messages());
+}
+
+#[test]
+fn an_order_that_is_broken_off_keeps_nobody_from_making_it_again() {
+    let Some(scene) = scene(&json!({})) else { return };
+    // The authority looks for the name, and looks.
+    scene.pebble.dns.break_kind(RecordType::A, Some(Broken::Silent));
+    scene.pebble.dns.break_kind(RecordType::AAAA, Some(Broken::Silent));
+    let files = |folder: &str| {
+        let folder = std::fs::read_dir(scene.storage.path().join(folder));
+        folder.map_or(0, |files| files.count())
+    };
+    let is_under_way = || (files("locks") == 1 && files("challenges") == 1).then_some(());
+    let mut stopped = Process::start(&scene.config("'a.test'", ""));
+    eventually_within(ORDER, "the order is under way", is_under_way);
+    stopped.signal(Signal::TERM);
+    assert!(stopped.wait().success());
+    assert_eq!((files("locks"), files("challenges")), (0, 0), "{}", stopped.messages());
+    let killed = Process::start(&scene.config("'a.test'", ""));
+    eventually_within(ORDER, "the order is under way again", is_under_way);
+    drop(killed);
+    assert_eq!(files("locks"), 1, "it could not tidy up");
+    scene.pebble.dns.break_kind(RecordType::A, None);
+    scene.pebble.dns.break_kind(RecordType::AAAA, None);
+    let _again = Process::start(&scene.config("'a.test'", ""));
+    scene.serves(scene.edge, "a.test");
+    eventually("nothing is left", || (files("locks") + files("challenges") == 0).then_some(()));
 }
 
 /// Trusts everybody.
