@@ -139,7 +139,8 @@ impl Certificates {
     /// # Errors
     /// What is wrong with the first file that is not right.
     pub fn load(folder: &Path) -> Result<Certificates, String> {
-        let (loaded, problems) = certificates::Certificates::load(&[folder.to_owned()], None, SystemTime::now());
+        let (loaded, problems) =
+            certificates::Certificates::load(&[folder.to_owned()], Vec::new(), None, SystemTime::now());
         match problems.first() {
             Some(found) => Err(found.problem.to_string()),
             None => Ok(Certificates(loaded)),

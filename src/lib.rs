@@ -27,6 +27,8 @@
 //! | seat | one connection's place among those of a worker |
 //! | peer | the remote end of a connection: client or endpoint |
 //! | pair | a certificate with what leads to its root, and its key |
+//! | account | with an authority that certificates are obtained from |
+//! | challenge | what an authority asks for to see that a name is ours |
 //! | generation | one immutable state of the configuration in use |
 
 // Whatever a client, an endpoint or a file says, nothing here panics. Each exception states its invariant.
@@ -36,6 +38,7 @@
 )]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests block as they like"))]
 
+mod acme;
 pub mod admin;
 mod balance;
 mod bounded;

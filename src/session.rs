@@ -4,6 +4,7 @@
 //! record, closes the sockets in the way the end calls for, and makes sure that every connection ends in exactly one
 //! outcome, whatever happens.
 
+mod challenge;
 mod story;
 
 use std::future::Future;
@@ -80,13 +81,14 @@ pub(crate) fn serve(worker: Rc<Worker>, accepted: listen::Accepted) {
     });
 }
 
-/// The line: detect, route, terminate where the route says so, choose, connect, forward.
+/// The line: detect, answer where an authority asks, route, terminate where the route says so, choose, connect, forward.
 async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<Travelled, Failure> {
     story.entry().set_waker(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-    let detected = match Detection::of(story.protocol(), client, &worker.tools, worker.memory()).begin() {
+    let mut detected = match Detection::of(story.protocol(), client, &worker.tools, worker.memory()).begin() {
         Begun::Done(detected) => detected?,
         Begun::Incomplete(detection) => unless_asked(story.entry(), detection.wait(story.deadline())).await?,
     };
+    challenge::answer(worker, story, client, &mut detected).await?;
     let Routed { route, key, mut opening } = route(worker, story, detected)?;
     let mut accepted = terminate(worker, story, client, &route, &mut opening).await?;
 
@@ -142,13 +144,17 @@ fn blame(end: &End, story: &Story, route: &Route, lease: &Lease) {
 fn route(worker: &Worker, story: &mut Story, detected: Detected) -> Result<Routed, Failure> {
     let Detected { opening, hello } = detected;
     let found = worker.live().route(story.listener(), hello.as_ref(), story.client());
-    let key = found.as_ref().map_or(0, |route| {
-        let name = hello.as_ref().and_then(|hello| hello.server_name.as_ref());
-        route.pool.key(story.client().map(|client| client.ip()), name.map(Name::as_str))
-    });
+    let name = hello.as_ref().and_then(|hello| hello.server_name.as_ref());
+    let key = found
+        .as_ref()
+        .map_or(0, |route| route.pool.key(story.client().map(|client| client.ip()), name.map(Name::as_str)));
+    let waits = found.as_ref().is_ok_and(|route| route.tls.as_ref().is_some_and(|tls| tls.lacks(name)));
     story.heard(hello);
     let route = found?;
     story.routed(&route);
+    if waits {
+        return Err(Failure::new(Outcome::NoCertificate, Side::Us));
+    }
     Ok(Routed { route, key, opening })
 }
 
@@ -169,7 +175,7 @@ async fn terminate(
     let handshake = handshake::accept(client, hello, &config, &worker.tools, deadline);
     let began = Instant::now();
     let made = unless_asked(story.entry(), async { Ok(handshake.await) }).await?;
-    story.shook_hands(route, made, began.elapsed()).map(Some)
+    story.shook_hands(Some(route), made, began.elapsed()).map(Some)
 }
 
 /// Takes leave of both sides. Only what has to be said or waited for takes memory and time; most ends are silent.

@@ -7,6 +7,7 @@
 //! anything, and nothing a client does is worth more than a debug message.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -29,16 +30,18 @@ use super::pages::{Pages, State};
 
 /// What clients of the pages may take.
 #[derive(Clone, Copy, Debug)]
-struct Limits {
+pub(crate) struct Limits {
     /// Connections at once.
-    connections: usize,
+    pub(crate) connections: usize,
     /// For the head of a request, from accept or from the end of the response before it.
-    head: Duration,
+    pub(crate) head: Duration,
     /// For a connection; then its request is finished within [`LAST_RESPONSE`].
-    lifetime: Duration,
+    pub(crate) lifetime: Duration,
 }
 
-const LIMITS: Limits = Limits { connections: 64, head: Duration::from_secs(5), lifetime: Duration::from_secs(30) };
+/// Those of the pages here.
+pub(crate) const LIMITS: Limits =
+    Limits { connections: 64, head: Duration::from_secs(5), lifetime: Duration::from_secs(30) };
 
 /// For the response that is under way when a connection's time is over or the process stops.
 const LAST_RESPONSE: Duration = Duration::from_secs(1);
@@ -56,13 +59,26 @@ pub async fn serve(listener: TcpListener, pages: Arc<Pages>, stop: CancellationT
 
 async fn serve_within(limits: Limits, listener: TcpListener, pages: Arc<Pages>, stop: CancellationToken) {
     let site = Arc::new(Site { pages, rendering: Mutex::new(()) });
+    let respond = move |request: Request<Incoming>| {
+        let site = Arc::clone(&site);
+        async move { site.respond(&request).await }
+    };
+    serve_requests(limits, listener, respond, stop).await;
+}
+
+/// Has `respond` answer requests on `listener` until `stop`, then ends its connections (within a second) and returns.
+pub(crate) async fn serve_requests<F, R>(limits: Limits, listener: TcpListener, respond: F, stop: CancellationToken)
+where
+    F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+    R: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
     let places = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
     while let Some(place) = stop.run_until_cancelled(places.clone().acquire_owned()).await {
         let Some(accepted) = stop.run_until_cancelled(accept(&listener)).await else { break };
-        let (site, stop) = (site.clone(), stop.clone());
+        let (respond, stop) = (respond.clone(), stop.clone());
         connections.spawn(async move {
-            serve_connection(limits, accepted, site, stop).await;
+            serve_connection(limits, accepted, respond, stop).await;
             drop(place);
         });
     }
@@ -78,7 +94,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
             Ok((stream, _)) => return stream,
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
-                tracing::debug!(%error, "admin.http cannot accept");
+                tracing::debug!(%error, "a server of pages cannot accept");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -90,10 +106,14 @@ fn is_the_clients(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
-async fn serve_connection(limits: Limits, stream: TcpStream, site: Arc<Site>, stop: CancellationToken) {
+async fn serve_connection<F, R>(limits: Limits, stream: TcpStream, respond: F, stop: CancellationToken)
+where
+    F: Fn(Request<Incoming>) -> R,
+    R: Future<Output = Response<Full<Bytes>>>,
+{
     let service = service_fn(move |request| {
-        let site = site.clone();
-        async move { Ok::<_, Infallible>(site.respond(&request).await) }
+        let response = respond(request);
+        async move { Ok::<_, Infallible>(response.await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -2,7 +2,7 @@
 
 /// The top level.
 pub(super) const TOP: &[&str] =
-    &["include", "runtime", "log", "admin", "dns", "tls", "timeouts", "listener", "route", "pool"];
+    &["include", "runtime", "log", "admin", "dns", "tls", "acme", "timeouts", "listener", "route", "pool"];
 /// `[runtime]`
 pub(super) const RUNTIME: &[&str] = &["workers", "max_connections", "opening_memory"];
 /// `[log]`
@@ -13,6 +13,11 @@ pub(super) const ADMIN: &[&str] = &["socket", "http"];
 pub(super) const DNS: &[&str] = &["servers", "timeout"];
 /// `[tls]`
 pub(super) const TLS: &[&str] = &["ticket_keys"];
+/// `[acme.NAME]`
+pub(super) const ACME: &[&str] =
+    &["directory", "ca", "contact", "terms_agreed", "storage", "challenge", "http_bind", "key", "eab"];
+/// `[acme.NAME.eab]`
+pub(super) const ACME_EAB: &[&str] = &["key_id", "hmac_file"];
 /// `[timeouts]`
 pub(super) const TIMEOUTS: &[&str] = &["open", "connect", "idle", "half_close", "drain"];
 /// `[listener.NAME]`
@@ -20,7 +25,7 @@ pub(super) const LISTENER: &[&str] = &["bind", "protocol", "max_connections", "b
 /// `[listener.NAME.timeouts]`
 pub(super) const LISTENER_TIMEOUTS: &[&str] = &["open"];
 /// `[route.NAME]`
-pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "pool", "tls"];
+pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "pool", "acme", "tls"];
 /// `[route.NAME.tls]`
 pub(super) const ROUTE_TLS: &[&str] = &["certificates", "default", "alpn", "min_version", "handshake", "client"];
 /// `[route.NAME.tls.client]`

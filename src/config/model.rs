@@ -3,6 +3,7 @@
 //! A [`Config`] only comes out of [`super::load`], so whoever holds one needs no further checks. Lists keep the order
 //! of the files, but no answer may depend on it.
 
+mod acme;
 mod health;
 mod sessions;
 mod tls;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use self::acme::{Acme, Challenge, Eab, KeyKind};
 pub use self::health::*;
 pub use self::sessions::{Leave, MaxAge, NoEndpoint, Sessions, Shortage};
 pub use self::tls::{ClientRules, Identity, MinVersion, OutgoingTls, PoolTls, RouteTls, Trust};
@@ -34,6 +36,8 @@ pub struct Config {
     pub dns: Dns,
     /// `[tls] ticket_keys`: a file of secrets that session tickets are made of; `None`: `"random"`.
     pub ticket_keys: Option<PathBuf>,
+    /// `[acme.*]`: accounts with certificate authorities.
+    pub acme: Vec<Acme>,
     /// `[timeouts]`: the defaults; listeners and pools hold their own, resolved values.
     pub timeouts: Timeouts,
     /// `[listener.*]`, at least one.
@@ -182,6 +186,8 @@ pub struct Route {
     pub from: Vec<IpNet>,
     /// Index into [`Config::pools`].
     pub pool: usize,
+    /// Index into [`Config::acme`] of the account by which certificates for the exact names of `sni` are obtained.
+    pub acme: Option<usize>,
     /// `[route.NAME.tls]`; `None`: what clients send is passed on as it is.
     pub tls: Option<RouteTls>,
 }

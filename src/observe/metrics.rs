@@ -39,6 +39,8 @@
 //! | `pointsman_endpoint_ejections_total` | counter | pool, endpoint | Times that it was left out because sessions failed. |
 //! | `pointsman_endpoint_bytes_total` | counter | pool, endpoint, direction | Bytes delivered: up to the endpoint, down to its clients. |
 //! | `pointsman_certificate_expiry_timestamp_seconds` | gauge | route, file | When the certificate in this file ends, in Unix time; NaN: it is gone. |
+//! | `pointsman_acme_orders_total` | counter | account, result | Attempts to obtain a certificate: issued, failed. |
+//! | `pointsman_acme_next_renewal_timestamp_seconds` | gauge | account, name | When a certificate for the name is to be ordered next, in Unix time. |
 //! | `pointsman_worker_active_sessions` | gauge | worker | Sessions in the worker's table. |
 //! | `pointsman_worker_pipes` | gauge | worker | Pipes that the worker has open, in use and idle. |
 //! | `pointsman_worker_handed_over_total` | counter | worker | Connections accepted by this worker and given to another. |
@@ -164,6 +166,15 @@ impl HealthMetrics {
         self.transition.set(at);
         if up { &self.to_up } else { &self.to_down }.increment(1);
     }
+}
+
+/// What one account with an authority counts.
+#[derive(Clone, Debug)]
+pub struct AcmeMetrics {
+    /// Certificates that were obtained.
+    pub issued: Counter,
+    /// Attempts that came to nothing.
+    pub failed: Counter,
 }
 
 /// What one worker counts.
@@ -323,6 +334,20 @@ impl Metrics {
     /// When the certificate in `file` ends, for the route `route`, in seconds of Unix time.
     pub fn certificate_expiry(&self, route: &str, file: &str) -> Gauge {
         self.with("route", route).and("file", file).gauge(&CERTIFICATE_EXPIRY)
+    }
+
+    /// The handles of the account `name` with an authority.
+    pub fn acme(&self, name: &str) -> AcmeMetrics {
+        let of = self.with("account", name);
+        AcmeMetrics {
+            issued: of.and("result", "issued").counter(&ACME_ORDERS),
+            failed: of.and("result", "failed").counter(&ACME_ORDERS),
+        }
+    }
+
+    /// When a certificate for `name` is to be ordered next by `account`, in seconds of Unix time.
+    pub fn acme_next(&self, account: &str, name: &str) -> Gauge {
+        self.with("account", account).and("name", name).gauge(&ACME_NEXT)
     }
 
     /// The handles of the worker `index`, counting from 0.

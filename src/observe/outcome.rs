@@ -27,6 +27,10 @@ pub enum Outcome {
     HandshakeFailed,
     /// The handshake was not over in time.
     HandshakeTimeout,
+    /// An authority was shown that a name is ours.
+    AcmeChallenge,
+    /// The certificate for the name is still to be obtained.
+    NoCertificate,
     /// A side broke the rules of TLS after the handshake.
     TlsBroken,
     /// A session has sealed as much as the keys of TLS 1.2 allow.
@@ -92,7 +96,7 @@ pub enum Side {
 
 impl Outcome {
     /// Every outcome, in the order of the documentation.
-    pub const ALL: [Outcome; 35] = [
+    pub const ALL: [Outcome; 37] = [
         Outcome::Ok,
         Outcome::ClientReset,
         Outcome::EndpointReset,
@@ -104,6 +108,8 @@ impl Outcome {
         Outcome::NotTls,
         Outcome::HandshakeFailed,
         Outcome::HandshakeTimeout,
+        Outcome::AcmeChallenge,
+        Outcome::NoCertificate,
         Outcome::TlsBroken,
         Outcome::KeysUsedUp,
         Outcome::OpeningMemory,
@@ -144,6 +150,8 @@ impl Outcome {
             Outcome::NotTls => "not_tls",
             Outcome::HandshakeFailed => "handshake_failed",
             Outcome::HandshakeTimeout => "handshake_timeout",
+            Outcome::AcmeChallenge => "acme_challenge",
+            Outcome::NoCertificate => "no_certificate",
             Outcome::TlsBroken => "tls_broken",
             Outcome::KeysUsedUp => "keys_used_up",
             Outcome::OpeningMemory => "opening_memory",
@@ -179,6 +187,7 @@ impl Outcome {
             Outcome::HelloMalformed | Outcome::HelloTooLarge => Some(Alert::DecodeError),
             Outcome::EndpointSilent
             | Outcome::OpeningMemory
+            | Outcome::NoCertificate
             | Outcome::NoEndpoint
             | Outcome::QueueTimeout
             | Outcome::QueueFull

@@ -28,6 +28,7 @@ pub(super) fn route(name: &str, sni: &str, alpn: &str, from: &str) -> Route {
         from: from.split_whitespace().map(|network| network.parse().unwrap()).collect(),
         tls: None,
         pool: 0,
+        acme: None,
     }
 }
 

@@ -110,19 +110,20 @@ impl Story {
         self.protocol() == Protocol::Tls && !self.sealed
     }
 
-    /// A handshake for `route` is over, `took` after it was begun.
+    /// A handshake is over, `took` after it was begun; without a `route` it was made to answer an authority.
     pub(super) fn shook_hands(
         &mut self,
-        route: &Route,
+        route: Option<&Route>,
         made: Result<Box<Accepted>, Refused>,
         took: Duration,
     ) -> Result<Box<Accepted>, Failure> {
-        route.metrics.handshake.record(took);
         let metrics = &self.worker.shared.metrics;
         let mut handshake = match &made {
             Ok(accepted) => {
                 let agreed = accepted.sealed.agreed();
-                metrics.handshakes(&route.name, &agreed).increment(1);
+                if let Some(route) = route {
+                    metrics.handshakes(&route.name, &agreed).increment(1);
+                }
                 agreed
             }
             Err(Refused { failure, why }) => {
@@ -131,10 +132,15 @@ impl Story {
                     (None, Outcome::HandshakeTimeout) => ("timeout", "it was not over in time".into()),
                     (None, _) => ("gone", "the client left".into()),
                 };
-                metrics.handshake_failures(&route.name, cause).increment(1);
+                if let Some(route) = route {
+                    metrics.handshake_failures(&route.name, cause).increment(1);
+                }
                 Handshake { error: Some(error.into()), ..Handshake::default() }
             }
         };
+        if let Some(route) = route {
+            route.metrics.handshake.record(took);
+        }
         handshake.took = took;
         self.handshake = Some(Box::new(handshake));
         made.map_err(|refused| refused.failure)

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::shared::{Order, Shared};
+use crate::acme::Accounts;
 use crate::admin;
 use crate::health::watch::Watch;
 use crate::live::Live;
@@ -60,12 +61,14 @@ impl Control {
         shared: Arc<Shared>,
         (pages, socket): (Option<std::net::TcpListener>, Option<std::os::unix::net::UnixListener>),
         finds: Finds,
+        accounts: Accounts,
         probes: usize,
     ) -> io::Result<Control> {
         // A look at a file blocks a thread for as long as its file system does not answer; the pages have their own.
         let files = finds.sources.iter().filter(|sources| sources.has_file()).count();
+        let threads = files + 3 + accounts.threads();
         let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(files + 3).build()?;
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(threads).build()?;
         let admin = {
             let _entered = runtime.enter();
             Admin {
@@ -77,7 +80,7 @@ impl Control {
         let stopped = stop.clone();
         let (first, resolved) = sync_channel(finds.sources.len());
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
-            runtime.block_on(control(shared, admin, finds, probes, first, stopped));
+            runtime.block_on(control(shared, admin, finds, accounts, probes, first, stopped));
             // A look that hangs must not hold up the end of the process.
             runtime.shutdown_background();
         })?;
@@ -108,6 +111,7 @@ async fn control(
     shared: Arc<Shared>,
     admin: Admin,
     finds: Finds,
+    accounts: Accounts,
     probes: usize,
     first: SyncSender<()>,
     stop: CancellationToken,
@@ -124,6 +128,8 @@ async fn control(
     if has_files(&shared.live.load()) {
         tokio::spawn(watch_files(Arc::clone(&shared)));
     }
+    shared.challenges.look_on(tokio::runtime::Handle::current());
+    let accounts = accounts.start(&shared.challenges, &shared.metrics, &shared.pages, &stop);
     let pages = admin.pages.map(|listener| admin::http::serve(listener, Arc::clone(&shared.pages), stop.clone()));
     let commands = admin.socket.map(|listener| admin::socket::serve(listener, Arc::clone(&shared), stop.clone()));
     let (pages, commands) = (pages.map(tokio::spawn), commands.map(tokio::spawn));
@@ -157,7 +163,7 @@ async fn control(
             }
         }
     }
-    for task in pages.into_iter().chain(commands) {
+    for task in pages.into_iter().chain(commands).chain(accounts) {
         // A panic there was reported when it happened.
         let _ = task.await;
     }

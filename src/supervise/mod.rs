@@ -20,6 +20,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use self::control::{Control, Finds};
 use self::descriptors::{Budget, Needs};
 use self::shared::{Colleague, Door, Order, Shared};
+use crate::acme::challenges::Challenges;
+use crate::acme::{self, Accounts};
 use crate::admin;
 use crate::admin::pages::{Pages, State};
 use crate::config::model::{AccessTarget, Address, Bind, Config, Endpoint, Pool};
@@ -54,6 +56,9 @@ pub enum StartError {
     /// The path of the admin socket cannot be listened on.
     #[error("admin.socket: cannot listen on {0}: {1}")]
     AdminSocket(PathBuf, io::Error),
+    /// An address at which authorities ask over HTTP cannot be listened on.
+    #[error("acme: cannot listen on {0} for http-01: {1}")]
+    Acme(SocketAddr, io::Error),
     /// The access log cannot be opened.
     #[error("log.access: cannot write to {0}: {1}")]
     AccessLog(AccessTarget, io::Error),
@@ -116,12 +121,13 @@ impl Balancer {
         let socket = config.admin.socket.as_deref().map(open_admin_socket).transpose()?;
         let (socket, admin_file) = socket.unzip();
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
+        let accounts = Accounts::listening(config).map_err(|(address, error)| StartError::Acme(address, error))?;
         let listening = groups.iter().map(|group| group.sockets.len()).sum();
         let Budget { connections: capacity, pipes, probes, look_ups, .. } = budget(config, count, listening)?;
         let (shared, inboxes, log) = share(config, count, capacity)?;
         let sources = config.pools.iter().map(Sources::of).collect();
         let finds = Finds { dns: Dns::new(config.dns.clone(), look_ups), sources };
-        let control = Control::start(Arc::clone(&shared), (admin, socket), finds, probes)?;
+        let control = Control::start(Arc::clone(&shared), (admin, socket), finds, accounts, probes)?;
         let began = Instant::now();
         control.wait_resolved(config.pools.len(), PATIENCE);
         wait_for_verdicts(&shared, began + PATIENCE);
@@ -263,6 +269,7 @@ fn share(config: &Config, workers: usize, capacity: usize) -> Result<(Arc<Shared
         capacity: Capacity::new(capacity),
         opening_memory: Memory::new(config.runtime.opening_memory),
         log: access_log,
+        challenges: Arc::new(Challenges::new(config)),
         secrets,
         key_file: Mutex::new(key_file),
         pages: Arc::new(Pages::new(Arc::clone(&metrics), workers)),
@@ -320,6 +327,7 @@ fn budget(config: &Config, workers: usize, listening: usize) -> Result<Budget, S
     let probed = probed.sum();
     let pages = config.admin.http.map_or(0, |_| descriptors::ADMIN_PAGES);
     let admin = pages + config.admin.socket.as_ref().map_or(0, |_| descriptors::ADMIN_SOCKET);
+    let admin = admin + acme::descriptors(config);
     let named = |endpoint: &Endpoint| matches!(endpoint.address, Address::Host { .. } | Address::Srv(_));
     let names = config.pools.iter().any(|pool| pool.endpoints_file.is_some() || pool.endpoints.iter().any(named));
     let dealt = descriptors::budget(limit, Needs { workers, listening, admin, probed, names });
@@ -371,6 +379,7 @@ pub fn try_addresses(config: &Config) -> Result<(), Vec<StartError>> {
     }
     errors.extend(config.admin.http.and_then(|address| open_admin(address).err()));
     errors.extend(config.admin.socket.as_deref().and_then(|path| open_admin_socket(path).err()));
+    errors.extend(Accounts::listening(config).err().map(|(address, error)| StartError::Acme(address, error)));
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 

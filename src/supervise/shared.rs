@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
+use crate::acme::challenges::Challenges;
 use crate::admin::pages::Pages;
 use crate::config::model::{Config, Listener, NoEndpoint, Protocol};
 use crate::detect::Memory;
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) log: AccessLog,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) pages: Arc<Pages>,
+    /// What authorities are shown.
+    pub(crate) challenges: Arc<Challenges>,
     /// What session tickets are made of.
     pub(crate) secrets: Arc<Secrets>,
     /// Where they come from; `None`: they are drawn. Only the control side looks there.

@@ -32,6 +32,8 @@ pub(crate) struct Certificates {
     index: ArcSwap<Index>,
     /// The name whose pairs serve clients that ask for none.
     default: Option<Name>,
+    /// Names whose certificates are obtained and may not be there yet, sorted.
+    awaited: Box<[Name]>,
     /// Touched by those who look, and by nobody who serves clients.
     state: Mutex<State>,
 }
@@ -47,12 +49,20 @@ struct State {
 }
 
 impl Certificates {
-    /// Loads the certificates in `paths`, files or folders, and tells what is wrong. What is right can be used whatever is
-    /// wrong with the rest. `default` is the name whose certificate clients get that ask for none, or for one that no
-    /// certificate has; without it they get the first one.
-    pub(crate) fn load(paths: &[PathBuf], default: Option<Name>, now: SystemTime) -> (Certificates, Vec<Found>) {
-        let state = Mutex::new(State { watch: Watch::new(paths), ..State::default() });
-        let certificates = Certificates { index: ArcSwap::default(), default, state };
+    /// Loads the certificates in `paths`, files or folders, and tells what is wrong. What is right can be used whatever
+    /// is wrong with the rest. Behind them come the files of `awaited` names, which may not be there yet. `default` is
+    /// the name whose certificate clients get that ask for none, or for one that no certificate has; without it they
+    /// get the first one.
+    pub(crate) fn load(
+        paths: &[PathBuf],
+        awaited: Vec<(Name, PathBuf)>,
+        default: Option<Name>,
+        now: SystemTime,
+    ) -> (Certificates, Vec<Found>) {
+        let (mut awaited, files): (Vec<Name>, Vec<PathBuf>) = awaited.into_iter().unzip();
+        awaited.sort_unstable();
+        let state = Mutex::new(State { watch: Watch::new(paths, &files), ..State::default() });
+        let certificates = Certificates { index: ArcSwap::default(), default, awaited: awaited.into(), state };
         let problems = certificates.look_at(now, Duration::ZERO);
         (certificates, problems)
     }
@@ -86,6 +96,19 @@ impl Certificates {
     /// Whether some certificate has this name.
     pub(crate) fn has(&self, name: &Name) -> bool {
         self.index.load().has(name)
+    }
+
+    /// Whether the certificate of this name is obtained, so that no other one is shown in its place.
+    pub(crate) fn awaits(&self, name: &Name) -> bool {
+        self.awaited.binary_search(name).is_ok()
+    }
+
+    /// Whether a client that asks for `name` has to be sent away, because the certificate for it is still to be obtained.
+    pub(crate) fn is_missing(&self, name: Option<&Name>) -> bool {
+        if self.awaited.is_empty() {
+            return false;
+        }
+        self.is_empty() || name.is_some_and(|name| self.awaits(name) && !self.has(name))
     }
 
     /// Whether there are none at all.

@@ -271,7 +271,7 @@ fn scene() -> &'static Scene {
     SCENE.get_or_init(|| {
         let folder = Folder::new();
         folder.write("a.pem", bundle(&["a.example"], "p256"));
-        let (loaded, problems) = Certificates::load(&[folder.path()], None, SystemTime::now());
+        let (loaded, problems) = Certificates::load(&[folder.path()], Vec::new(), None, SystemTime::now());
         assert!(problems.is_empty());
         let tls = RouteTls {
             certificates: vec![folder.path()],

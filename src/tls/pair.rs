@@ -107,6 +107,22 @@ impl Pair {
         Ok(Pair { certified: Arc::new(certified), kind, exact, wildcard, from, until, staple_until })
     }
 
+    /// The pair in one file that has the certificates and the key, of which these are the bytes.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn of_bundle(file: &Path, pem: &[u8]) -> Result<Pair, Problem> {
+        let of = |flaw| Problem { file: file.to_owned(), flaw };
+        let Parts { chain, key } = Parts::of_pem(pem).map_err(of)?;
+        let key = key.ok_or_else(|| of(Flaw::NoKey))?;
+        Pair::new((file, chain), (file, key), None, &Thorough::new())
+    }
+
+    /// Whether it has this name, and not only a wildcard over it.
+    pub(crate) fn has(&self, name: &Name) -> bool {
+        self.exact.iter().any(|exact| **exact == *name.as_str())
+    }
+
     /// What a handshake takes of it.
     pub(crate) fn certified(&self) -> &Arc<CertifiedKey> {
         &self.certified
@@ -125,6 +141,11 @@ impl Pair {
     /// Whether it has begun and not ended.
     pub(super) fn is_valid(&self, now: SystemTime) -> bool {
         self.from <= now && now <= self.until
+    }
+
+    /// When it begins.
+    pub(crate) fn from(&self) -> SystemTime {
+        self.from
     }
 
     /// When it ends.

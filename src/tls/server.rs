@@ -44,7 +44,7 @@ pub(crate) fn server_config(
 }
 
 /// The key exchange that no quantum computer undoes comes first.
-pub(super) fn provider() -> CryptoProvider {
+pub(crate) fn provider() -> CryptoProvider {
     use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
     CryptoProvider { kx_groups: vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1], ..aws_lc_rs::default_provider() }
 }
@@ -74,7 +74,7 @@ mod tests {
         fn new(alpn: &[&str], min_version: MinVersion) -> Route {
             let folder = Folder::new();
             folder.write("a.pem", bundle(&["a.example"], "p256"));
-            let (loaded, problems) = Certificates::load(&[folder.path()], None, SystemTime::now());
+            let (loaded, problems) = Certificates::load(&[folder.path()], Vec::new(), None, SystemTime::now());
             assert!(problems.is_empty());
             let alpn = alpn.iter().map(|protocol| protocol.as_bytes().into()).collect();
             let tls = RouteTls {

@@ -15,6 +15,7 @@ use super::server::server_config;
 use super::tickets::{Secrets, Tickets};
 use crate::config::model::RouteTls;
 use crate::observe::metrics::Metrics;
+use crate::wire::name::Name;
 
 /// How TLS ends on a route.
 pub(crate) struct Termination {
@@ -39,7 +40,7 @@ impl Terms {
             None => (Arc::clone(&tls.loaded), None),
             Some(Some(demand)) => (Arc::clone(&tls.loaded), Some(Arc::clone(&demand.verifier))),
             // Where it is not known whom to let in nobody is: without any certificate no handshake succeeds.
-            Some(None) => (Arc::new(Certificates::load(&[], None, SystemTime::now()).0), None),
+            Some(None) => (Arc::new(Certificates::load(&[], Vec::new(), None, SystemTime::now()).0), None),
         };
         Terms { config: server_config(tls, certificates, Arc::clone(&tickets) as _, verifier), tickets }
     }
@@ -55,6 +56,11 @@ impl Termination {
     /// What to make a handshake by.
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.terms.load().config)
+    }
+
+    /// Whether a client that asks for `name` has to be sent away, because the certificate for it is still to be obtained.
+    pub(crate) fn lacks(&self, name: Option<&Name>) -> bool {
+        self.tls.loaded.is_missing(name)
     }
 
     /// How long a handshake may take, once the hello is there.

@@ -25,7 +25,7 @@ fn name(text: &str) -> Option<Name> {
 }
 
 fn load(paths: &[PathBuf], now: SystemTime) -> (Certificates, Vec<String>) {
-    let (certificates, found) = Certificates::load(paths, None, now);
+    let (certificates, found) = Certificates::load(paths, Vec::new(), None, now);
     (certificates, found.iter().map(|found| found.problem.to_string()).collect())
 }
 
@@ -93,9 +93,9 @@ fn who_gets_what() {
     ] {
         assert_eq!(served(&folder, &certificates, asked, schemes, year(2030)), expected, "{asked} {schemes:?}");
     }
-    let (certificates, _) = Certificates::load(&[folder.path()], name("www.both.example"), year(2030));
+    let (certificates, _) = Certificates::load(&[folder.path()], Vec::new(), name("www.both.example"), year(2030));
     assert_eq!(served(&folder, &certificates, "", BOTH, year(2030)), "both-1.pem", "a default by name");
-    let (certificates, _) = Certificates::load(&[folder.path()], name("no.example"), year(2030));
+    let (certificates, _) = Certificates::load(&[folder.path()], Vec::new(), name("no.example"), year(2030));
     assert_eq!(served(&folder, &certificates, "", BOTH, year(2030)), "a.pem", "a default that nobody has");
     assert!(load(&[], year(2030)).0.find(None, BOTH, year(2030)).is_none());
 }
@@ -336,4 +336,28 @@ fn the_gauges_follow() {
     ] {
         assert!(page.lines().any(|line| line == series), "{series} is not in\n{page}");
     }
+}
+
+#[test]
+fn a_certificate_that_is_awaited_may_come_later() {
+    let folder = Folder::new();
+    folder.write("a.pem", bundle(&["a.example"], "p256"));
+    let awaited = |file: &str| vec![(name("b.example").unwrap(), folder.join(file))];
+    let later = || SystemTime::now() + Duration::from_secs(60);
+    let (certificates, found) = Certificates::load(&[folder.join("a.pem")], awaited("b.pem"), None, later());
+    assert!(found.is_empty(), "it is not there yet");
+    let missing = |asked: &str| certificates.is_missing(name(asked).as_ref());
+    assert_eq!(["a.example", "b.example", "c.example", ""].map(missing), [false, true, false, false]);
+    folder.write("b.pem", bundle(&["b.example"], "p256"));
+    assert_eq!(certificates.look(later()), []);
+    assert!(!missing("b.example"));
+    folder.remove("b.pem");
+    for _ in 0..3 {
+        assert_eq!(certificates.look(later()), [], "another one will come");
+    }
+    assert!(!missing("b.example"), "until then it stays");
+    folder.write("b.pem", "nonsense");
+    assert_eq!(certificates.look(later()).len(), 1, "what is broken is told of");
+    let (alone, _) = Certificates::load(&[], awaited("none.pem"), None, later());
+    assert!(alone.is_missing(None) && alone.is_missing(name("c.example").as_ref()), "there is nothing to show");
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -25,6 +26,8 @@ pub(super) struct Watch {
 /// A file or folder of the configuration.
 struct Source {
     path: PathBuf,
+    /// Somebody else puts it there, and may not have done so yet.
+    awaited: bool,
     /// What was last told of it.
     told: Option<Flaw>,
 }
@@ -52,9 +55,11 @@ pub(crate) struct Found {
 }
 
 impl Watch {
-    /// Files and folders that were not looked at yet.
-    pub(super) fn new(paths: &[PathBuf]) -> Watch {
-        let sources = paths.iter().map(|path| Source { path: path.clone(), told: None }).collect();
+    /// Files and folders that were not looked at yet, and files that may come later.
+    pub(super) fn new(paths: &[PathBuf], awaited: &[PathBuf]) -> Watch {
+        let source = |path: &PathBuf, awaited| Source { path: path.clone(), awaited, told: None };
+        let listed = paths.iter().map(|path| source(path, false));
+        let sources = listed.chain(awaited.iter().map(|path| source(path, true))).collect();
         Watch { sources, files: Vec::new() }
     }
 
@@ -108,6 +113,7 @@ impl Source {
                 self.told = None;
                 Some(files)
             }
+            Err(_) if self.awaited && is_absent(&self.path) => None,
             Err(flaw) => {
                 if self.told.as_ref() != Some(&flaw) {
                     tell(Problem { file: self.path.clone(), flaw: flaw.clone() });
@@ -117,6 +123,10 @@ impl Source {
             }
         }
     }
+}
+
+fn is_absent(path: &Path) -> bool {
+    std::fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 impl Watched {

@@ -82,6 +82,11 @@ impl Dns {
         dns
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The `[dns]` that asks this server.
     pub fn config(&self) -> String {
         Dns::config_of(&[self], "300ms")

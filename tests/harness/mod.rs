@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod flow;
 pub mod network;
 pub mod pattern;
+pub mod pebble;
 pub mod process;
 pub mod tls;
 
@@ -17,6 +18,7 @@ pub use client::Client;
 pub use dns::{Broken, Dns};
 pub use endpoint::{Endpoint, Manner};
 pub use pattern::Pattern;
+pub use pebble::Pebble;
 pub use process::Process;
 
 use std::path::PathBuf;

@@ -147,6 +147,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("what the process says:\n{}", self.messages());
+        }
     }
 }
 

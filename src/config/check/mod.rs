@@ -3,6 +3,7 @@
 //! Not serde: a derived reader stops at the first mistake. Here each reader reports what it finds and goes on with a
 //! stand-in, and the stand-ins are thrown away with the whole result if anything was reported.
 
+mod acme;
 mod balance;
 mod clients;
 pub(super) mod discovery;
@@ -49,8 +50,9 @@ pub(super) fn check(written: &Written, environment: Vec<String>, report: &mut Re
     let timeouts = settings::timeouts(&top, &mut check);
     let listeners = listeners::read(&top, &timeouts, &mut check);
     let pools = pools::read(&top, &timeouts, &mut check);
-    let routes = routes::read(&top, &listeners, &pools, &mut check);
-    same_addresses(&listeners, &admin.1, &mut check);
+    let accounts = acme::read(&top, &mut check);
+    let routes = routes::read(&top, &listeners, &pools, &accounts, &mut check);
+    same_addresses(&listeners, &admin.1, &accounts, &mut check);
     reach::check(&listeners, &routes, &mut check);
     pools::refusals(&pools, &listeners, &routes, &mut check);
     Config {
@@ -59,6 +61,7 @@ pub(super) fn check(written: &Written, environment: Vec<String>, report: &mut Re
         admin: admin.0,
         dns,
         ticket_keys: tls::ticket_keys(&top, &mut check),
+        acme: accounts.into_iter().map(|account| account.model).collect(),
         timeouts,
         listeners: listeners.into_iter().map(|listener| listener.model).collect(),
         routes: routes.into_iter().filter_map(|route| route.resolved()).collect(),
@@ -67,10 +70,26 @@ pub(super) fn check(written: &Written, environment: Vec<String>, report: &mut Re
     }
 }
 
-/// Refuses one address for two listeners, or for a listener and what operators use.
-fn same_addresses(listeners: &[listeners::Read], admin: &[(Bind, &str, At)], check: &mut Check<'_>) {
+/// Refuses one address for two listeners, or for a listener and what operators or authorities use. Accounts share theirs.
+fn same_addresses(
+    listeners: &[listeners::Read],
+    admin: &[(Bind, &str, At)],
+    accounts: &[acme::Read],
+    check: &mut Check<'_>,
+) {
     let mut known: HashMap<&Bind, (&str, At)> = HashMap::new();
     known.extend(admin.iter().map(|(bind, key, at)| (bind, (*key, *at))));
+    let mut served: HashMap<&Bind, (&str, At)> = HashMap::new();
+    for (bind, at, path) in accounts.iter().flat_map(|account| &account.bind) {
+        match known.get(bind) {
+            Some((first, first_at)) => {
+                let message = format!("{bind} is already listened on by {first}");
+                check.report.add(*at, path, message).also(*first_at);
+            }
+            None => drop(served.insert(bind, (path, *at))),
+        }
+    }
+    known.extend(served);
     for listener in listeners {
         for (bind, at, path) in &listener.bind {
             // Port 0 takes another free port each time.

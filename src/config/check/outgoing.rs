@@ -20,7 +20,8 @@ use crate::tls::problem::Flaw;
 
 const HANDSHAKE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 const DEFAULT_HANDSHAKE: Duration = Duration::from_secs(5);
-const CA: &str = "\"system\" or the absolute path of a PEM file";
+/// What stands for roots.
+pub(super) const CA: &str = "\"system\" or the absolute path of a PEM file";
 const PEM: &str = "the absolute path of a PEM file, or \"off\"";
 const PIN: &str = "\"sha256/\" and the SHA-256 of a public key in base64";
 
@@ -60,7 +61,8 @@ pub(super) fn read(table: Option<&Table<'_>>, check: &mut Check<'_>) -> (Outgoin
         if !verify {
             check.report.add(node.key_at, node.path(), "with verify = false nothing is verified");
         }
-        roots(&node, &mut files.ca, check)
+        let listed = node.list(CA, "nobody would be trusted; verify = false trusts everybody", check.report);
+        trust(listed, &mut files.ca, check)
     });
     let trust = match (verify, roots) {
         (false, _) => Trust::Anybody,
@@ -90,9 +92,10 @@ fn pins(node: &Node<'_>, check: &mut Check<'_>) -> Vec<[u8; 32]> {
     elements.iter().filter_map(|element| element.parse(PIN, check.report, pin)).collect()
 }
 
-fn roots(node: &Node<'_>, paths: &mut Vec<PathBuf>, check: &mut Check<'_>) -> Trust {
+/// Those that these stand for; `paths` gets those of files.
+pub(super) fn trust(listed: Vec<Node<'_>>, paths: &mut Vec<PathBuf>, check: &mut Check<'_>) -> Trust {
     let (mut system, mut files) = (false, Vec::new());
-    for element in node.list(CA, "nobody would be trusted; verify = false trusts everybody", check.report) {
+    for element in listed {
         match element.text(CA, check.report) {
             Some("system") => system = true,
             Some(path) => {

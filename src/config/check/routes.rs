@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use ipnet::IpNet;
 
 use super::node::{Node, Table};
-use super::{Check, keys, listeners, named, path_of, pools, tls};
+use super::{Check, acme, keys, listeners, named, path_of, pools, tls};
 use crate::config::address;
 use crate::config::model::{Balance, Hash, HashKey, NamePattern, Protocol, Route, RouteTls};
 use crate::config::report::{At, quote};
@@ -32,6 +32,8 @@ pub(super) struct Read {
     pub(super) alpn: List<Box<[u8]>>,
     /// Its networks.
     pub(super) from: List<IpNet>,
+    /// The account by which its certificates are obtained, if one is.
+    pub(super) acme: Option<usize>,
     /// How TLS ends here, if it does.
     pub(super) tls: Option<RouteTls>,
     /// Whether all three lists are known and can match something.
@@ -62,6 +64,7 @@ impl Read {
             alpn: self.alpn.values,
             from: self.from.values,
             pool: self.pool?,
+            acme: self.acme,
             tls: self.tls,
         })
     }
@@ -72,11 +75,13 @@ pub(super) fn read(
     top: &Table<'_>,
     listeners: &[listeners::Read],
     pools: &[pools::Read],
+    accounts: &[acme::Read],
     check: &mut Check<'_>,
 ) -> Vec<Read> {
     let entries = named(top, "route", check);
     let mut listener_names = References::new("listener", listeners::by_name(listeners));
     let mut pool_names = References::new("pool", pools::by_name(pools));
+    let mut accounts = acme::Accounts::new(accounts);
     let mut routes = Vec::new();
     for (name, node) in &entries {
         let table = node.table(keys::ROUTE, check.report);
@@ -87,7 +92,8 @@ pub(super) fn read(
         let alpn = list(table.get("alpn"), ALPN, check, protocol);
         let from = list(table.get("from"), address::NETWORK, check, address::network);
         let sound = check.report.count() == before;
-        let tls = table.get("tls").map(|node| tls::read(&node, &table, &sni, &alpn, check));
+        let acme = table.get("acme").and_then(|node| accounts.of_route(node, &table, &sni, check));
+        let tls = table.get("tls").map(|node| tls::read(&node, &table, &sni, &alpn, acme.as_ref(), check));
         let before = check.report.count();
         if let Some(listener) = listener {
             unreceived(&table, &listeners[listener], &from, check);
@@ -105,6 +111,7 @@ pub(super) fn read(
             sni,
             alpn,
             from,
+            acme: acme.map(|obtained| obtained.account),
             tls,
             sound: sound && check.report.count() == before,
         });
@@ -114,6 +121,7 @@ pub(super) fn read(
         listener_names.unused(listeners.iter().map(|each| (each.at, each.path.as_str())), "leads from", check);
         pool_names.unused(pools.iter().map(|each| (each.at, each.path.as_str())), "leads to", check);
     }
+    accounts.unused(check);
     routes
 }
 
@@ -201,7 +209,7 @@ pub(super) fn protocol(text: &str) -> Result<Box<[u8]>, Refused> {
 fn unreceived(route: &Table<'_>, listener: &listeners::Read, from: &List<IpNet>, check: &mut Check<'_>) {
     let name = quote(&listener.model.name);
     if listener.protocol_known && listener.model.protocol == Protocol::Tcp {
-        for key in ["sni", "alpn", "tls"] {
+        for key in ["sni", "alpn", "acme", "tls"] {
             if let Some(node) = route.get(key) {
                 let message = format!("the listener {name} is tcp: it reads nothing of what clients send");
                 check.report.add(node.key_at, node.path(), message).also(listener.at);

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::node::{Node, Table};
 use super::routes::{self, List};
-use super::{Check, clients, keys};
+use super::{Check, acme, clients, keys};
 use crate::config::model::{MinVersion, NamePattern, RouteTls};
 use crate::config::report::{At, quote};
 use crate::config::value::{Refused, is_absolute};
@@ -18,6 +18,7 @@ use crate::wire::name::{Name, Written};
 
 const HANDSHAKE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 const DEFAULT_HANDSHAKE: Duration = Duration::from_secs(5);
+const NO_ACME: &str = "the absolute path of a file in PEM, or of a folder of such files, or acme for the whole route";
 const CERTIFICATES: &str = "the absolute path of a file in PEM, or of a folder of such files";
 const NO_CERTIFICATES: &str = "without any certificate no client could be served";
 const DEFAULT: &str = "a name such as \"www.example.com\"";
@@ -26,18 +27,23 @@ const NO_ALPN: &str = "an empty list says nothing; leave the key out to negotiat
 /// How long before its end a certificate is warned of.
 const WARNED: Duration = Duration::from_secs(14 * 86_400);
 
-/// Reads how TLS ends on a route with these names and protocols.
+/// Reads how TLS ends on a route with these names and protocols, and with certificates that are `obtained`.
 pub(super) fn read(
     node: &Node<'_>,
     route: &Table<'_>,
     sni: &List<NamePattern>,
     alpn: &List<Box<[u8]>>,
+    obtained: Option<&acme::Obtained<'_>>,
     check: &mut Check<'_>,
 ) -> RouteTls {
     let table = node.table(keys::ROUTE_TLS, check.report);
-    let certificates = table.require("certificates", CERTIFICATES, check.complete, check.report);
+    let certificates = match route.get("acme") {
+        Some(_) => table.get("certificates"),
+        None => table.require("certificates", NO_ACME, check.complete, check.report),
+    };
     let paths = certificates.map(|node| paths(&node, (CERTIFICATES, NO_CERTIFICATES), check)).unwrap_or_default();
     let (paths, nodes): (Vec<PathBuf>, Vec<Node<'_>>) = paths.into_iter().unzip();
+    let awaited = obtained.map(acme::Obtained::files).unwrap_or_default();
     let default = table.get("default").and_then(|node| {
         let name = node.parse(DEFAULT, check.report, name)?;
         Some((name, node))
@@ -49,9 +55,9 @@ pub(super) fn read(
     let handshake = handshake.and_then(|node| node.duration_within(HANDSHAKE, "\"100ms\" to \"1m\"", check.report));
     let clients = table.get("client").map(|node| clients::read(&node, check));
     let name = default.as_ref().map(|(name, _)| name.clone());
-    let read: &[PathBuf] = if check.with_files { &paths } else { &[] };
+    let (read, awaited) = if check.with_files { (paths.clone(), awaited) } else { Default::default() };
     let now = SystemTime::now();
-    let (loaded, found) = Certificates::load(read, name.clone(), now);
+    let (loaded, found) = Certificates::load(&read, awaited, name.clone(), now);
     if check.with_files {
         report(&nodes, found, check);
         soon_over(&nodes, &loaded, now, check);
@@ -146,10 +152,11 @@ fn protocols(node: &Node<'_>, asked: &List<Box<[u8]>>, check: &mut Check<'_>) ->
     protocols
 }
 
-/// Reports what is wrong with files, and warns of what does not keep a certificate from being used.
+/// Reports what is wrong with files, and warns of what does not keep a certificate from being used. Those that are
+/// obtained are not among `paths`: what is wrong with them is told in the log, and mended by new ones.
 fn report(paths: &[Node<'_>], found: Vec<Found>, check: &mut Check<'_>) {
     for Found { source, problem } in found {
-        let node = &paths[source];
+        let Some(node) = paths.get(source) else { continue };
         match problem.is_minor() {
             true => check.report.warn(node.at, node.path(), problem.to_string()),
             false => drop(check.report.add(node.at, node.path(), problem.to_string())),
@@ -160,7 +167,7 @@ fn report(paths: &[Node<'_>], found: Vec<Found>, check: &mut Check<'_>) {
 /// Warns of certificates that have ended, or will soon.
 fn soon_over(paths: &[Node<'_>], loaded: &Certificates, now: SystemTime, check: &mut Check<'_>) {
     for (source, file, end) in loaded.ends().into_iter().filter(|(_, _, end)| *end < now + WARNED) {
-        let node = &paths[source];
+        let Some(node) = paths.get(source) else { continue };
         check.report.warn(node.at, node.path(), format!("{file:?}: {}", expiry::left(end, now)));
     }
 }
@@ -177,12 +184,14 @@ fn unserved(
     }
     if let Some((name, node)) = default
         && !loaded.has(name)
+        && !loaded.awaits(name)
     {
         check.report.add(node.at, node.path(), format!("no certificate has the name {}", quote(name.as_str())));
     }
     for (pattern, &at) in sni.values.iter().zip(&sni.places) {
         if let NamePattern::Exact(name) = pattern
             && !loaded.has(name)
+            && !loaded.awaits(name)
         {
             let message = format!(
                 "no certificate has the name {}; its clients get the default certificate",

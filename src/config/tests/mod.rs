@@ -2,6 +2,7 @@
 //! is called after the table it is about; files, includes and the environment are in `files`, and `reference` holds
 //! `conf/` to its word.
 
+mod acme;
 mod clients;
 mod discovery;
 mod endpoint_tls;

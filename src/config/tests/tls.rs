@@ -34,7 +34,7 @@ fn the_table() {
         ("good", "certificates = '/x'\ndefault = 'a.example'\nalpn = ['h2']\nmin_version = '1.3'"),
     ]), @r#"
     nothing
-      main.toml:8:12: route.www.tls.certificates: the key is missing; expected the absolute path of a file in PEM, or of a folder of such files
+      main.toml:8:12: route.www.tls.certificates: the key is missing; expected the absolute path of a file in PEM, or of a folder of such files, or acme for the whole route
     no certificates
       main.toml:9:16: route.www.tls.certificates: without any certificate no client could be served
     paths that are none

@@ -67,6 +67,9 @@ families! {
     BYTES Counter "pointsman_endpoint_bytes_total" "Bytes delivered: up to the endpoint, down to its clients.";
     CERTIFICATE_EXPIRY Gauge "pointsman_certificate_expiry_timestamp_seconds"
         "When the certificate in this file ends, in Unix time; NaN: it is gone.";
+    ACME_ORDERS Counter "pointsman_acme_orders_total" "Attempts to obtain a certificate: issued, failed.";
+    ACME_NEXT Gauge "pointsman_acme_next_renewal_timestamp_seconds"
+        "When a certificate for the name is to be ordered next, in Unix time.";
     WORKER_ACTIVE Gauge "pointsman_worker_active_sessions" "Sessions in the worker's table.";
     WORKER_PIPES Gauge "pointsman_worker_pipes" "Pipes that the worker has open, in use and idle.";
     HANDED_OVER Counter "pointsman_worker_handed_over_total"

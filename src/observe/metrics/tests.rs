@@ -13,6 +13,8 @@ fn everything() -> Metrics {
     metrics.endpoint("pg", "10.0.0.11:5432").bytes_up.increment(9);
     metrics.health("pg", "10.0.0.11:5432").changed(true, 1.0);
     metrics.certificate_expiry("pg", "/etc/a.pem").set(1.0);
+    metrics.acme("ca").issued.increment(1);
+    metrics.acme_next("ca", "a.example").set(1.0);
     metrics.crl_expiry("pg", "/etc/a.crl").set(1.0);
     metrics.handshakes("pg", &Handshake { version: Some("1.3"), ..Handshake::default() }).increment(1);
     metrics.handshake_failures("pg", "timeout").increment(1);
