@@ -219,7 +219,12 @@ impl<'a> Terminated<'a> {
         }
         let delivered = std::mem::take(&mut self.sealed_bytes);
         self.entry.moved(Side::Endpoint, 0, delivered, self.tools.clock.now());
-        let sent = send(self.client, cx, self.sealed.outgoing())?;
+        let outgoing = self.sealed.outgoing();
+        let sent = match self.down {
+            // The end of the connection follows at once on that of TLS.
+            Phase::Ending => send_by(outgoing, |left| self.client.poll_send_ahead(cx, left))?,
+            _ => send(self.client, cx, outgoing)?,
+        };
         self.sealed.sent(sent);
         Ok(self.sealed.outgoing().is_empty())
     }
@@ -386,9 +391,14 @@ impl Kept {
 
 /// Sends as much as `sink` takes now. Gives how many bytes that was; if not all, the task is woken when it takes more.
 fn send(sink: &Stream, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
+    send_by(bytes, |left| sink.poll_send(cx, left))
+}
+
+/// The same by whatever call.
+fn send_by(bytes: &[u8], mut call: impl FnMut(&[u8]) -> Poll<io::Result<usize>>) -> io::Result<usize> {
     let mut sent = 0;
     while let Some(left) = bytes.get(sent..).filter(|left| !left.is_empty()) {
-        match sink.poll_send(cx, left)? {
+        match call(left)? {
             Poll::Ready(more) => sent += more,
             Poll::Pending => break,
         }
