@@ -177,6 +177,12 @@ impl Sealed {
         self.connection.is_handshaking()
     }
 
+    /// Whether what is to be sent right behind the handshake are tickets alone. In TLS 1.2 more comes with them, which the
+    /// client waits for.
+    pub(crate) fn has_only_tickets(&self) -> bool {
+        !self.is_handshaking() && self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+    }
+
     /// Whether the client has said that nothing more will come.
     pub(crate) fn has_peer_closed(&self) -> bool {
         self.peer_closed
