@@ -103,7 +103,8 @@ fn main() -> anyhow::Result<()> {
         }
     }
     println!("\n{}", report.table());
-    let json = serde_json::to_string_pretty(&report.json(&versions, arguments.rounds))?;
+    let before = std::fs::read(&arguments.out).unwrap_or_default();
+    let json = serde_json::to_string_pretty(&report.json(&versions, &before))?;
     std::fs::write(&arguments.out, json + "\n")?;
     println!("figures: {}", arguments.out.display());
     Ok(())
@@ -194,8 +195,8 @@ impl Bench {
         Ok(())
     }
 
-    /// Memory: the slope between two counts of idle sessions, in bytes each, and the whole process with the greater one, in
-    /// MiB.
+    /// Memory: the slope between two counts of idle sessions, in bytes each, and the whole process with the greater one,
+    /// in MiB.
     async fn memory(&self, balancer: &Balancer, clients: &Clients) -> anyhow::Result<(f64, f64)> {
         let (few, many) = (500, (4000 / self.scale) as usize);
         let mut sessions = work::idle(clients, few).await?;

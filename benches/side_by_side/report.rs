@@ -93,27 +93,26 @@ impl Report {
         table
     }
 
-    /// Everything, every round.
-    pub fn json(&self, versions: &BTreeMap<&'static str, String>, rounds: usize) -> serde_json::Value {
-        let lines: Vec<_> = self
-            .lines
-            .iter()
-            .map(|&(line, unit)| {
-                let rounds: BTreeMap<_, _> = Kind::ALL
-                    .iter()
-                    .filter_map(|kind| Some((kind.name(), self.figures.get(&(line, kind.name()))?)))
-                    .collect();
-                let medians: BTreeMap<_, _> =
-                    Kind::ALL.iter().map(|kind| (kind.name(), self.median(line, kind.name()))).collect();
-                let ratio = self.ratio(line);
-                json!({
-                    "work": line, "unit": unit, "median": medians, "rounds": rounds,
-                    "ratio": ratio.map(|(ratio, _)| ratio), "best_peer": ratio.map(|(_, peer)| peer),
-                    "ratio_to_nginx": self.ratio_to(line, Kind::Nginx),
-                })
+    /// Everything, every round. Lines of `before`, a file of an earlier run, that were not measured this time stay.
+    pub fn json(&self, versions: &BTreeMap<&'static str, String>, before: &[u8]) -> serde_json::Value {
+        let before: serde_json::Value = serde_json::from_slice(before).unwrap_or_default();
+        let stays = |line: &&serde_json::Value| self.lines.iter().all(|(work, _)| line["work"] != *work);
+        let kept = before["lines"].as_array().into_iter().flatten().filter(stays).cloned();
+        let measured = self.lines.iter().map(|&(line, unit)| {
+            let rounds: BTreeMap<_, _> = Kind::ALL
+                .iter()
+                .filter_map(|kind| Some((kind.name(), self.figures.get(&(line, kind.name()))?)))
+                .collect();
+            let medians: BTreeMap<_, _> =
+                Kind::ALL.iter().map(|kind| (kind.name(), self.median(line, kind.name()))).collect();
+            let ratio = self.ratio(line);
+            json!({
+                "work": line, "unit": unit, "median": medians, "rounds": rounds,
+                "ratio": ratio.map(|(ratio, _)| ratio), "best_peer": ratio.map(|(_, peer)| peer),
+                "ratio_to_nginx": self.ratio_to(line, Kind::Nginx),
             })
-            .collect();
-        json!({ "versions": versions, "rounds": rounds, "lines": lines })
+        });
+        json!({ "versions": versions, "lines": kept.chain(measured).collect::<Vec<_>>() })
     }
 }
 
