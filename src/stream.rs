@@ -100,6 +100,12 @@ impl Stream {
         self.poll_write(cx, |socket| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL))
     }
 
+    /// Sends what may wait a fifth of a second for what is sent next, or for the end, to leave in one segment with it
+    /// (MSG_MORE, send(2)).
+    pub(crate) fn poll_send_ahead(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write(cx, |socket| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::MORE))
+    }
+
     /// Runs a call that writes to the socket until it does not say EAGAIN.
     pub(crate) fn poll_write<T>(
         &self,

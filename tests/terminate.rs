@@ -98,6 +98,17 @@ fn one_port_terminates_some_names_and_passes_others_through() {
 }
 
 #[test]
+fn a_client_that_says_nothing_gets_its_tickets_all_the_same() {
+    let scene = scene("", "");
+    let mut session = connect(scene.edge(), "a.test", &Arc::new(scene.authority.client()));
+    session.conn.complete_io(&mut session.sock).unwrap();
+    while session.conn.tls13_tickets_received() == 0 {
+        assert_ne!(session.conn.read_tls(&mut session.sock).unwrap(), 0, "the end comes before them");
+        session.conn.process_new_packets().unwrap();
+    }
+}
+
+#[test]
 fn bulk_passes_in_both_directions_at_once() {
     let scene = scene("", "");
     let mut session = connect(scene.edge(), "a.test", &Arc::new(scene.authority.client()));

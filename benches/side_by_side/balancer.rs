@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal};
 
+use crate::client::Identity;
+
 /// The CPU that balancers run on; the load and the endpoints run on the other.
 pub const ITS_CPU: usize = 1;
 
@@ -31,6 +33,9 @@ impl Kind {
     /// All, ours first.
     pub const ALL: [Kind; 5] = [Kind::Pointsman, Kind::Haproxy, Kind::HaproxyTuned, Kind::Nginx, Kind::NginxHalfClose];
 
+    /// Those that end TLS: what is decrypted cannot be spliced.
+    pub const ENDING_TLS: [Kind; 3] = [Kind::Pointsman, Kind::Haproxy, Kind::Nginx];
+
     /// All but ours.
     pub const PEERS: [Kind; 4] = [Kind::Haproxy, Kind::HaproxyTuned, Kind::Nginx, Kind::NginxHalfClose];
 
@@ -42,6 +47,33 @@ impl Kind {
             Kind::HaproxyTuned => "haproxy-tuned",
             Kind::Nginx => "nginx",
             Kind::NginxHalfClose => "nginx-half-close",
+        }
+    }
+
+    /// The configuration to pass TLS through with, in `benches/peers`.
+    fn passing(self) -> &'static str {
+        match self {
+            Kind::Pointsman => "pointsman.toml",
+            Kind::Haproxy => "haproxy.cfg",
+            Kind::HaproxyTuned => "haproxy-tuned.cfg",
+            Kind::Nginx | Kind::NginxHalfClose => "nginx.conf",
+        }
+    }
+
+    /// The configuration to end TLS with.
+    fn ending_tls(self) -> &'static str {
+        match self {
+            Kind::Pointsman => "pointsman-tls.toml",
+            Kind::Haproxy | Kind::HaproxyTuned => "haproxy-tls.cfg",
+            Kind::Nginx | Kind::NginxHalfClose => "nginx-tls.conf",
+        }
+    }
+
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Kind::Pointsman => &["run", "@CONFIG@"],
+            Kind::Haproxy | Kind::HaproxyTuned => &["-db", "-f", "@CONFIG@"],
+            Kind::Nginx | Kind::NginxHalfClose => &["-p", "@FOLDER@", "-c", "@CONFIG@"],
         }
     }
 
@@ -81,7 +113,18 @@ pub struct Used {
 impl Balancer {
     /// Starts one in front of these endpoints and waits until it listens.
     pub fn start(kind: Kind, endpoints: [SocketAddr; 2]) -> anyhow::Result<Balancer> {
-        Balancer::start_in(kind.name(), kind, endpoints, "")
+        let (template, name) = (kind.passing(), kind.name());
+        Balancer::start_in(name, kind, template, endpoints, |text, _| Ok(text))
+    }
+
+    /// Starts one that ends TLS with this certificate.
+    pub fn start_ending_tls(kind: Kind, endpoints: [SocketAddr; 2], identity: &Identity) -> anyhow::Result<Balancer> {
+        let name = format!("{}-tls", kind.name());
+        Balancer::start_in(&name, kind, kind.ending_tls(), endpoints, |text, folder| {
+            let file = folder.join("identity.pem");
+            std::fs::write(&file, &identity.pem)?;
+            Ok(text.replace("@IDENTITY@", &file.to_string_lossy()))
+        })
     }
 
     /// Starts ours with so many routes of one name each, beside the one that is used.
@@ -89,19 +132,21 @@ impl Balancer {
         let route =
             |index| format!("[route.r{index}]\nlistener = \"edge\"\nsni = \"n{index}.example\"\npool = \"web\"\n");
         let routes: String = (1..count).map(route).collect();
-        Balancer::start_in(&format!("routes-{count}"), Kind::Pointsman, endpoints, &routes)
+        let (name, kind) = (format!("routes-{count}"), Kind::Pointsman);
+        Balancer::start_in(&name, kind, kind.passing(), endpoints, |text, _| Ok(text + &routes))
     }
 
-    fn start_in(name: &str, kind: Kind, endpoints: [SocketAddr; 2], more: &str) -> anyhow::Result<Balancer> {
+    /// `complete` makes the configuration out of its template, and may put files beside it.
+    fn start_in(
+        name: &str,
+        kind: Kind,
+        template: &str,
+        endpoints: [SocketAddr; 2],
+        complete: impl FnOnce(String, &Path) -> anyhow::Result<String>,
+    ) -> anyhow::Result<Balancer> {
         let folder = std::env::temp_dir().join(format!("side-by-side-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let (template, arguments): (_, &[&str]) = match kind {
-            Kind::Pointsman => ("pointsman.toml", &["run", "@CONFIG@"]),
-            Kind::Haproxy => ("haproxy.cfg", &["-db", "-f", "@CONFIG@"]),
-            Kind::HaproxyTuned => ("haproxy-tuned.cfg", &["-db", "-f", "@CONFIG@"]),
-            Kind::Nginx | Kind::NginxHalfClose => ("nginx.conf", &["-p", "@FOLDER@", "-c", "@CONFIG@"]),
-        };
         let config = folder.join(template);
         let fill = |text: &str| {
             text.replace("@LISTEN@", &address.to_string())
@@ -113,10 +158,11 @@ impl Balancer {
                 .replace("@HALF_CLOSE@", if kind == Kind::NginxHalfClose { "on" } else { "off" })
         };
         let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
-        std::fs::write(&config, fill(&std::fs::read_to_string(peers.join(template))?) + more)?;
+        let text = complete(fill(&std::fs::read_to_string(peers.join(template))?), &folder)?;
+        std::fs::write(&config, text)?;
         let child = Command::new("taskset")
             .args(["-c", &ITS_CPU.to_string(), &kind.binary()])
-            .args(arguments.iter().map(|argument| fill(argument)))
+            .args(kind.arguments().iter().map(|argument| fill(argument)))
             .stdin(Stdio::null())
             .stdout(File::create(folder.join("stdout"))?)
             .stderr(File::create(folder.join("stderr"))?)

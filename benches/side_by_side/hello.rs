@@ -1,5 +1,6 @@
-//! The ClientHello that every session starts with: a browser's, 1,957 bytes, whose random field tells the endpoint
-//! what to do. Balancers look at the name only, so that nothing but real-looking bytes crosses them.
+//! The ClientHello that sessions start with which pass through: a browser's, 1,957 bytes, whose random field tells the
+//! endpoint what to do. Balancers look at the name only, so that nothing but real-looking bytes crosses them. Where a
+//! balancer ends TLS the client makes a hello of its own, and what the endpoint is to do stands in the first message.
 
 use std::io;
 
@@ -8,9 +9,15 @@ use tokio::net::TcpStream;
 
 /// Recorded from Chromium 156, for `www.hello.example`.
 const RECORDED: &[u8] = include_bytes!("../../tests/data/hellos/chromium-156-a.bin");
+/// The name in it.
+pub const NAME: &str = "www.hello.example";
 /// Record header, handshake header, version: then 32 bytes of random.
 const RANDOM: usize = 11;
-/// Bytes of an answer where the size does not matter.
+/// Bytes that say what to do: a letter and a count.
+const WORD: usize = 9;
+/// The type of the record that a hello is in.
+const HANDSHAKE: u8 = 0x16;
+/// Bytes of a message or an answer where the size does not matter.
 pub const EXCHANGE: usize = 200;
 
 /// What the endpoint is to do with a session.
@@ -27,27 +34,45 @@ pub enum Task {
 impl Task {
     /// The hello that asks for this.
     pub fn hello(self) -> Vec<u8> {
-        let (word, count) = match self {
+        let mut hello = RECORDED.to_vec();
+        hello[RANDOM..RANDOM + WORD].copy_from_slice(&self.word());
+        hello
+    }
+
+    /// The message of [`EXCHANGE`] bytes that asks for this where no hello comes to the endpoint.
+    pub fn opening(self) -> [u8; EXCHANGE] {
+        let mut message = [0x17; EXCHANGE];
+        message[..WORD].copy_from_slice(&self.word());
+        message
+    }
+
+    /// Reads the hello, or the first message, from a fresh session.
+    pub async fn read(stream: &mut TcpStream) -> io::Result<Task> {
+        let mut opening = [0; RECORDED.len()];
+        stream.read_exact(&mut opening[..EXCHANGE]).await?;
+        let word = if opening[0] == HANDSHAKE {
+            stream.read_exact(&mut opening[EXCHANGE..]).await?;
+            &opening[RANDOM..RANDOM + WORD]
+        } else {
+            &opening[..WORD]
+        };
+        let count = u64::from_be_bytes(word[1..].try_into().expect("eight bytes"));
+        match word[0] {
+            b'D' => Ok(Task::Down(count)),
+            b'U' => Ok(Task::Up(count)),
+            b'E' => Ok(Task::Echo),
+            other => Err(io::Error::other(format!("the client asks for {other:#x}"))),
+        }
+    }
+
+    fn word(self) -> [u8; WORD] {
+        let (letter, count) = match self {
             Task::Down(count) => (b'D', count),
             Task::Up(count) => (b'U', count),
             Task::Echo => (b'E', 0),
         };
-        let mut hello = RECORDED.to_vec();
-        hello[RANDOM] = word;
-        hello[RANDOM + 1..RANDOM + 9].copy_from_slice(&count.to_be_bytes());
-        hello
-    }
-
-    /// Reads the hello from a fresh session.
-    pub async fn read(stream: &mut TcpStream) -> io::Result<Task> {
-        let mut hello = vec![0; RECORDED.len()];
-        stream.read_exact(&mut hello).await?;
-        let count = u64::from_be_bytes(hello[RANDOM + 1..RANDOM + 9].try_into().expect("eight bytes"));
-        match hello[RANDOM] {
-            b'D' => Ok(Task::Down(count)),
-            b'U' => Ok(Task::Up(count)),
-            b'E' => Ok(Task::Echo),
-            other => Err(io::Error::other(format!("the hello asks for {other:#x}"))),
-        }
+        let mut word = [letter; WORD];
+        word[1..].copy_from_slice(&count.to_be_bytes());
+        word
     }
 }

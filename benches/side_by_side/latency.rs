@@ -15,6 +15,7 @@ use anyhow::{Context, ensure};
 use rustix::net::RecvFlags;
 use rustix::thread::ClockId;
 
+use crate::client::Clients;
 use crate::hello::{EXCHANGE, Task};
 use crate::work;
 
@@ -39,7 +40,7 @@ impl Took {
 pub async fn capacity(to: SocketAddr) -> anyhow::Result<f64> {
     let each = 300;
     let began = Instant::now();
-    work::echo(to, SESSIONS, each).await?;
+    work::echo(Clients::Passing(to), SESSIONS, each).await?;
     Ok((SESSIONS as u64 * each) as f64 / began.elapsed().as_secs_f64())
 }
 

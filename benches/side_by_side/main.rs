@@ -7,10 +7,12 @@
 #![allow(unreachable_pub, missing_docs, reason = "a benchmark has no outside")]
 
 mod balancer;
+mod client;
 mod endpoint;
 mod hello;
 mod latency;
 mod report;
+mod terminated;
 mod work;
 
 use std::collections::BTreeMap;
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use balancer::{Balancer, Kind};
 use clap::Parser;
+use client::{Clients, Identity};
 use report::Report;
 
 /// Compare balancers on the same work.
@@ -32,8 +35,8 @@ struct Arguments {
     /// A tenth of the work, to see that everything runs
     #[arg(long)]
     quick: bool,
-    /// Only this work (bulk, echo, connections, routes, idle, latency); may be repeated
-    #[arg(long)]
+    /// Only this work; may be repeated
+    #[arg(long, value_parser = WORKS)]
     work: Vec<String>,
     /// Only these balancers; may be repeated
     #[arg(long)]
@@ -45,6 +48,21 @@ struct Arguments {
     #[arg(long, hide = true)]
     bench: bool,
 }
+
+/// The works, in the order of the table.
+const WORKS: [&str; 11] = [
+    "bulk",
+    "echo",
+    "connections",
+    "routes",
+    "idle",
+    "latency",
+    "tls-full",
+    "tls-resumed",
+    "tls-bulk",
+    "tls-echo",
+    "tls-idle",
+];
 
 /// Turns that each balancer gets in one round of a work that is measured in CPU time. The shorter a turn, the less the
 /// machine drifts between two balancers. The median of a balancer's turns is its figure for the round. The order is drawn
@@ -70,9 +88,10 @@ fn main() -> anyhow::Result<()> {
         versions.insert(kind.name(), kind.version()?);
     }
     println!("{versions:#?}");
-    let bench = Bench { kinds, endpoints, preferred, scale: if arguments.quick { 10 } else { 1 } };
+    let scale = if arguments.quick { 10 } else { 1 };
+    let bench = Bench { kinds, endpoints, preferred, identity: Identity::new()?, scale };
     let mut report = Report::default();
-    for work in ["bulk", "echo", "connections", "routes", "idle", "latency"] {
+    for work in WORKS {
         if !arguments.work.is_empty() && !arguments.work.iter().any(|name| name == work) {
             continue;
         }
@@ -84,7 +103,8 @@ fn main() -> anyhow::Result<()> {
         }
     }
     println!("\n{}", report.table());
-    let json = serde_json::to_string_pretty(&report.json(&versions, arguments.rounds))?;
+    let before = std::fs::read(&arguments.out).unwrap_or_default();
+    let json = serde_json::to_string_pretty(&report.json(&versions, &before))?;
     std::fs::write(&arguments.out, json + "\n")?;
     println!("figures: {}", arguments.out.display());
     Ok(())
@@ -96,6 +116,8 @@ struct Bench {
     endpoints: [SocketAddr; 2],
     /// Endpoints that run as soon as they have something to do.
     preferred: [SocketAddr; 2],
+    /// The certificate where TLS ends at the balancer.
+    identity: Identity,
     /// The work is divided by this.
     scale: u64,
 }
@@ -108,31 +130,32 @@ impl Bench {
             "connections" => self.connections(report).await,
             "routes" => self.routes(report).await,
             "idle" => self.idle(report).await,
-            _ => self.latency(report).await,
+            "latency" => self.latency(report).await,
+            _ => self.terminated(work, report).await,
         }
     }
 
     async fn bulk(&self, report: &mut Report) -> anyhow::Result<()> {
         let (sessions, each) = (4, (80 << 20) / self.scale);
         let gigabytes = (sessions * each) as f64 / 1e9;
-        let down = self.cpu(|to| work::bulk_down(to, sessions as usize, each)).await?;
+        let down = self.cpu(|clients| work::bulk_down(clients, sessions as usize, each)).await?;
         report.add_all("bulk down", "CPU s/GB", &down, 1.0 / gigabytes);
-        let up = self.cpu(|to| work::bulk_up(to, sessions as usize, each)).await?;
+        let up = self.cpu(|clients| work::bulk_up(clients, sessions as usize, each)).await?;
         report.add_all("bulk up", "CPU s/GB", &up, 1.0 / gigabytes);
         Ok(())
     }
 
     async fn echo(&self, report: &mut Report) -> anyhow::Result<()> {
         let (sessions, each) = (32, 800 / self.scale);
-        let cpu = self.cpu(|to| work::echo(to, sessions as usize, each)).await?;
+        let cpu = self.cpu(|clients| work::echo(clients, sessions as usize, each)).await?;
         report.add_all("echo of 200 bytes", "CPU us", &cpu, 1e6 / (sessions * each) as f64);
         Ok(())
     }
 
     async fn connections(&self, report: &mut Report) -> anyhow::Result<()> {
-        let (clients, each) = (16, 300 / self.scale);
-        let cpu = self.cpu(|to| work::connections(to, clients as usize, each)).await?;
-        report.add_all("connection", "CPU us", &cpu, 1e6 / (clients * each) as f64);
+        let (at_a_time, each) = (16, 300 / self.scale);
+        let cpu = self.cpu(|clients| work::connections(clients, at_a_time as usize, each)).await?;
+        report.add_all("connection", "CPU us", &cpu, 1e6 / (at_a_time * each) as f64);
         Ok(())
     }
 
@@ -141,7 +164,7 @@ impl Bench {
         if !self.kinds.contains(&Kind::Pointsman) {
             return Ok(());
         }
-        let (clients, each) = (16, 300 / self.scale);
+        let (at_a_time, each) = (16, 300 / self.scale);
         let (few, many) =
             (Balancer::start_with_routes(self.endpoints, 10)?, Balancer::start_with_routes(self.endpoints, 10_000)?);
         let balancers = [few, many];
@@ -149,7 +172,8 @@ impl Bench {
         for turn in 0..=TURNS {
             for index in drawn(2) {
                 let balancer = &balancers[index];
-                let cpu = measure(balancer, work::connections(balancer.address, clients as usize, each)).await?;
+                let clients = Clients::Passing(balancer.address);
+                let cpu = measure(balancer, work::connections(clients, at_a_time, each)).await?;
                 // The first turn warms up.
                 if turn > 0 {
                     used[index].push(cpu.as_secs_f64());
@@ -161,21 +185,27 @@ impl Bench {
         Ok(())
     }
 
-    /// Memory: the slope between two counts of idle sessions, and the whole process with the greater one.
     async fn idle(&self, report: &mut Report) -> anyhow::Result<()> {
-        let (few, many) = (500, (4000 / self.scale) as usize);
         for &kind in &self.kinds {
             let balancer = Balancer::start(kind, self.endpoints)?;
-            let mut sessions = work::idle(balancer.address, few).await?;
-            tokio::time::sleep(Duration::from_millis(1500)).await;
-            let before = balancer.memory()?;
-            sessions.extend(work::idle(balancer.address, many).await?);
-            tokio::time::sleep(Duration::from_millis(1500)).await;
-            let after = balancer.memory()?;
-            report.add("idle session", "bytes", kind.name(), (after as f64 - before as f64) / many as f64);
-            report.add("process with idle sessions", "MiB", kind.name(), after as f64 / (1 << 20) as f64);
+            let (each, all) = self.memory(&balancer, &Clients::Passing(balancer.address)).await?;
+            report.add("idle session", "bytes", kind.name(), each);
+            report.add("process with idle sessions", "MiB", kind.name(), all);
         }
         Ok(())
+    }
+
+    /// Memory: the slope between two counts of idle sessions, in bytes each, and the whole process with the greater one,
+    /// in MiB.
+    async fn memory(&self, balancer: &Balancer, clients: &Clients) -> anyhow::Result<(f64, f64)> {
+        let (few, many) = (500, (4000 / self.scale) as usize);
+        let mut sessions = work::idle(clients, few).await?;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let before = balancer.memory()?;
+        sessions.extend(work::idle(clients, many).await?);
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let after = balancer.memory()?;
+        Ok(((after as f64 - before as f64) / many as f64, after as f64 / (1 << 20) as f64))
     }
 
     /// Latency at half load: half of the messages a second that pass through the slowest balancer when as many are sent
@@ -201,24 +231,38 @@ impl Bench {
         self.kinds.iter().map(|&kind| Balancer::start(kind, endpoints)).collect()
     }
 
-    /// CPU seconds of each balancer for one turn of `work`, the median of [`TURNS`]. All of them run; they take turns.
-    async fn cpu<F>(&self, work: impl Fn(SocketAddr) -> F) -> anyhow::Result<Vec<(Kind, f64)>>
+    /// CPU seconds of each balancer for one turn of `work`, passing through.
+    async fn cpu<F>(&self, work: impl Fn(Clients) -> F) -> anyhow::Result<Vec<(Kind, f64)>>
     where
         F: Future<Output = std::io::Result<()>>,
     {
         let balancers = self.start_all(self.endpoints)?;
-        let mut used = vec![Vec::new(); balancers.len()];
-        for turn in 0..=TURNS {
-            for index in drawn(balancers.len()) {
-                let cpu = measure(&balancers[index], work(balancers[index].address)).await?;
-                // The first turn warms up.
-                if turn > 0 {
-                    used[index].push(cpu.as_secs_f64());
-                }
+        let clients: Vec<_> = balancers.iter().map(|balancer| Clients::Passing(balancer.address)).collect();
+        in_turns(&balancers, &clients, work).await
+    }
+}
+
+/// CPU seconds of each balancer for one turn of `work`, the median of [`TURNS`]. All of them run; they take turns.
+async fn in_turns<F>(
+    balancers: &[Balancer],
+    clients: &[Clients],
+    work: impl Fn(Clients) -> F,
+) -> anyhow::Result<Vec<(Kind, f64)>>
+where
+    F: Future<Output = std::io::Result<()>>,
+{
+    let mut used = vec![Vec::new(); balancers.len()];
+    for turn in 0..=TURNS {
+        for index in drawn(balancers.len()) {
+            let balancer = &balancers[index];
+            let cpu = measure(balancer, work(clients[index].clone())).await.context(balancer.kind.name())?;
+            // The first turn warms up.
+            if turn > 0 {
+                used[index].push(cpu.as_secs_f64());
             }
         }
-        Ok(self.kinds.iter().copied().zip(used.into_iter().map(median)).collect())
     }
+    Ok(balancers.iter().map(|balancer| balancer.kind).zip(used.into_iter().map(median)).collect())
 }
 
 /// The numbers below `count` in an order drawn by lot.

@@ -44,27 +44,32 @@ impl Report {
         Some((most - least) / 2.0 / self.median(line, kind)?)
     }
 
-    /// Ours relative to the best peer: the median of the ratios round by round, so that drift of the machine cancels.
-    pub fn ratio(&self, line: &'static str, against: &[Kind]) -> Option<(f64, &'static str)> {
-        let best = against
+    /// Ours relative to the best peer, and who that is.
+    fn ratio(&self, line: &'static str) -> Option<(f64, &'static str)> {
+        let (_, best) = Kind::PEERS
             .iter()
-            .filter_map(|kind| Some((self.median(line, kind.name())?, kind.name())))
+            .filter_map(|kind| Some((self.median(line, kind.name())?, *kind)))
             .min_by(|a, b| a.0.total_cmp(&b.0))?;
-        let (ours, theirs) = (self.figures.get(&(line, Kind::Pointsman.name()))?, self.figures.get(&(line, best.1))?);
+        Some((self.ratio_to(line, best)?, best.name()))
+    }
+
+    /// Ours relative to one peer: the median of the ratios round by round, so that drift of the machine cancels.
+    fn ratio_to(&self, line: &'static str, peer: Kind) -> Option<f64> {
+        let (ours, theirs) =
+            (self.figures.get(&(line, Kind::Pointsman.name()))?, self.figures.get(&(line, peer.name()))?);
         let mut ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
         ratios.sort_by(f64::total_cmp);
-        Some((*ratios.get(ratios.len() / 2)?, best.1))
+        ratios.get(ratios.len() / 2).copied()
     }
 
     /// The table, in Markdown.
     pub fn table(&self) -> String {
         let mut table = String::from("| work | unit |");
-        let peers = Kind::PEERS;
         for kind in Kind::ALL {
             write!(table, " {} |", kind.name()).expect("memory");
         }
-        table.push_str(" ratio to the best peer |\n|---|---|");
-        table.push_str(&"---|".repeat(Kind::ALL.len() + 1));
+        table.push_str(" ratio to the best peer | to nginx |\n|---|---|");
+        table.push_str(&"---|".repeat(Kind::ALL.len() + 2));
         table.push('\n');
         for &(line, unit) in &self.lines {
             write!(table, "| {line} | {unit} |").expect("memory");
@@ -76,35 +81,38 @@ impl Report {
                     _ => table.push_str(" - |"),
                 }
             }
-            match self.ratio(line, &peers) {
-                Some((ratio, peer)) => writeln!(table, " {ratio:.2} ({peer}) |").expect("memory"),
+            match self.ratio(line) {
+                Some((ratio, peer)) => write!(table, " {ratio:.2} ({peer}) |").expect("memory"),
+                None => table.push_str(" - |"),
+            }
+            match self.ratio_to(line, Kind::Nginx) {
+                Some(ratio) => writeln!(table, " {ratio:.2} |").expect("memory"),
                 None => table.push_str(" - |\n"),
             }
         }
         table
     }
 
-    /// Everything, every round.
-    pub fn json(&self, versions: &BTreeMap<&'static str, String>, rounds: usize) -> serde_json::Value {
-        let peers = Kind::PEERS;
-        let lines: Vec<_> = self
-            .lines
-            .iter()
-            .map(|&(line, unit)| {
-                let rounds: BTreeMap<_, _> = Kind::ALL
-                    .iter()
-                    .filter_map(|kind| Some((kind.name(), self.figures.get(&(line, kind.name()))?)))
-                    .collect();
-                let medians: BTreeMap<_, _> =
-                    Kind::ALL.iter().map(|kind| (kind.name(), self.median(line, kind.name()))).collect();
-                let ratio = self.ratio(line, &peers);
-                json!({
-                    "work": line, "unit": unit, "median": medians, "rounds": rounds,
-                    "ratio": ratio.map(|(ratio, _)| ratio), "best_peer": ratio.map(|(_, peer)| peer),
-                })
+    /// Everything, every round. Lines of `before`, a file of an earlier run, that were not measured this time stay.
+    pub fn json(&self, versions: &BTreeMap<&'static str, String>, before: &[u8]) -> serde_json::Value {
+        let before: serde_json::Value = serde_json::from_slice(before).unwrap_or_default();
+        let stays = |line: &&serde_json::Value| self.lines.iter().all(|(work, _)| line["work"] != *work);
+        let kept = before["lines"].as_array().into_iter().flatten().filter(stays).cloned();
+        let measured = self.lines.iter().map(|&(line, unit)| {
+            let rounds: BTreeMap<_, _> = Kind::ALL
+                .iter()
+                .filter_map(|kind| Some((kind.name(), self.figures.get(&(line, kind.name()))?)))
+                .collect();
+            let medians: BTreeMap<_, _> =
+                Kind::ALL.iter().map(|kind| (kind.name(), self.median(line, kind.name()))).collect();
+            let ratio = self.ratio(line);
+            json!({
+                "work": line, "unit": unit, "median": medians, "rounds": rounds,
+                "ratio": ratio.map(|(ratio, _)| ratio), "best_peer": ratio.map(|(_, peer)| peer),
+                "ratio_to_nginx": self.ratio_to(line, Kind::Nginx),
             })
-            .collect();
-        json!({ "versions": versions, "rounds": rounds, "lines": lines })
+        });
+        json!({ "versions": versions, "lines": kept.chain(measured).collect::<Vec<_>>() })
     }
 }
 

@@ -2,24 +2,15 @@
 //! void.
 
 use std::io;
-use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::client::{Clients, Session};
 use crate::endpoint::CHUNK;
 use crate::hello::{EXCHANGE, Task};
 
-/// A session through the balancer at `to`, its hello sent.
-async fn open(to: SocketAddr, task: Task) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(to).await?;
-    stream.set_nodelay(true)?;
-    stream.write_all(&task.hello()).await?;
-    Ok(stream)
-}
-
-async fn receive(stream: &mut TcpStream, count: u64) -> io::Result<()> {
+async fn receive(stream: &mut Session, count: u64) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     let mut left = count;
     while left > 0 {
@@ -32,33 +23,34 @@ async fn receive(stream: &mut TcpStream, count: u64) -> io::Result<()> {
 }
 
 /// `sessions` at once, each receiving `each` bytes.
-pub async fn bulk_down(to: SocketAddr, sessions: usize, each: u64) -> io::Result<()> {
-    at_once(sessions, move |_| async move {
-        let mut stream = open(to, Task::Down(each)).await?;
+pub async fn bulk_down(clients: Clients, sessions: usize, each: u64) -> io::Result<()> {
+    at_once(clients, sessions, move |clients, number| async move {
+        let mut stream = clients.open(number, Task::Down(each)).await?;
         receive(&mut stream, each).await
     })
     .await
 }
 
 /// `sessions` at once, each sending `each` bytes.
-pub async fn bulk_up(to: SocketAddr, sessions: usize, each: u64) -> io::Result<()> {
-    at_once(sessions, move |_| async move {
-        let mut stream = open(to, Task::Up(each)).await?;
+pub async fn bulk_up(clients: Clients, sessions: usize, each: u64) -> io::Result<()> {
+    at_once(clients, sessions, move |clients, number| async move {
+        let mut stream = clients.open(number, Task::Up(each)).await?;
         let chunk = vec![0x17; CHUNK];
         let mut left = each;
         while left > 0 {
             let sent = stream.write(&chunk[..CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))]).await?;
             left -= sent as u64;
         }
+        stream.flush().await?;
         receive(&mut stream, EXCHANGE as u64).await
     })
     .await
 }
 
 /// `sessions` at once, each sending and receiving 200 bytes `each` times in turn.
-pub async fn echo(to: SocketAddr, sessions: usize, each: u64) -> io::Result<()> {
-    at_once(sessions, move |_| async move {
-        let mut stream = open(to, Task::Echo).await?;
+pub async fn echo(clients: Clients, sessions: usize, each: u64) -> io::Result<()> {
+    at_once(clients, sessions, move |clients, number| async move {
+        let mut stream = clients.open(number, Task::Echo).await?;
         let mut buffer = [0x17; EXCHANGE];
         stream.read_exact(&mut buffer).await?;
         for _ in 0..each {
@@ -71,14 +63,18 @@ pub async fn echo(to: SocketAddr, sessions: usize, each: u64) -> io::Result<()> 
 }
 
 /// `at_a_time` clients that each connect, exchange one hello for 200 bytes and close, `each` times.
-pub async fn connections(to: SocketAddr, at_a_time: usize, each: u64) -> io::Result<()> {
-    at_once(at_a_time, move |_| async move {
+pub async fn connections(clients: Clients, at_a_time: usize, each: u64) -> io::Result<()> {
+    at_once(clients, at_a_time, move |clients, number| async move {
         for _ in 0..each {
-            let mut stream = open(to, Task::Echo).await?;
+            let mut stream = clients.open(number, Task::Echo).await?;
             stream.read_exact(&mut [0; EXCHANGE]).await?;
             stream.shutdown().await?;
-            if stream.read(&mut [0; 1]).await? != 0 {
-                return Err(io::Error::other("more than the answer came"));
+            match stream.read(&mut [0; 1]).await {
+                Ok(0) => {}
+                // nginx does not answer a client's close_notify with its own.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                Ok(_) => return Err(io::Error::other("more than the answer came")),
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -87,22 +83,22 @@ pub async fn connections(to: SocketAddr, at_a_time: usize, each: u64) -> io::Res
 }
 
 /// Opens `count` sessions that exchanged one message each and are idle since.
-pub async fn idle(to: SocketAddr, count: usize) -> io::Result<Vec<TcpStream>> {
+pub async fn idle(clients: &Clients, count: usize) -> io::Result<Vec<Session>> {
     let mut sessions = Vec::with_capacity(count);
     for _ in 0..count {
-        let mut stream = open(to, Task::Echo).await?;
+        let mut stream = clients.open(0, Task::Echo).await?;
         stream.read_exact(&mut [0; EXCHANGE]).await?;
         sessions.push(stream);
     }
     Ok(sessions)
 }
 
-async fn at_once<F, T>(count: usize, task: impl Fn(usize) -> F) -> io::Result<()>
+async fn at_once<F, T>(clients: Clients, count: usize, task: impl Fn(Clients, usize) -> F) -> io::Result<()>
 where
     F: Future<Output = io::Result<T>> + Send + 'static,
     T: Send + 'static,
 {
-    let mut tasks: JoinSet<io::Result<T>> = (0..count).map(task).collect();
+    let mut tasks: JoinSet<io::Result<T>> = (0..count).map(|number| task(clients.clone(), number)).collect();
     while let Some(ended) = tasks.join_next().await {
         ended.map_err(io::Error::other)??;
     }

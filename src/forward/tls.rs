@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 
 use rustls::Error;
 
-use self::party::{Kept, Party, Phase, Stop, send};
+use self::party::{Kept, Party, Phase, Stop, send, send_ahead};
 use super::half::TURN;
 use super::{End, SCRATCH, Tools, finding, has_unsent, is_dead, lost_outcome, other};
 use crate::observe::outcome::{Outcome, Side};
@@ -211,7 +211,7 @@ impl<'a> ForwardTls<'a> {
     /// Sends what is kept for a side, and what its connection itself has to say; whether all of it went.
     fn flush_to(&mut self, side: Side, cx: &mut Context<'_>) -> Result<bool, Stop> {
         let (tools, entry) = (self.tools, self.entry);
-        let (to, _) = self.sides(side);
+        let (to, from) = self.sides(side);
         let lost = |error| Stop::Sink(side, error);
         let sent = to.kept.send(to.stream, cx).map_err(lost)?;
         let Some(tls) = &mut to.tls else {
@@ -222,7 +222,12 @@ impl<'a> ForwardTls<'a> {
             return Ok(false);
         }
         entry.moved(other(side), 0, std::mem::take(&mut to.sealed), tools.clock.now());
-        let sent = send(to.stream, cx, tls.outgoing()).map_err(lost)?;
+        let sent = match from.phase {
+            // The end of the connection follows at once on that of TLS.
+            Phase::Ending => send_ahead(to.stream, cx, tls.outgoing()),
+            _ => send(to.stream, cx, tls.outgoing()),
+        };
+        let sent = sent.map_err(lost)?;
         tls.sent(sent);
         Ok(tls.outgoing().is_empty())
     }

@@ -53,7 +53,7 @@ pub(crate) async fn accept(
             let opened = sealed.open(&mut incoming, |bytes| plain.extend_from_slice(bytes));
             // Nobody else waits for more than one step of a handshake.
             tokio::task::yield_now().await;
-            let flushed = flush(client, &mut sealed).await;
+            let flushed = flush(client, &mut sealed, opened.is_ok()).await;
             // What is wrong with its words is told rather than that it did not wait for ours.
             opened.map_err(|why| refused(Outcome::HandshakeFailed, Some(why)))?;
             flushed.map_err(|()| refused(Outcome::ClientGone, None))?;
@@ -125,7 +125,7 @@ pub(crate) async fn greet(endpoint: &Stream, sealed: Sealed, tools: &Tools) -> R
         let opened = sealed.open(&mut incoming, |bytes| plain.extend_from_slice(bytes));
         // Nobody else waits for more than one step of a handshake.
         tokio::task::yield_now().await;
-        let flushed = flush(endpoint, &mut sealed).await;
+        let flushed = flush(endpoint, &mut sealed, false).await;
         opened.map_err(Unjoined::Refused)?;
         flushed.map_err(|()| Unjoined::Gone)?;
         if !sealed.is_handshaking() {
@@ -156,10 +156,16 @@ fn refused(outcome: Outcome, why: Option<rustls::Error>) -> Refused {
     Refused { failure: Failure::new(outcome, Side::Client), why }
 }
 
-/// Sends all that is to be sent.
-async fn flush(to: &Stream, sealed: &mut Sealed) -> Result<(), ()> {
+/// Sends all that is to be sent. Where all goes `well`, tickets leave with the first answer if it comes soon, for nobody
+/// waits for them.
+async fn flush(to: &Stream, sealed: &mut Sealed, well: bool) -> Result<(), ()> {
+    let ahead = well && sealed.has_only_tickets();
     while !sealed.outgoing().is_empty() {
-        let sent = std::future::poll_fn(|cx| to.poll_send(cx, sealed.outgoing())).await.map_err(|_| ())?;
+        let sent = std::future::poll_fn(|cx| match ahead {
+            true => to.poll_send_ahead(cx, sealed.outgoing()),
+            false => to.poll_send(cx, sealed.outgoing()),
+        });
+        let sent = sent.await.map_err(|_| ())?;
         sealed.sent(sent);
     }
     Ok(())

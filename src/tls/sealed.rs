@@ -142,6 +142,13 @@ impl Sealed {
         self.common().is_handshaking()
     }
 
+    /// Whether what is to be sent right behind the handshake are tickets alone. In TLS 1.2 more comes with them, which the
+    /// client waits for.
+    pub(crate) fn has_only_tickets(&self) -> bool {
+        let is_13 = self.common().protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        is_13 && !self.is_handshaking() && matches!(self.connection, Connection::Server(_))
+    }
+
     /// Whether the other side has said that nothing more will come.
     pub(crate) fn has_peer_closed(&self) -> bool {
         self.state.peer_closed

@@ -135,9 +135,18 @@ impl Kept {
 
 /// Sends as much as `sink` takes now. Gives how many bytes that was; if not all, the task is woken when it takes more.
 pub(super) fn send(sink: &Stream, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
+    send_by(bytes, |left| sink.poll_send(cx, left))
+}
+
+/// The same of what something else follows on at once.
+pub(super) fn send_ahead(sink: &Stream, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
+    send_by(bytes, |left| sink.poll_send_ahead(cx, left))
+}
+
+fn send_by(bytes: &[u8], mut call: impl FnMut(&[u8]) -> Poll<io::Result<usize>>) -> io::Result<usize> {
     let mut sent = 0;
     while let Some(left) = bytes.get(sent..).filter(|left| !left.is_empty()) {
-        match sink.poll_send(cx, left)? {
+        match call(left)? {
             Poll::Ready(more) => sent += more,
             Poll::Pending => break,
         }
