@@ -19,7 +19,6 @@ use crate::pool::Pool;
 use crate::pool::discovery::{self, Dns, Sources};
 use crate::sys;
 use crate::tls::certificates::RESTS;
-use crate::tls::expiry;
 
 /// Between two rounds of bringing gauges up to date.
 const PUBLISH: Duration = Duration::from_secs(1);
@@ -204,9 +203,8 @@ fn look_at_files(shared: &Shared) {
         for problem in tls.look(now) {
             tracing::warn!(route = &*route.name, "{problem}; what was there before stays in use");
         }
-        let ending = tls.clients().map(|clients| clients.ending(Duration::ZERO, now)).unwrap_or_default();
-        for (file, end) in ending {
-            tracing::warn!(route = &*route.name, "{file:?}: {}", expiry::list_expired(end));
+        for ending in tls.ending(now) {
+            tracing::warn!(route = &*route.name, "{ending}");
         }
         tls.publish(&shared.metrics);
     }

@@ -16,6 +16,7 @@ use rustls::SignatureScheme;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use super::expiry::Warning;
 use super::index::Index;
 use super::pair::Pair;
 use super::problem::Problem;
@@ -44,6 +45,8 @@ struct State {
     watch: Watch,
     /// By file, those that have been published.
     gauges: HashMap<PathBuf, Gauge>,
+    /// By file, those that end soon.
+    warnings: HashMap<PathBuf, Warning>,
     /// What was in place before, so that it is freed here and by no worker.
     before: Arc<Index>,
 }
@@ -116,7 +119,25 @@ impl Certificates {
         self.index.load().is_empty()
     }
 
-    /// Every file with the path that it was found in and the end of its certificate, in the order of the configuration.
+    /// The certificates that have ended or will soon, each at most once a day: the path that it was found in, its file, and
+    /// its end.
+    pub(crate) fn ending(&self, now: SystemTime) -> Vec<(usize, PathBuf, SystemTime)> {
+        let mut state = self.state();
+        let State { watch, warnings, .. } = &mut *state;
+        let before = std::mem::take(warnings);
+        let mut due = Vec::new();
+        for (source, file, pair) in watch.pairs().filter(|(_, _, pair)| pair.is_ending(now)) {
+            let mut warning = before.get(file).copied().unwrap_or_default();
+            if warning.is_due(pair.until(), Duration::MAX, now) {
+                due.push((source, file.to_owned(), pair.until()));
+            }
+            warnings.insert(file.to_owned(), warning);
+        }
+        due
+    }
+
+    /// How many files there are, and the end of the certificate in each.
+    #[cfg(test)]
     pub(crate) fn ends(&self) -> Vec<(usize, PathBuf, SystemTime)> {
         let state = self.state();
         state.watch.pairs().map(|(source, file, pair)| (source, file.to_owned(), pair.until())).collect()

@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 use x509_parser::time::ASN1Time;
 
 const DAY: Duration = Duration::from_secs(86_400);
+/// How long before its end a certificate of ours is warned of at the most.
+pub(super) const WARNED: Duration = Duration::from_secs(14 * 86_400);
 
 /// Warns of a certificate, at most once a day.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,7 +18,7 @@ pub(crate) struct Warning {
 impl Warning {
     /// Whether to warn now of what ends at `end`, `before` that at the earliest.
     pub(crate) fn is_due(&mut self, end: SystemTime, before: Duration, now: SystemTime) -> bool {
-        if end > now + before {
+        if now.checked_add(before).is_some_and(|from| end > from) {
             *self = Warning::default();
             return false;
         }

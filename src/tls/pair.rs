@@ -13,7 +13,7 @@ use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::expiry::time;
+use super::expiry::{self, time};
 use super::key::{Key, Kind, Misfit, Thorough};
 use super::problem::{Flaw, Problem};
 use super::staple::Staple;
@@ -146,6 +146,14 @@ impl Pair {
     /// When it begins.
     pub(crate) fn from(&self) -> SystemTime {
         self.from
+    }
+
+    /// Whether it is time to warn of its end: two weeks before, or once three quarters of its life are over where that is
+    /// later, as certificates of days are renewed late.
+    pub(super) fn is_ending(&self, now: SystemTime) -> bool {
+        let life = self.until.duration_since(self.from).unwrap_or_default();
+        let before = expiry::WARNED.min(life / 4);
+        self.until.duration_since(now).is_ok_and(|left| left < before) || self.until <= now
     }
 
     /// When it ends.

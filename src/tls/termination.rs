@@ -10,6 +10,7 @@ use rustls::ServerConfig;
 
 use super::certificates::{Certificates, RESTS};
 use super::clients::Clients;
+use super::expiry;
 use super::problem::Problem;
 use super::server::server_config;
 use super::tickets::{Secrets, Tickets};
@@ -83,9 +84,14 @@ impl Termination {
         problems
     }
 
-    /// What is asked of clients, if anything is.
-    pub(crate) fn clients(&self) -> Option<&Clients> {
-        self.tls.clients.as_deref()
+    /// What has ended or will soon, in words, each at most once a day.
+    pub(crate) fn ending(&self, now: SystemTime) -> Vec<String> {
+        let certificates = self.tls.loaded.ending(now).into_iter();
+        let mut words: Vec<String> =
+            certificates.map(|(_, file, end)| format!("{file:?}: {}", expiry::left(end, now))).collect();
+        let lists = self.tls.clients.iter().flat_map(|clients| clients.ending(Duration::ZERO, now));
+        words.extend(lists.map(|(file, end)| format!("{file:?}: {}", expiry::list_expired(end))));
+        words
     }
 
     /// Brings the gauges of the route up to date; to be called after each look.

@@ -125,6 +125,33 @@ fn where_keys_are() {
 }
 
 #[test]
+fn what_ends_soon_is_told_once_a_day() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let folder = Folder::new();
+    let put = |file: &str, from: SystemTime, life: Duration| {
+        let made = key("p256");
+        let mut params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (from.into(), (from + life).into());
+        folder.write(file, params.self_signed(&made).unwrap().pem() + &made.serialize_pem());
+    };
+    put("long.pem", year(2030), DAY * 90);
+    put("short.pem", year(2030), DAY * 6);
+    let (certificates, _) = load(&[folder.path()], year(2030));
+    let told = |after: Duration| {
+        let told = certificates.ending(year(2030) + after);
+        told.iter().map(|(_, file, _)| folder.shown(&file.to_string_lossy())).collect::<Vec<_>>().join(" ")
+    };
+    for (days, expected) in
+        [(4.4, ""), (4.6, "short.pem"), (4.7, ""), (5.7, "short.pem"), (75.9, "short.pem"), (76.1, "long.pem")]
+    {
+        assert_eq!(told(DAY.mul_f64(days)), expected, "after {days} days");
+    }
+    put("long.pem", year(2030), DAY * 300);
+    certificates.look(year(2030));
+    assert_eq!(told(DAY * 78), "short.pem", "the other one was renewed");
+}
+
+#[test]
 fn what_is_wrong() {
     let folder = Folder::new();
     let (made, other) = (key("p256"), key("p256"));

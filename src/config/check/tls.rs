@@ -24,8 +24,6 @@ const NO_CERTIFICATES: &str = "without any certificate no client could be served
 const DEFAULT: &str = "a name such as \"www.example.com\"";
 const ALPN: &str = "a protocol such as \"h2\" or \"http/1.1\", 1 to 255 bytes";
 const NO_ALPN: &str = "an empty list says nothing; leave the key out to negotiate none";
-/// How long before its end a certificate is warned of.
-const WARNED: Duration = Duration::from_secs(14 * 86_400);
 
 /// Reads how TLS ends on a route with these names and protocols, and with certificates that are `obtained`.
 pub(super) fn read(
@@ -60,7 +58,7 @@ pub(super) fn read(
     let (loaded, found) = Certificates::load(&read, awaited, name.clone(), now);
     if check.with_files {
         report(&nodes, found, check);
-        soon_over(&nodes, &loaded, now, check);
+        soon_over((&nodes, route), &loaded, now, check);
         unserved(&loaded, (route, sni), default.as_ref(), check);
     }
     RouteTls {
@@ -164,10 +162,10 @@ fn report(paths: &[Node<'_>], found: Vec<Found>, check: &mut Check<'_>) {
     }
 }
 
-/// Warns of certificates that have ended, or will soon.
-fn soon_over(paths: &[Node<'_>], loaded: &Certificates, now: SystemTime, check: &mut Check<'_>) {
-    for (source, file, end) in loaded.ends().into_iter().filter(|(_, _, end)| *end < now + WARNED) {
-        let Some(node) = paths.get(source) else { continue };
+/// Warns of certificates that have ended, or will soon; those that are not among `paths` are obtained.
+fn soon_over((paths, route): (&[Node<'_>], &Table<'_>), loaded: &Certificates, now: SystemTime, check: &mut Check<'_>) {
+    for (source, file, end) in loaded.ending(now) {
+        let Some(node) = paths.get(source).cloned().or_else(|| route.get("acme")) else { continue };
         check.report.warn(node.at, node.path(), format!("{file:?}: {}", expiry::left(end, now)));
     }
 }
