@@ -25,8 +25,11 @@ use crate::sys;
 use crate::table::{Ask, Close, Entry};
 use crate::tls::handshake::{self, Accepted, Joined};
 
-/// Bytes that are sealed at once: three full records. With what sealing adds they have room in the scratch buffer.
+/// Bytes that are taken at once where what was opened is sealed again: with what that adds they have room in the scratch
+/// buffer.
 const PIECE: usize = 48 * 1024;
+/// What a full scratch buffer may come to when it is sealed.
+const ROOM: usize = SCRATCH + 2 * 1024;
 
 /// Both directions of one session.
 pub(crate) struct ForwardTls<'a> {
@@ -161,7 +164,7 @@ impl<'a> ForwardTls<'a> {
             let (from, to) = self.sides(source);
             let mut scratch = tools.scratch.borrow_mut();
             let before = from.tls.as_ref().map_or(0, |tls| tls.put_unopened(&mut scratch));
-            let most = if to.tls.is_some() { PIECE } else { SCRATCH };
+            let most = if from.tls.is_some() && to.tls.is_some() { PIECE } else { SCRATCH };
             let received = match from.stream.poll_recv(cx, scratch.get_mut(before..most).unwrap_or_default()) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Err(_) | Ok(0)) if waits => return Err(Stop::Unanswered),
@@ -177,7 +180,7 @@ impl<'a> ForwardTls<'a> {
             // What is sealed costs as much to open as what is in it, and more if that is little.
             moved += received;
             entry.moved(source, received, 0, tools.clock.now());
-            let mut room = tools.room(SCRATCH);
+            let mut room = tools.room(ROOM);
             let incoming = scratch.get_mut(..before + received).unwrap_or_default();
             let (length, opened) = from.open(incoming, &mut room);
             // What was opened is in the one buffer, and the other one is free to seal it into.
