@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::time::{sleep, timeout};
 
-use crate::config::model::{NoEndpoint, PoolTls, Protocol};
+use crate::config::model::{NoEndpoint, PoolTls};
 use crate::forward::Tools;
 use crate::observe::metrics::Metrics;
 use crate::observe::outcome::{Outcome, Side};
@@ -95,13 +95,13 @@ pub(crate) struct Reached {
 }
 
 impl<'a> Attempts<'a> {
-    /// No attempt yet.
-    pub(crate) fn on(pool: &'a Pool, key: u64, client: &'a Stream, protocol: Protocol) -> Attempts<'a> {
+    /// No attempt yet. `awaits_answer`: the client has said all that it says before it is answered.
+    pub(crate) fn on(pool: &'a Pool, key: u64, client: &'a Stream, awaits_answer: bool) -> Attempts<'a> {
         Attempts {
             pool,
             key,
             client,
-            awaits_answer: protocol == Protocol::Tls,
+            awaits_answer,
             tried: Default::default(),
             failure: Failure::new(Outcome::NoEndpoint, Side::Policy),
             cover: None,
@@ -264,19 +264,17 @@ impl<'a> Attempts<'a> {
 
     /// Connects to an endpoint and, where that is how it is spoken to, makes a handshake with it.
     async fn reach(&mut self, lease: &Lease) -> Result<(Stream, Option<Box<Joined>>), Unreached> {
+        self.cover.iter_mut().for_each(|cover| cover.handshake = None);
         let target = &lease.endpoint().target;
         let dialled = timeout(self.pool.timeouts.connect, dial(target, self.pool.source_for(target))).await;
         let stream = dialled.unwrap_or(Err(io::ErrorKind::TimedOut.into())).map_err(|error| Unreached {
             failure: blame(&error),
             code: error.raw_os_error().unwrap_or(libc::ETIMEDOUT),
         })?;
-        match (&mut self.cover, &lease.endpoint().tls) {
-            (Some(cover), Some(tls)) => {
-                let joined = cover.join(self.pool, tls, &stream).await?;
-                Ok((stream, Some(Box::new(joined))))
-            }
-            _ => Ok((stream, None)),
-        }
+        let Some(tls) = &lease.endpoint().tls else { return Ok((stream, None)) };
+        let unset = Unreached { failure: Failure::new(Outcome::Internal, Side::Us), code: NO_HANDSHAKE };
+        let joined = self.cover.as_mut().ok_or(unset)?.join(self.pool, tls, &stream).await?;
+        Ok((stream, Some(Box::new(joined))))
     }
 }
 
@@ -298,8 +296,10 @@ impl Cover<'_> {
             Err(_) => ("timeout", "it was not over in time".into()),
         };
         self.metrics.pool_handshake_failures(&pool.name, cause).increment(1);
+        // What the client has chosen is not the endpoint's fault.
+        let by = if cause == "protocol" && self.tls.alpn.is_none() { Side::Client } else { Side::Endpoint };
         self.handshake = Some(Box::new(Handshake { took, error: Some(error.into()), ..Handshake::default() }));
-        Err(Unreached { failure: Failure::new(Outcome::EndpointTlsFailed, Side::Endpoint), code: NO_HANDSHAKE })
+        Err(Unreached { failure: Failure::new(Outcome::EndpointTlsFailed, by), code: NO_HANDSHAKE })
     }
 }
 

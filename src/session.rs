@@ -15,6 +15,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use self::story::Story;
+use crate::config::model::Protocol;
 use crate::connect::{Attempts, Reached};
 use crate::detect::{Begun, Detected, Detection, Opening};
 use crate::forward::tls::ForwardTls;
@@ -92,7 +93,9 @@ async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<T
     let Routed { route, key, mut opening } = route(worker, story, detected)?;
     let mut accepted = terminate(worker, story, client, &route, &mut opening).await?;
 
-    let mut attempts = Attempts::on(&route.pool, key, client, story.protocol());
+    // A client whose TLS ends here may have said all that it has to say.
+    let awaits_answer = story.protocol() == Protocol::Tls && accepted.is_none();
+    let mut attempts = Attempts::on(&route.pool, key, client, awaits_answer);
     if route.pool.tls.is_some() {
         let agreed = accepted.as_ref().and_then(|accepted| accepted.sealed.protocol());
         attempts = attempts.covered(agreed, &worker.tools, &worker.shared.metrics);

@@ -201,7 +201,35 @@ fn a_session_ends_its_life_with_the_certificate() {
     assert_eq!(talk(edge, "a.test", &config), Ok(HandshakeKind::Full));
     assert_eq!(talk(edge, "a.test", &config), Ok(HandshakeKind::Resumed));
     std::thread::sleep(Duration::from_secs(8));
-    assert!(talk(edge, "a.test", &config).is_err());
+    // The same client with a new certificate, which still has tickets of the old one.
+    let new = scene.authority.sign("new.test");
+    let mut renewed = scene.authority.client_as(&new, &[&TLS13]);
+    renewed.resumption = config.resumption.clone();
+    let told = talk(edge, "a.test", &config).unwrap_err();
+    assert!(told.contains("CertificateExpired"), "{told}");
     let line = scene.last(3);
     assert_eq!((&line["outcome"], &line["tls_error"]), (&"handshake_failed".into(), &"certificate expired".into()));
+    let renewed = Arc::new(renewed);
+    let tries: Vec<_> = (0..12).map(|_| talk(edge, "a.test", &renewed)).collect();
+    let good = tries.iter().position(Result::is_ok).expect("no try gets in");
+    assert_eq!(tries[good], Ok(HandshakeKind::Full), "no old ticket is left: {tries:?}");
+    assert!(tries[good..].iter().all(Result::is_ok), "{tries:?}");
+}
+
+#[test]
+fn a_list_that_ends_keeps_out_those_with_tickets_too() {
+    let scene = scene("LIST");
+    let (edge, client) = (scene.balancer.address("edge"), scene.authority.sign("client.test"));
+    let config = scene.shows(&client);
+    let end = SystemTime::now() + Duration::from_secs(6);
+    replace(&scene.list, &scene.authority.list_until(&[], end));
+    let expiry = format!("pointsman_crl_expiry_timestamp_seconds{{route=\"a\",file={:?}}}", scene.list);
+    eventually("the list is there", || (scene.balancer.metric(&expiry) < 4e9).then_some(()));
+    assert_eq!(talk(edge, "a.test", &config), Ok(HandshakeKind::Full));
+    assert_eq!(talk(edge, "a.test", &config), Ok(HandshakeKind::Resumed));
+    let told = eventually("it counts that the list has ended", || {
+        std::thread::sleep(Duration::from_millis(200));
+        talk(edge, "a.test", &config).err()
+    });
+    assert!(told.contains("UnknownCA") && SystemTime::now() > end, "{told}");
 }

@@ -213,7 +213,8 @@ fn files_that_change_count_for_the_next_session() {
     let other = tempfile::tempdir().unwrap();
     let others = Authority::called("others", other.path());
     let server = Server::start_tls(Speaks::WhenAsked, "answer", others.sign("b.test").server());
-    let balancer = scene.plain(&[&server], "name = 'b.test'\nCA");
+    let health = "[pool.p.health]\nprobe = 'tls'\ninterval = '100ms'\nfast_interval = '100ms'";
+    let balancer = scene.plain(&[&server], &format!("name = 'b.test'\nCA\n{health}"));
     assert_ne!(ask(&balancer), "answer");
     let put = |text: &str| {
         let (new, file) = (scene.folder.path().join("new"), scene.authority.file());
@@ -226,6 +227,7 @@ fn files_that_change_count_for_the_next_session() {
         (ask(&balancer) == "answer").then_some(())
     });
     put("nonsense");
+    // Longer than it takes to be looked at, and to be down.
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(ask(&balancer), "answer");
 }
@@ -257,6 +259,7 @@ fn the_protocol_inside_is_the_same_on_both_sides() {
     let (answer, record) = talk(&none, "h2", "");
     assert_ne!(answer, "answer");
     assert_eq!(record["endpoint_tls_error"], "no protocol (ALPN) in common", "{record}");
+    assert_eq!(record["by"], "client", "it has chosen the protocol: {record}");
     let (answer, record) = talk(&both, "http/1.1", "alpn = 'postgresql'");
     assert_ne!(answer, "answer");
     assert!(record["endpoint_tls_error"].as_str().unwrap().contains("protocol"), "{record}");
@@ -281,13 +284,20 @@ fn probes_go_over_the_same_tls() {
     let scene = Scene::new();
     let (good, named) = (scene.server("b.test"), scene.server("c.test"));
     let health = "[pool.p.health]\nprobe = 'tls'\ninterval = '100ms'\nfast_interval = '100ms'\nrise = 1";
-    let balancer = scene.plain(&[&good, &named], &format!("name = 'b.test'\nCA\n{health}"));
+    // Neither knows of protocols, which is as good as HTTP/1.1 to sessions and therefore to probes.
+    let tls = format!("name = 'b.test'\nCA\nalpn = ['h2', 'http/1.1']\n{health}");
+    let balancer = scene.plain(&[&good, &named], &tls);
     let up = |server: &Server| {
         balancer.metric(&format!("pointsman_endpoint_up{{pool=\"p\",endpoint=\"{}\"}}", server.address()))
     };
     eventually("the one with the right name is up", || (up(&good) == 1.0).then_some(()));
-    std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(up(&named), 0.0);
+    let why = eventually("the other one was asked", || {
+        let status = balancer.ask(&serde_json::json!({ "command": "status" }));
+        let endpoints = status["pools"][0]["endpoints"].as_array().unwrap().clone();
+        let named = endpoints.into_iter().find(|each| each["name"] == named.address().to_string()).unwrap();
+        Some(named.to_string()).filter(|told| told.contains("c.test"))
+    });
+    assert_eq!(up(&named), 0.0, "{why}");
     assert_eq!((ask(&balancer), ask(&balancer)), ("answer".into(), "answer".into()));
 }
 

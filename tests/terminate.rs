@@ -385,3 +385,32 @@ fn operators_see_and_end_terminated_sessions() {
     assert!(session.read(&mut [0; 1]).is_err(), "a cut, which nobody takes for an end");
     assert_eq!(scene.balancer.record()["outcome"], "killed_drain");
 }
+
+#[test]
+fn a_client_that_has_said_all_may_wait_for_an_endpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let (identity, address) = (authority.sign("a.test"), free_address());
+    let balancer = Balancer::start(&format!(
+        "listener.edge.bind = '127.0.0.1:0'\nroute.a = {{ listener = 'edge', pool = 'a', tls.certificates = '{}' }}\n\
+         pool.a = {{ endpoints = '{address}', no_endpoint = 'hold' }}",
+        identity.file("pem")
+    ));
+    let mut session = connect(balancer.address("edge"), "a.test", &Arc::new(authority.client()));
+    session.write_all(b"question").unwrap();
+    session.conn.send_close_notify();
+    session.flush().unwrap();
+    session.sock.shutdown(std::net::Shutdown::Write).unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    let listener = std::net::TcpListener::bind(address).unwrap();
+    let (mut endpoint, _) = listener.accept().unwrap();
+    let mut question = Vec::new();
+    endpoint.read_to_end(&mut question).unwrap();
+    assert_eq!(question, b"question");
+    endpoint.write_all(b"answer").unwrap();
+    drop(endpoint);
+    let mut answer = Vec::new();
+    session.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"answer");
+    assert_eq!(balancer.record()["outcome"], "ok");
+}

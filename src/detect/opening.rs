@@ -29,6 +29,14 @@ impl Opening {
         self.bytes.extend_from_slice(bytes);
         Ok(())
     }
+
+    /// Counts for at least so many bytes: those that are kept elsewhere in place of its own.
+    ///
+    /// # Errors
+    /// As [`Opening::push`].
+    pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Failure> {
+        self.share.grow((bytes as u64).saturating_sub(self.share.bytes))
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +146,13 @@ mod tests {
         assert_eq!(two.bytes, b"", "what is refused is not kept");
         two.push(&[2; 40]).unwrap();
         assert_eq!(memory.held(), 100);
+        assert!(two.hold(30).is_ok() && two.hold(40).is_ok(), "that is counted already");
+        assert!(two.hold(41).is_err());
+        openings.give_back(one);
+        two.hold(100).unwrap();
+        assert_eq!(memory.held(), 100);
+        (one, two) = (openings.take(&memory), openings.take(&memory));
+        two.push(&[2; 40]).unwrap();
         openings.give_back(one);
         two.push(&[2; 60]).unwrap();
         drop(two);

@@ -35,7 +35,7 @@ const SCRATCH: usize = 64 * 1024;
 pub(crate) struct Tools {
     /// Read into and written from within one turn; never holds anything between turns.
     pub(crate) scratch: RefCell<Box<[u8]>>,
-    /// Beside it, for sessions whose TLS ends here: see [`Tools::room`].
+    /// Beside it, for sessions with TLS of ours: see [`Tools::room`].
     room: RefCell<Vec<u8>>,
     /// Pipes for splice.
     pub(crate) pipes: PipePool,

@@ -39,6 +39,8 @@ pub(crate) struct ForwardTls<'a> {
     entry: &'a Entry,
     first_end: Option<Side>,
     lost: Option<(Side, Outcome)>,
+    /// Who has broken the rules of TLS, and how.
+    broken: Option<(Side, Box<Error>)>,
     /// The endpoint has not sent a byte yet.
     silent: bool,
 }
@@ -67,13 +69,21 @@ impl<'a> ForwardTls<'a> {
             entry,
             first_end: None,
             lost: None,
+            broken: None,
             silent,
         };
+        if !silent {
+            entry.answered();
+        }
         for (source, plain) in [(Side::Client, up), (Side::Endpoint, down)] {
             new.entry.moved(source, plain.len(), 0, tools.clock.now());
             let (from, to) = new.sides(source);
-            to.put_first(plain);
-            if from.has_closed() {
+            let (put, has_closed) = (to.put_first(plain), from.has_closed());
+            if let Err(why) = put {
+                new.broken = Some((other(source), Box::new(why)));
+                new.lose_source(other(source), &io::ErrorKind::InvalidData.into());
+            }
+            if has_closed {
                 new.ended(source, true);
             }
         }
@@ -103,18 +113,20 @@ impl<'a> ForwardTls<'a> {
                     return Poll::Ready(End::Asked { outcome: Outcome::KeysUsedUp, clean: false });
                 }
                 Err(Stop::Broken(side, why)) => {
-                    // The alert goes out as far as it can: the session ends in any case.
+                    // The alert goes out as far as it can: nothing else will. What came before is still to be delivered.
                     let _ = self.flush_to(side, cx);
-                    return Poll::Ready(End::Broken(side, Box::new(why)));
+                    self.broken.get_or_insert((side, Box::new(why)));
+                    self.lose_source(side, &io::ErrorKind::InvalidData.into());
                 }
             }
         }
         if (self.client.phase, self.endpoint.phase) != (Phase::Ended, Phase::Ended) {
             return Poll::Pending;
         }
-        Poll::Ready(match self.lost {
-            Some((side, outcome)) => End::Lost(side, outcome),
-            None => End::Finished(self.first_end.unwrap_or(Side::Client)),
+        Poll::Ready(match (self.broken.take(), self.lost) {
+            (Some((side, why)), _) => End::Broken(side, why),
+            (None, Some((side, outcome))) => End::Lost(side, outcome),
+            (None, None) => End::Finished(self.first_end.unwrap_or(Side::Client)),
         })
     }
 
@@ -330,7 +342,7 @@ impl<'a> ForwardTls<'a> {
     }
 
     fn holds_bytes(&self) -> bool {
-        !self.client.kept.is_empty() || !self.endpoint.kept.is_empty()
+        self.client.holds_bytes() || self.endpoint.holds_bytes()
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::probe::{self, Call, Ending, tls};
 use super::verdict::{Observation, Text};
 use super::{Finding, Health};
-use crate::config::model::{Dialogue, OutgoingTls, Probe, Secret};
+use crate::config::model::{Dialogue, OutgoingTls, PoolsTls, Probe, Secret};
 use crate::pool::{Endpoint, Pool, Target};
 use crate::tls::outgoing::client_config;
 
@@ -79,6 +79,7 @@ impl Watch {
     }
 
     /// Probes what the pools have now, and nothing else. Endpoints that are probed already go on as they are.
+    #[expect(clippy::mutable_key_type, reason = "the TLS of a pool is hashed and compared by identity")]
     pub(crate) fn follow(&mut self, pools: &[Arc<Pool>]) {
         let mut wanted: HashMap<Key, Vec<Arc<Endpoint>>> = HashMap::new();
         for pool in pools {
@@ -121,6 +122,9 @@ impl Watch {
     fn tls(&mut self, ask: &Ask) -> Option<Result<tls::Client, Observation>> {
         let Ask::Endpoint { dialogue, name, .. } = ask else { return None };
         let tls = dialogue.tls.as_ref()?;
+        if let Some(PoolsTls(outgoing)) = &dialogue.pools {
+            return Some(tls::Client::of_pool(outgoing, tls, name));
+        }
         let settings = nameless(tls);
         let config = match self.configs.get(&settings) {
             Some(config) => Arc::clone(config),

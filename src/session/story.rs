@@ -130,6 +130,7 @@ impl Story {
                 let (cause, error) = match (why, failure.outcome) {
                     (Some(why), _) => (words::cause(why), words::words(why)),
                     (None, Outcome::HandshakeTimeout) => ("timeout", "it was not over in time".into()),
+                    (None, Outcome::OpeningMemory) => ("internal", "there was no memory left for openings".into()),
                     (None, _) => ("gone", "the client left".into()),
                 };
                 if let Some(route) = route {
@@ -148,9 +149,7 @@ impl Story {
 
     /// An endpoint was tried, with or without success, and so was a handshake with it where there was to be one.
     pub(super) fn tried(&mut self, endpoint: Option<&Arc<Endpoint>>, handshake: Option<Box<Handshake>>) {
-        if handshake.is_some() {
-            self.endpoint_handshake = handshake;
-        }
+        self.endpoint_handshake = handshake;
         if let Some(endpoint) = endpoint {
             self.entry.set_endpoint(endpoint);
         }

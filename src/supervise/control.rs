@@ -193,9 +193,12 @@ fn look_at_files(shared: &Shared) {
     }
     let (live, now) = (shared.live.load(), SystemTime::now());
     for pool in &live.pools {
-        let problem = pool.tls.as_ref().and_then(|tls| tls.outgoing.look(now, RESTS));
-        if let Some(problem) = problem {
+        let Some(tls) = &pool.tls else { continue };
+        if let Some(problem) = tls.outgoing.look(now, RESTS) {
             tracing::warn!(pool = &*pool.name, "{problem}; what was there before stays in use");
+        }
+        if let Some(ending) = tls.outgoing.ending(now) {
+            tracing::warn!(pool = &*pool.name, "{ending}");
         }
     }
     for route in &live.routes {

@@ -67,6 +67,11 @@ impl List {
         if lists.is_empty() { Err(Flaw::NoList) } else { lists.into_iter().map(List::read).collect() }
     }
 
+    /// Whether there should be a newer one.
+    pub(crate) fn has_ended(&self, now: SystemTime) -> bool {
+        self.until.is_some_and(|until| until < now)
+    }
+
     fn read(der: CertificateRevocationListDer<'static>) -> Result<List, Flaw> {
         let (until, issuer) = match CertificateRevocationList::from_der(&der) {
             Ok(([], list)) => (list.next_update().map(time), list.issuer().as_raw().to_vec()),

@@ -39,6 +39,8 @@ struct State {
     told: Vec<Problem>,
     demand: Option<Arc<Demand>>,
     lists: Vec<Watched>,
+    /// How many of them had ended when they were read.
+    ended: usize,
 }
 
 /// A file of lists of revoked certificates.
@@ -80,16 +82,19 @@ impl Clients {
     pub(crate) fn look_at(&self, now: SystemTime, rests: Duration) -> (bool, Vec<Found>) {
         let mut state = self.state();
         let sight: Vec<Option<Stamp>> = self.files().map(|file| Stamp::of(file).ok()).collect();
-        if state.sight.as_ref() == Some(&sight) {
+        // A list that ends changes what is asked, although no file has changed.
+        let ended = state.lists.iter().filter(|list| list.until.is_some_and(|until| until < now)).count();
+        if state.sight.as_ref() == Some(&sight) && state.ended == ended {
             return (false, Vec::new());
         }
         let is_young = |stamp: &Stamp| now.duration_since(stamp.changed()).is_ok_and(|age| age < rests);
-        match self.read() {
+        match self.read(now) {
             Ok((demand, ends)) => {
                 let changed = state.demand.as_ref().is_none_or(|before| before.policy != demand.policy);
                 state.demand = Some(Arc::new(demand));
                 state.sight = Some(sight);
                 state.told.clear();
+                state.ended = ends.iter().flatten().filter(|until| **until < now).count();
                 state.keep(&self.rules.crl, ends);
                 (changed, Vec::new())
             }
@@ -140,7 +145,7 @@ impl Clients {
     }
 
     /// Reads all files: what is asked, and when the lists of each file end.
-    fn read(&self) -> Result<(Demand, Vec<Option<SystemTime>>), Vec<Found>> {
+    fn read(&self, now: SystemTime) -> Result<(Demand, Vec<Option<SystemTime>>), Vec<Found>> {
         let ClientRules { ca, crl, .. } = &self.rules;
         let mut problems = Vec::new();
         let mut read = |source: usize, file: &Path, flaw| {
@@ -172,7 +177,7 @@ impl Clients {
             let flaw = Flaw::Unusable(why.to_string());
             vec![Found { source: ca.len() + index, problem: Problem { file, flaw } }]
         })?;
-        let policy = self.policy(&authorities, lists.iter().flatten());
+        let policy = self.policy(&authorities, lists.iter().flatten(), now);
         let unlisted = match crl.is_empty() {
             true => Vec::new(),
             false => authorities::unlisted(&authorities, lists.iter().flatten()),
@@ -204,15 +209,23 @@ impl Clients {
     }
 
     /// Everything that decides who is let in. Lengths stand in front, so that no two rules come to the same bytes.
-    fn policy<'l>(&self, authorities: &[Authority], lists: impl Iterator<Item = &'l List>) -> [u8; 32] {
+    fn policy<'l>(
+        &self,
+        authorities: &[Authority],
+        lists: impl Iterator<Item = &'l List>,
+        now: SystemTime,
+    ) -> [u8; 32] {
         let ClientRules { required, whole_chain, refuses_by_expired_lists, .. } = self.rules;
         let mut context = Context::new(&SHA256);
         context.update(&[required, whole_chain, refuses_by_expired_lists].map(u8::from));
         context.update(&(authorities.len() as u64).to_be_bytes());
-        let ders = authorities.iter().map(|authority| &authority.der[..]);
-        for der in ders.chain(lists.map(|list| &list.der[..])) {
+        let authorities = authorities.iter().map(|authority| (&authority.der[..], false));
+        // Nobody is asked again when a session is resumed, so that what was let in by a list must not be once it has ended.
+        let lists = lists.map(|list| (&list.der[..], refuses_by_expired_lists && list.has_ended(now)));
+        for (der, has_ended) in authorities.chain(lists) {
             context.update(&(der.len() as u64).to_be_bytes());
             context.update(der);
+            context.update(&[u8::from(has_ended)]);
         }
         let mut policy = [0; 32];
         policy.copy_from_slice(context.finish().as_ref());

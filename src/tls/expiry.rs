@@ -6,7 +6,7 @@ use x509_parser::time::ASN1Time;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// How long before its end a certificate of ours is warned of at the most.
-pub(super) const WARNED: Duration = Duration::from_secs(14 * 86_400);
+const WARNED: Duration = Duration::from_secs(14 * 86_400);
 
 /// Warns of a certificate, at most once a day.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,13 @@ impl Warning {
         }
         is_due
     }
+}
+
+/// Whether it is time to warn of the end of a certificate of ours: two weeks before, or once three quarters of its life are
+/// over where that is later, as certificates of days are renewed late.
+pub(super) fn is_ending(from: SystemTime, until: SystemTime, now: SystemTime) -> bool {
+    let life = until.duration_since(from).unwrap_or_default();
+    until.duration_since(now).map_or(true, |left| left < WARNED.min(life / 4))
 }
 
 /// When the time in a certificate is; none is before 1970. The year 9999 stands for no end (RFC 5280, section 4.1.2.5).

@@ -8,14 +8,16 @@ use rustix::net::SendFlags;
 use rustls::{CertificateError, ServerConfig};
 use tokio::time::timeout_at;
 
-use super::outgoing::EndpointTls;
+use super::outgoing::{self, EndpointTls};
 use super::presented;
 use super::sealed::Sealed;
+use super::words;
 use crate::detect::Opening;
 use crate::forward::Tools;
 use crate::observe::outcome::{Outcome, Side};
 use crate::session::Failure;
 use crate::stream::Stream;
+use crate::wire::alert::Alert;
 
 /// A connection with a client that is ready.
 pub(crate) struct Accepted {
@@ -35,7 +37,7 @@ pub(crate) struct Refused {
 /// Makes the handshake that `opening` begins, until `deadline`. A client that breaks the rules is sent the alert for it.
 ///
 /// # Errors
-/// [`Outcome::HandshakeFailed`], [`Outcome::HandshakeTimeout`], [`Outcome::ClientGone`].
+/// [`Outcome::HandshakeFailed`], [`Outcome::HandshakeTimeout`], [`Outcome::ClientGone`], [`Outcome::OpeningMemory`].
 pub(crate) async fn accept(
     client: &Stream,
     mut opening: Box<Opening>,
@@ -53,23 +55,29 @@ pub(crate) async fn accept(
             let opened = sealed.open(&mut incoming, |bytes| plain.extend_from_slice(bytes));
             // Nobody else waits for more than one step of a handshake.
             tokio::task::yield_now().await;
+            if sealed.is_handshaking()
+                && let Err(why) = unless_expired(&sealed)
+            {
+                // In place of our side of the handshake, which nobody has seen: that makes the client forget the session.
+                let _ = rustix::net::send(client, &Alert::CertificateExpired.record(), SendFlags::NOSIGNAL);
+                return Err(refused(Outcome::HandshakeFailed, Some(why)));
+            }
             let flushed = flush(client, &mut sealed, opened.is_ok()).await;
             // What is wrong with its words is told rather than that it did not wait for ours.
             opened.map_err(|why| refused(Outcome::HandshakeFailed, Some(why)))?;
             flushed.map_err(|()| refused(Outcome::ClientGone, None))?;
             if !sealed.is_handshaking() {
-                return unless_expired(&sealed).map_err(|why| refused(Outcome::HandshakeFailed, Some(why)));
+                return opening.hold(plain.len()).map_err(|failure| Refused { failure, why: None });
             }
+            // Of the hello nothing is kept but what could not be opened.
+            incoming = Vec::new();
+            opening.hold(sealed.unopened()).map_err(|failure| Refused { failure, why: None })?;
             if !receive(client, &sealed, &mut incoming, tools).await {
                 return Err(refused(Outcome::ClientGone, None));
             }
         }
     };
     match timeout_at(deadline.into(), talk).await {
-        Ok(Err(refused)) if !sealed.is_handshaking() => {
-            part(&mut sealed, client);
-            Err(refused)
-        }
         Ok(Ok(())) => Ok(Box::new(Accepted { sealed, plain, opening })),
         Ok(Err(refused)) => Err(refused),
         Err(_) => Err(refused(Outcome::HandshakeTimeout, None)),
@@ -91,8 +99,8 @@ pub(crate) enum Unjoined {
     Gone,
 }
 
-/// Makes a handshake with an endpoint. It is offered `protocols`, of which it has to take one unless HTTP/1.1 is among them,
-/// which needs no saying (RFC 9112, section 9.1).
+/// Makes a handshake with an endpoint. It is offered `protocols`, of which it has to take one as far as
+/// [`outgoing::needs_one`].
 ///
 /// # Errors
 /// Why there is no connection.
@@ -104,7 +112,7 @@ pub(crate) async fn join(
 ) -> Result<Joined, Unjoined> {
     let unset = || Unjoined::Refused(rustls::Error::General("TLS to endpoints cannot be set up".into()));
     let (config, name) = tls.settings().ok_or_else(unset)?;
-    let needs_one = !protocols.is_empty() && !protocols.iter().any(|protocol| protocol == b"http/1.1");
+    let needs_one = outgoing::needs_one(&protocols);
     let sealed = Sealed::with_endpoint(config, name, protocols).map_err(Unjoined::Refused)?;
     let mut joined = greet(endpoint, sealed, tools).await?;
     if needs_one && joined.sealed.protocol().is_none() {
@@ -131,6 +139,7 @@ pub(crate) async fn greet(endpoint: &Stream, sealed: Sealed, tools: &Tools) -> R
         if !sealed.is_handshaking() {
             return Ok(Joined { sealed, plain });
         }
+        incoming = Vec::new();
         if !receive(endpoint, &sealed, &mut incoming, tools).await {
             return Err(Unjoined::Gone);
         }
@@ -153,7 +162,8 @@ fn unless_expired(sealed: &Sealed) -> Result<(), rustls::Error> {
 }
 
 fn refused(outcome: Outcome, why: Option<rustls::Error>) -> Refused {
-    Refused { failure: Failure::new(outcome, Side::Client), why }
+    let is_ours = why.as_ref().is_some_and(words::is_ours);
+    Refused { failure: Failure::new(outcome, if is_ours { Side::Us } else { Side::Client }), why }
 }
 
 /// Sends all that is to be sent. Where all goes `well`, tickets leave with the first answer if it comes soon, for nobody
@@ -178,8 +188,7 @@ async fn receive(from: &Stream, sealed: &Sealed, incoming: &mut Vec<u8>, tools: 
         let before = sealed.put_unopened(&mut scratch);
         let room = scratch.get_mut(before..).unwrap_or_default();
         let received = ready!(from.poll_recv(cx, room)).unwrap_or(0);
-        incoming.clear();
-        incoming.extend_from_slice(scratch.get(..before + received).unwrap_or_default());
+        *incoming = scratch.get(..before + received).unwrap_or_default().to_vec();
         Poll::Ready(received > 0)
     })
     .await

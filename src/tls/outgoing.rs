@@ -15,7 +15,9 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, Error, RootCertStore, crypto};
 
 use super::authorities::Authority;
+use super::expiry::{self, Warning};
 use super::pair::Parts;
+use super::presented;
 use super::problem::{Flaw, Problem};
 use super::server::provider;
 use super::verifier;
@@ -49,12 +51,18 @@ pub(crate) struct Files {
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
 }
 
+/// From when until when.
+type Validity = (SystemTime, SystemTime);
+
 #[derive(Default)]
 struct State {
     /// The versions of the files that were read last; `None`: they are to be read again.
     sight: Option<Vec<Option<Stamp>>>,
     /// What was last told to be wrong.
     told: Option<Problem>,
+    /// From when until when our certificate holds, and what was told of that.
+    validity: Option<Validity>,
+    warning: Warning,
 }
 
 /// TLS with one endpoint.
@@ -116,6 +124,16 @@ pub(crate) fn client_config(tls: &OutgoingTls) -> Result<Arc<ClientConfig>, Erro
     Ok(Arc::new(config))
 }
 
+/// From when until when our certificate holds, if we have one.
+fn validity(tls: &OutgoingTls) -> Option<Validity> {
+    presented::validity(tls.identity.as_ref()?.chain.first()?)
+}
+
+/// Whether an endpoint has to take one of these protocols: HTTP/1.1 needs no saying (RFC 9112, section 9.1).
+pub(crate) fn needs_one(protocols: &[Vec<u8>]) -> bool {
+    !protocols.is_empty() && !protocols.iter().any(|protocol| protocol == b"http/1.1")
+}
+
 /// Our certificate from one file, with its key from another.
 ///
 /// # Errors
@@ -150,13 +168,25 @@ impl Outgoing {
                 None
             }
         };
-        let sight = Some(files.sight());
-        Outgoing { written, files, config: config.into(), state: Mutex::new(State { sight, told: None }) }
+        let state = State { sight: Some(files.sight()), validity: validity(&written), ..State::default() };
+        Outgoing { written, files, config: config.into(), state: Mutex::new(state) }
     }
 
     /// What was written, and found first.
     pub(crate) fn written(&self) -> &OutgoingTls {
         &self.written
+    }
+
+    /// The settings as they stand, for a handshake in which these protocols are offered and no session is resumed. `None`:
+    /// there is no telling whom to trust.
+    pub(crate) fn probing(&self, protocols: &[Vec<u8>]) -> Option<Arc<ClientConfig>> {
+        let config = self.config.load_full()?;
+        if config.alpn_protocols == protocols {
+            return Some(config);
+        }
+        let mut config = Arc::unwrap_or_clone(config);
+        config.alpn_protocols = protocols.to_vec();
+        Some(Arc::new(config))
     }
 
     /// Looks at all files, takes in what has changed, and gives what is wrong, once. Blocks; to be called every few seconds on
@@ -169,9 +199,9 @@ impl Outgoing {
         }
         let is_young = |stamp: &Stamp| now.duration_since(stamp.changed()).is_ok_and(|age| age < rests);
         match self.read() {
-            Ok(config) => {
+            Ok((config, validity)) => {
                 self.config.store(Some(config));
-                (state.sight, state.told) = (Some(sight), None);
+                (state.sight, state.told, state.validity) = (Some(sight), None, validity);
                 None
             }
             Err(_) if sight.iter().flatten().any(is_young) => None,
@@ -185,7 +215,15 @@ impl Outgoing {
         }
     }
 
-    fn read(&self) -> Result<Arc<ClientConfig>, Problem> {
+    /// That our certificate has ended or will soon, in words, at most once a day.
+    pub(crate) fn ending(&self, now: SystemTime) -> Option<String> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, until) = state.validity.filter(|(from, until)| expiry::is_ending(*from, *until, now))?;
+        let (file, _) = self.files.identity.as_ref()?;
+        state.warning.is_due(until, Duration::MAX, now).then(|| format!("{file:?}: {}", expiry::left(until, now)))
+    }
+
+    fn read(&self) -> Result<(Arc<ClientConfig>, Option<Validity>), Problem> {
         let mut tls = self.written.clone();
         if let Trust::Roots { files, .. } = &mut tls.trust {
             files.clear();
@@ -197,10 +235,11 @@ impl Outgoing {
         if let Some((certificate, key)) = &self.files.identity {
             tls.identity = Some(identity(certificate, key)?);
         }
-        client_config(&tls).map_err(|error| Problem {
+        let config = client_config(&tls).map_err(|error| Problem {
             file: self.files.all().next().cloned().unwrap_or_default(),
             flaw: Flaw::Unusable(error.to_string()),
-        })
+        })?;
+        Ok((config, validity(&tls)))
     }
 }
 

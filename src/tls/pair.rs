@@ -148,12 +148,9 @@ impl Pair {
         self.from
     }
 
-    /// Whether it is time to warn of its end: two weeks before, or once three quarters of its life are over where that is
-    /// later, as certificates of days are renewed late.
+    /// Whether it is time to warn of its end.
     pub(super) fn is_ending(&self, now: SystemTime) -> bool {
-        let life = self.until.duration_since(self.from).unwrap_or_default();
-        let before = expiry::WARNED.min(life / 4);
-        self.until.duration_since(now).is_ok_and(|left| left < before) || self.until <= now
+        expiry::is_ending(self.from, self.until, now)
     }
 
     /// When it ends.

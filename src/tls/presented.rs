@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use x509_parser::asn1_rs::ToDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
@@ -27,8 +28,13 @@ pub(crate) fn presented(certificate: &[u8]) -> Presented {
 
 /// When a certificate in DER ends.
 pub(crate) fn until(certificate: &[u8]) -> Option<SystemTime> {
+    validity(certificate).map(|(_, until)| until)
+}
+
+/// From when until when a certificate in DER holds.
+pub(super) fn validity(certificate: &[u8]) -> Option<(SystemTime, SystemTime)> {
     let (_, read) = X509Certificate::from_der(certificate).ok()?;
-    Some(time(read.validity.not_after))
+    Some((time(read.validity.not_before), time(read.validity.not_after)))
 }
 
 /// An alternative name with its kind in front, as openssl writes it. What has no text is left out.
@@ -84,8 +90,9 @@ fn write_attribute(attribute: &AttributeTypeAndValue<'_>, text: &mut String) {
     };
     let _ = write!(text, "{short}=");
     let Ok(value) = attribute.as_str() else {
+        // What has no text is told as it is in the certificate (section 2.4).
         text.push('#');
-        for byte in attribute.attr_value().data {
+        for byte in attribute.attr_value().to_der_vec().unwrap_or_default() {
             let _ = write!(text, "{byte:02x}");
         }
         return;
@@ -96,7 +103,10 @@ fn write_attribute(attribute: &AttributeTypeAndValue<'_>, text: &mut String) {
         if is_at_edge || matches!(c, '"' | '+' | ',' | ';' | '<' | '>' | '\\') {
             text.push('\\');
         }
-        text.push(c);
+        match c {
+            '\0' => text.push_str("\\00"),
+            c => text.push(c),
+        }
     }
 }
 

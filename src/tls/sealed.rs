@@ -21,8 +21,8 @@ const RECORD: usize = 16 * 1024;
 /// The most that is kept of what cannot be opened yet: one record of the largest size (RFC 8446, 5.2), and a message of the
 /// handshake that stretches over a few small ones.
 pub(super) const MOST_UNOPENED: usize = 18 * 1024;
-/// The same of an endpoint, whose certificates may be many.
-const MOST_OF_AN_ENDPOINT: usize = 48 * 1024;
+/// The same of an endpoint, whose certificates may be many. There has to be room for more of it in the scratch buffer.
+const MOST_OF_AN_ENDPOINT: usize = 40 * 1024;
 
 /// A TLS connection with a client or with an endpoint.
 pub(crate) struct Sealed {
@@ -82,6 +82,11 @@ impl Sealed {
             front.copy_from_slice(unopened);
         }
         unopened.len()
+    }
+
+    /// Bytes that have come and could not be opened yet.
+    pub(crate) fn unopened(&self) -> usize {
+        self.state.unopened.len()
     }
 
     /// Opens the records in `incoming`, at the front of which is what could not be opened yet, and hands what was in each to

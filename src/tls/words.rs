@@ -14,6 +14,7 @@
 //! | `certificate_unlisted` | no list tells whether a certificate is revoked, or the list has ended |
 //! | `certificate_untrusted` | the certificate is of an authority that is not trusted |
 //! | `certificate_name` | the certificate is that of another name |
+//! | `certificate_pin` | the certificate has another key than those that are pinned |
 //! | `certificate_bad` | a certificate cannot be used for another reason |
 //! | `malformed` | what was sent breaks the rules of TLS |
 //! | `internal` | our side is to blame |
@@ -30,6 +31,7 @@ use super::expiry;
 pub(crate) fn cause(error: &Error) -> &'static str {
     use CertificateError as Bad;
     match error {
+        Error::AlertReceived(AlertDescription::NoApplicationProtocol) => "protocol",
         Error::AlertReceived(_) => "alert",
         Error::PeerIncompatible(what) if is_version(what) => "version",
         Error::PeerIncompatible(_) => "parameters",
@@ -44,6 +46,7 @@ pub(crate) fn cause(error: &Error) -> &'static str {
                 "certificate_unlisted"
             }
             Bad::UnknownIssuer => "certificate_untrusted",
+            Bad::Other(_) => "certificate_pin",
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => "certificate_name",
             _ => "certificate_bad",
         },
@@ -55,6 +58,11 @@ pub(crate) fn cause(error: &Error) -> &'static str {
         | Error::DecryptError => "malformed",
         _ => "internal",
     }
+}
+
+/// Whether our side is to blame.
+pub(crate) fn is_ours(error: &Error) -> bool {
+    cause(error) == "internal"
 }
 
 /// Why a handshake failed, in words.

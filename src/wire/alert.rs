@@ -4,6 +4,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Alert {
+    /// A certificate has ended (RFC 8446, section 6.2).
+    CertificateExpired = 45,
     /// The policy says no (RFC 8446, section 6.2).
     AccessDenied = 49,
     /// The message cannot be read.

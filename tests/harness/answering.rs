@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use rcgen::{
     CertificateParams, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, PublicKeyData as _,
@@ -260,6 +261,11 @@ impl Authority {
 
     /// A list of revoked certificates in PEM that ends at the beginning of a year.
     pub fn list(&self, revoked: &[&Identity], end: i32) -> String {
+        self.list_until(revoked, rcgen::date_time_ymd(end, 1, 1).into())
+    }
+
+    /// A list of revoked certificates in PEM that ends then.
+    pub fn list_until(&self, revoked: &[&Identity], end: SystemTime) -> String {
         let long_ago = rcgen::date_time_ymd(2020, 1, 1);
         let revoked = revoked.iter().map(|identity| RevokedCertParams {
             serial_number: identity.serial.into(),
@@ -269,7 +275,7 @@ impl Authority {
         });
         let params = CertificateRevocationListParams {
             this_update: long_ago,
-            next_update: rcgen::date_time_ymd(end, 1, 1),
+            next_update: end.into(),
             crl_number: 1.into(),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
 
-use super::OutgoingTls;
+use super::{OutgoingTls, PoolsTls};
 
 /// `[pool.NAME.health]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +65,8 @@ pub struct Dialogue {
     pub probe: Probe,
     /// The TLS that the probe runs in; `None`: in clear.
     pub tls: Option<OutgoingTls>,
+    /// Where that is the TLS of the pool, whose files may change.
+    pub pools: Option<PoolsTls>,
 }
 
 /// What an endpoint is asked.

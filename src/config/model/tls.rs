@@ -69,6 +69,24 @@ pub struct PoolTls {
     pub(crate) outgoing: Arc<Outgoing>,
 }
 
+/// The TLS of one pool, as whoever else goes by it knows it.
+#[derive(Clone, Debug)]
+pub struct PoolsTls(pub(crate) Arc<Outgoing>);
+
+impl PartialEq for PoolsTls {
+    fn eq(&self, other: &PoolsTls) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for PoolsTls {}
+
+impl Hash for PoolsTls {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
 /// Compares what was written: files change on their own.
 impl PartialEq for PoolTls {
     fn eq(&self, other: &PoolTls) -> bool {

@@ -59,6 +59,12 @@ impl<'a> Party<'a> {
         self.tls.as_ref().is_some_and(|tls| tls.has_peer_closed())
     }
 
+    /// Something is under way: for it, or from it as a part of a record.
+    pub(super) fn holds_bytes(&self) -> bool {
+        let in_tls = |tls: &Sealed| tls.unopened() > 0 || !tls.outgoing().is_empty();
+        !self.kept.is_empty() || self.tls.as_deref().is_some_and(in_tls)
+    }
+
     /// Opens what has come from it into `room`. Gives how many plain bytes that were, of which what is in clear stays where it
     /// is.
     pub(super) fn open(&mut self, incoming: &mut [u8], room: &mut [u8]) -> (usize, Result<(), Error>) {
@@ -99,16 +105,16 @@ impl<'a> Party<'a> {
     }
 
     /// Keeps for it what came before there was anybody to send it.
-    pub(super) fn put_first(&mut self, plain: Vec<u8>) {
+    pub(super) fn put_first(&mut self, plain: Vec<u8>) -> Result<(), Error> {
         let Some(tls) = self.tls.as_mut().filter(|_| !plain.is_empty()) else {
             self.kept = Kept { bytes: plain, sent: 0 };
-            return;
+            return Ok(());
         };
         let mut records = vec![0; tls.room_for(plain.len())];
-        // A connection that has just begun seals whatever there is.
-        let length = tls.seal(&plain, &mut records).unwrap_or_default();
+        let length = tls.seal(&plain, &mut records)?;
         records.truncate(length);
         (self.kept, self.sealed) = (Kept { bytes: records, sent: 0 }, plain.len());
+        Ok(())
     }
 }
 

@@ -222,6 +222,26 @@ fn a_record_that_was_changed_ends_the_session_with_an_alert() {
 }
 
 #[test]
+fn what_came_before_a_broken_record_is_delivered_to_a_slow_endpoint() {
+    const LENGTH: usize = 6 << 20;
+    let client = |mut client: Client| {
+        client.write_all(&pattern(LENGTH)).unwrap();
+        client.sock.write_all(&[23, 3, 3, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        assert!(client.read(&mut [0; 1]).is_err());
+    };
+    let endpoint = |mut endpoint: TcpStream| {
+        thread::sleep(Duration::from_millis(300));
+        let mut received = vec![0; LENGTH];
+        endpoint.read_exact(&mut received).unwrap();
+        assert!(received == pattern(LENGTH));
+        assert!(endpoint.read(&mut [0; 1]).is_err(), "a cut, and no end");
+    };
+    let (end, bytes) = session(BOTH[0], client, endpoint);
+    assert!(matches!(end, End::Broken(Side::Client, _)), "{end:?}");
+    assert_eq!(bytes, (LENGTH as u64, 0));
+}
+
+#[test]
 fn the_reset_of_an_endpoint_is_its_own() {
     let client = |mut client: Client| {
         client.write_all(b"hello").unwrap();

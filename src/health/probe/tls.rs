@@ -14,15 +14,25 @@ use tokio_rustls::TlsConnector;
 use super::channel::{Channel, Line};
 use crate::config::model::OutgoingTls;
 use crate::health::verdict::{Observation, Text};
+use crate::tls::outgoing::{self, Outgoing};
 use crate::tls::{presented, words};
 
 /// TLS towards one endpoint.
 #[derive(Clone)]
 pub(crate) struct Client {
-    connector: TlsConnector,
+    settings: Settings,
     name: ServerName<'static>,
     /// One of several protocols has to be taken.
     wants_protocol: bool,
+}
+
+/// What a handshake goes by.
+#[derive(Clone)]
+enum Settings {
+    /// Those of the probe.
+    Own(Arc<ClientConfig>),
+    /// Those of the pool as they stand, with these protocols.
+    Pools(Arc<Outgoing>, Vec<Vec<u8>>),
 }
 
 /// What a handshake has come to.
@@ -38,10 +48,18 @@ impl Client {
     /// # Errors
     /// No certificate could have the name.
     pub(crate) fn new(config: Arc<ClientConfig>, tls: &OutgoingTls, name: &str) -> Result<Client, Observation> {
-        match ServerName::try_from(name.to_owned()) {
-            Ok(name) => Ok(Client { connector: config.into(), name, wants_protocol: !tls.alpn.is_empty() }),
-            Err(_) => Err(Observation::Refused(format!("no certificate could have the name {name:?}").into())),
-        }
+        Ok(Client { settings: Settings::Own(config), name: server_name(name)?, wants_protocol: !tls.alpn.is_empty() })
+    }
+
+    /// The TLS that sessions of a pool have with an endpoint of this name, with the protocols of `tls`.
+    ///
+    /// # Errors
+    /// No certificate could have the name.
+    pub(crate) fn of_pool(outgoing: &Arc<Outgoing>, tls: &OutgoingTls, name: &str) -> Result<Client, Observation> {
+        let protocols: Vec<Vec<u8>> = tls.alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        let wants_protocol = outgoing::needs_one(&protocols);
+        let settings = Settings::Pools(Arc::clone(outgoing), protocols);
+        Ok(Client { settings, name: server_name(name)?, wants_protocol })
     }
 
     /// Makes the handshake.
@@ -49,7 +67,14 @@ impl Client {
     /// # Errors
     /// What is to be told of the endpoint, and the connection if it is worth an end.
     pub(super) async fn open(&self, line: Line) -> Result<Opened, (Observation, Channel)> {
-        let handshake = self.connector.connect(self.name.clone(), line).into_fallible();
+        let config = match &self.settings {
+            Settings::Own(config) => Arc::clone(config),
+            Settings::Pools(outgoing, protocols) => match outgoing.probing(protocols) {
+                Some(config) => config,
+                None => return Err((Observation::Missing("TLS cannot be set up".into()), Channel::Clear(line))),
+            },
+        };
+        let handshake = TlsConnector::from(config).connect(self.name.clone(), line).into_fallible();
         let stream = handshake.await.map_err(|(error, line)| (observation(&error), Channel::Clear(line)))?;
         let (_, connection) = stream.get_ref();
         let no_protocol = self.wants_protocol && connection.alpn_protocol().is_none();
@@ -60,6 +85,11 @@ impl Client {
         }
         Ok(Opened { channel, expires })
     }
+}
+
+fn server_name(name: &str) -> Result<ServerName<'static>, Observation> {
+    let refused = |_| Observation::Refused(format!("no certificate could have the name {name:?}").into());
+    ServerName::try_from(name.to_owned()).map_err(refused)
 }
 
 const NO_PROTOCOL: &str = "it takes none of the protocols offered (alpn)";

@@ -14,7 +14,9 @@ use std::time::Duration;
 use super::node::{Node, Table};
 use super::{Check, keys, pools};
 use crate::config::address;
-use crate::config::model::{Address, Dialogue, Endpoint, Health, MAX_JITTER, MOST_PROBES, Outliers, PoolTls, Probe};
+use crate::config::model::{
+    Address, Dialogue, Endpoint, Health, MAX_JITTER, MOST_PROBES, Outliers, PoolTls, PoolsTls, Probe,
+};
 use crate::config::report::quote;
 
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
@@ -82,6 +84,7 @@ pub(super) fn read(
     {
         tls::fits(over_tls.as_ref().unwrap_or(node), tls, word == Some(Word::Http), own, check);
     }
+    let from_pool = inherited.as_ref().and(pools).map(|pools| PoolsTls(Arc::clone(&pools.outgoing)));
     let tls = inherited.or(tls);
     let probe = word.map(|word| match word {
         Word::Tcp | Word::Tls => Probe::Tcp,
@@ -102,7 +105,7 @@ pub(super) fn read(
     let port = table.get("port").and_then(|node| port(&node, check));
     refuse_portless(&table, endpoints, check);
     Health {
-        dialogue: probe.map(|probe| Arc::new(Dialogue { probe, tls })),
+        dialogue: probe.map(|probe| Arc::new(Dialogue { probe, tls, pools: from_pool })),
         expect: http.1,
         agent,
         address,
