@@ -7,7 +7,7 @@ use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
-use rustls::{ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{ClientConfig, CommonState, Error, HandshakeKind, InvalidMessage, ProtocolVersion, ServerConfig};
 
 use super::presented::presented;
 use crate::observe::record::Handshake;
@@ -285,7 +285,7 @@ impl State {
                     // Whatever comes behind the other side's last word is ignored (RFC 8446, section 6.1).
                     let left = incoming.get(used + discard..).filter(|_| !self.peer_closed).unwrap_or_default();
                     if left.len() > self.most_unopened {
-                        return Err(Error::General("a message of the handshake is too long".into()));
+                        return Err(InvalidMessage::HandshakePayloadTooLarge.into());
                     }
                     if left.is_empty() {
                         self.unopened = Vec::new();
