@@ -103,9 +103,14 @@ impl Balancer {
 
     /// The value of a metric's series, as rendered, such as `pointsman_route_sessions_total{route="a"}`.
     pub fn metric(&self, series: &str) -> f64 {
+        self.metric_if_there(series).unwrap_or_else(|| panic!("{series} is not in\n{}", self.running().metrics()))
+    }
+
+    /// The same of a series that may come later.
+    pub fn metric_if_there(&self, series: &str) -> Option<f64> {
         let page = self.running().metrics();
-        let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("{series} is not in\n{page}")).parse().expect("a metric is a number")
+        let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+        Some(line.parse().expect("a metric is a number"))
     }
 }
 
