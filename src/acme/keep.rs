@@ -327,7 +327,7 @@ impl Keeper {
         let wait = until.duration_since(SystemTime::now()).unwrap_or_default();
         let wait = humantime::format_duration(Duration::from_secs(wait.as_secs()));
         let (account, name) = (&self.desk.account.name, &tracked.name);
-        tracing::warn!(account, %name, "the certificate that was put in {file:?} cannot be used; ordered again in {wait}");
+        tracing::warn!(account, %name, "what was put in {file:?} cannot be used any more; ordered again in {wait}");
     }
 
     /// Tells why there is no certificate, and when it is tried again.

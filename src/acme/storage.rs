@@ -4,7 +4,8 @@
 //! accounts/HOST-PATH.json     the account with the directory at this URL, and its key
 //! certificates/NAME.pem       a certificate, what leads to its root, and its key
 //! challenges/NAME             what proves at this moment that the name is ours
-//! locks/WHAT                  who is at it
+//! locks/NAME                  who orders a certificate for the name
+//! locks/account@HOST-PATH     who makes the account
 //! ```
 //!
 //! A file is only ever put in its place as a whole, and is its owner's alone. Everything here blocks.

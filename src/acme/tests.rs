@@ -24,10 +24,11 @@ use super::keep::{Keeper, Tracked};
 use super::order::new_order;
 use super::transport::Transport;
 use super::trouble::Trouble;
-use super::{Desk, storage};
+use super::{Accounts, Desk, has_no_family, storage};
 use crate::admin::http::{LIMITS, serve_requests};
 use crate::admin::pages::Pages;
 use crate::config::Config;
+use crate::config::model::Challenge;
 use crate::observe::metrics::Metrics;
 use crate::wire::name::{Name, Written};
 
@@ -155,13 +156,17 @@ const fn days(days: u64) -> Duration {
     Duration::from_secs(days * 86_400)
 }
 
-async fn keeper(fake: &Fake) -> (Keeper, Tracked) {
+fn config() -> Config {
     let text = format!(
         "listener.a.bind = '127.0.0.1:0'\npool.a.endpoints = '127.0.0.1:1'\n\
          acme.ca = {{ directory = '{URL}', terms_agreed = true, storage = '/nowhere' }}\n\
          route.a = {{ listener = 'a', sni = 'a.example', pool = 'a', acme = 'ca' }}"
     );
-    let config: Config = crate::config::parse_str(Path::new("main.toml"), &text).unwrap().config;
+    crate::config::parse_str(Path::new("main.toml"), &text).unwrap().config
+}
+
+async fn keeper(fake: &Fake) -> (Keeper, Tracked) {
+    let config = config();
     let metrics = Arc::new(Metrics::new());
     let keeper = Keeper {
         desk: Desk {
@@ -329,4 +334,23 @@ async fn an_account_is_only_set_aside_if_it_is_the_one_that_was_refused() {
     std::fs::write(&file, other).unwrap();
     let said = open(None).await.unwrap_err().to_string();
     assert!(said.contains("is one with http://") && said.contains("-dir"), "{said}");
+}
+
+#[test]
+fn addresses_that_the_system_cannot_have() {
+    let mut config = config();
+    config.acme.push(config.acme[0].clone());
+    // Nobody has this one (RFC 5737).
+    let bind = ["192.0.2.1:80", "127.0.0.1:0"].map(|address| address.parse().unwrap()).to_vec();
+    for (by_default, listened) in [([true, true], Some(1)), ([true, false], None), ([false, false], None)] {
+        for (account, by_default) in config.acme.iter_mut().zip(by_default) {
+            account.challenge = Challenge::Http01 { bind: bind.clone(), by_default };
+        }
+        let accounts = Accounts::listening(&config);
+        let left = accounts.map(|accounts| accounts.listeners.len()).map_err(|(address, _)| address);
+        assert_eq!(left, listened.ok_or(bind[0]), "{by_default:?}");
+    }
+    let errors = [libc::EAFNOSUPPORT, libc::EADDRNOTAVAIL, libc::EADDRINUSE, libc::EACCES];
+    let left_out = errors.map(|error| has_no_family(&std::io::Error::from_raw_os_error(error)));
+    assert_eq!(left_out, [true, true, false, false]);
 }
