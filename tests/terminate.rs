@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::harness::answering::{Authority, Server, Speaks, http};
 use crate::harness::client::hello;
-use crate::harness::process::free_address;
+use crate::harness::process::{free_address, skipped};
 use crate::harness::tls::{Backend, Session, connect};
 use crate::harness::{Balancer, Client, Endpoint, Manner, eventually};
 
@@ -329,7 +329,7 @@ fn openssl(to: SocketAddr, words: &[&str], input: &str) -> Option<String> {
     let mut client = match client {
         Ok(client) => client,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            eprintln!("SKIPPED: openssl is not installed");
+            skipped("openssl is not installed");
             return None;
         }
         Err(error) => panic!("{error}"),
@@ -368,7 +368,7 @@ fn curl_gets_a_page_of_a_server_that_knows_no_tls() {
                 let said = String::from_utf8_lossy(&output.stderr);
                 assert_eq!(String::from_utf8_lossy(&output.stdout), "a page", "{version}: {said}");
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => return eprintln!("SKIPPED: curl is not installed"),
+            Err(error) if error.kind() == ErrorKind::NotFound => return skipped("curl is not installed"),
             Err(error) => panic!("{error}"),
         }
     }

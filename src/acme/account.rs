@@ -1,6 +1,6 @@
 //! The account with a directory: made once, then used for good. Its key is in the storage.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use instant_acme::{Account, AccountCredentials, ExternalAccountKey, NewAccount};
@@ -18,20 +18,29 @@ use crate::config::model::Acme;
 struct Kept {
     /// The addresses that the authority knows.
     contact: Vec<String>,
-    /// The account's URL and key.
-    credentials: AccountCredentials,
+    /// The account's URL, its key and the URL of the directory, as [`AccountCredentials`] are written.
+    credentials: serde_json::Value,
+}
+
+impl Kept {
+    fn part(&self, key: &str) -> &str {
+        self.credentials.get(key).and_then(serde_json::Value::as_str).unwrap_or_default()
+    }
 }
 
 impl Desk {
-    /// The account of this desk: the one in the storage, or a new one.
+    /// The account of this desk: the one in the storage, or a new one. One whose URL is `refused` is set aside: the
+    /// authority does not know it any more.
     ///
     /// # Errors
     /// The authority or the storage refuse.
-    pub(super) async fn open_account(&self, transport: &Transport) -> Result<Account, Trouble> {
-        if let Some(kept) = self.kept_account().await? {
+    pub(super) async fn open_account(&self, transport: &Transport, refused: Option<&str>) -> Result<Account, Trouble> {
+        let is_good = |kept: &Kept| refused != Some(kept.part("id"));
+        if let Some(kept) = self.kept_account().await?.filter(is_good) {
             return self.known_account(transport, kept).await;
         }
-        let (path, cleanup) = (storage::lock(&self.account.storage, &self.account.directory), self.cleanup.clone());
+        let path = storage::account_lock(&self.account.storage, &self.account.directory);
+        let cleanup = self.cleanup.clone();
         let taken = {
             let path = path.clone();
             blocking(move || Lock::take(&path, SystemTime::now(), &cleanup)).await?
@@ -41,15 +50,16 @@ impl Desk {
         };
         // The other node may have made it meanwhile.
         match self.kept_account().await? {
-            Some(kept) => self.known_account(transport, kept).await,
-            None => self.new_account(transport).await,
+            Some(kept) if is_good(&kept) => return self.known_account(transport, kept).await,
+            Some(_) => self.set_account_aside().await?,
+            None => {}
         }
+        self.new_account(transport).await
     }
 
     async fn known_account(&self, transport: &Transport, mut kept: Kept) -> Result<Account, Trouble> {
-        // The credentials cannot be copied, and writing them takes them whole.
-        let again = serde_json::to_vec(&kept.credentials).and_then(|json| serde_json::from_slice(&json));
-        let credentials = again.map_err(|error| Trouble::Account(self.account_file(), error))?;
+        let credentials = AccountCredentials::deserialize(&kept.credentials);
+        let credentials = credentials.map_err(|error| Trouble::Account(self.account_file(), error))?;
         let account = Account::builder_with_http(Box::new(transport.clone())).from_credentials(credentials).await?;
         if kept.contact != self.account.contact {
             let contact = urls(&self.account);
@@ -69,6 +79,8 @@ impl Desk {
         let builder = Account::builder_with_http(Box::new(transport.clone()));
         let (account, credentials) = builder.create(&new, self.account.directory.clone(), binding.as_ref()).await?;
         tracing::info!(account = self.account.name, url = account.id(), "account made with {}", self.account.directory);
+        let credentials = serde_json::to_value(&credentials);
+        let credentials = credentials.map_err(|error| Trouble::Account(self.account_file(), error))?;
         self.keep_account(&Kept { contact: self.account.contact.clone(), credentials }).await?;
         Ok(account)
     }
@@ -79,10 +91,15 @@ impl Desk {
             let path = path.clone();
             blocking(move || storage::read(&path)).await?
         };
-        match read {
-            Ok(None) => Ok(None),
-            Ok(Some(json)) => serde_json::from_slice(&json).map(Some).map_err(|error| Trouble::Account(path, error)),
-            Err(error) => Err(Trouble::Storage(path, error)),
+        let json = match read {
+            Ok(Some(json)) => json,
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(Trouble::Storage(path, error)),
+        };
+        match serde_json::from_slice::<Kept>(&json) {
+            Ok(kept) if kept.part("directory") == self.account.directory => Ok(Some(kept)),
+            Ok(kept) => Err(Trouble::Stranger(path, kept.part("directory").to_owned())),
+            Err(error) => Err(Trouble::Account(path, error)),
         }
     }
 
@@ -92,8 +109,7 @@ impl Desk {
         self.write(path, Zeroizing::new(json)).await
     }
 
-    /// Takes an account out of use that the authority does not know any more.
-    pub(super) async fn set_account_aside(&self) -> Result<(), Trouble> {
+    async fn set_account_aside(&self) -> Result<(), Trouble> {
         let path = self.account_file();
         let moved = {
             let path = path.clone();
@@ -102,7 +118,7 @@ impl Desk {
         moved.map_err(|error| Trouble::Storage(path, error))
     }
 
-    fn account_file(&self) -> std::path::PathBuf {
+    fn account_file(&self) -> PathBuf {
         storage::account(Path::new(&self.account.storage), &self.account.directory)
     }
 }

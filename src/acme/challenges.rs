@@ -2,7 +2,8 @@
 //! by a page (RFC 8555, section 8.3). Both are made of one text, the key authorization.
 //!
 //! Answers are found without a lock. Where this node has none, the other one of a pair may have: then the storage is
-//! looked at, on a thread of the control side, at most once a second for each name and at few at once.
+//! looked at, on a thread of the control side: at most once a second for each name, one look at a time, and few in all.
+//! That holds however long a look takes, which strangers bring about.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::storage;
+use super::trouble::Trouble;
 use crate::config::model::Config;
 use crate::tls::server::provider;
 use crate::wire::client_hello::ClientHello;
@@ -39,7 +41,7 @@ pub(crate) struct Challenges {
     names: HashMap<Name, Asked>,
     /// Where threads may block; not known before the control side runs.
     control: OnceLock<Handle>,
-    looks: Semaphore,
+    looks: Arc<Semaphore>,
 }
 
 /// One name that an authority may ask for.
@@ -49,8 +51,12 @@ pub(crate) struct Asked {
     name: Name,
     /// Where the other node puts what it shows.
     file: PathBuf,
-    looked: Mutex<Option<(Instant, Option<Arc<Answer>>)>>,
+    /// Locked by a look that is under way.
+    looked: Arc<Mutex<Looked>>,
 }
+
+/// What was found last, and when that was.
+type Looked = Option<(Instant, Option<Arc<Answer>>)>;
 
 /// What proves that a name is ours.
 #[derive(Debug)]
@@ -72,7 +78,7 @@ pub(super) enum Flaw {
     Config(#[from] rustls::Error),
 }
 
-/// An answer that is shown; taken away by Drop, from here at once and from the storage soon.
+/// Where an answer is shown, from before there is one; taken away by Drop, from here at once and from the storage soon.
 pub(super) struct Shown {
     challenges: Arc<Challenges>,
     name: Name,
@@ -86,11 +92,11 @@ impl Challenges {
         for (index, account) in config.acme.iter().enumerate() {
             for name in config.acme_names(index) {
                 let file = storage::challenge(&account.storage, &name);
-                let (own, looked) = (ArcSwapOption::empty(), Mutex::default());
+                let (own, looked) = (ArcSwapOption::empty(), Arc::default());
                 names.insert(name.clone(), Asked { own, name, file, looked });
             }
         }
-        Challenges { names, control: OnceLock::new(), looks: Semaphore::new(LOOKS) }
+        Challenges { names, control: OnceLock::new(), looks: Arc::new(Semaphore::new(LOOKS)) }
     }
 
     /// Has the storage looked at on threads of this runtime.
@@ -99,13 +105,14 @@ impl Challenges {
         let _ = self.control.set(control);
     }
 
-    /// The name for which a hello asks for a proof, if it is one for which certificates are obtained.
+    /// The name for which a hello asks for a proof, and for nothing else, if it is one for which certificates are
+    /// obtained.
     pub(crate) fn asked(&self, hello: Option<&ClientHello>) -> Option<&Asked> {
         if self.names.is_empty() {
             return None;
         }
         let hello = hello?;
-        let asks = hello.alpn.iter().any(|protocol| protocol == PROTOCOL);
+        let asks = hello.alpn.iter().eq([PROTOCOL]);
         self.names.get(hello.server_name.as_ref().filter(|_| asks)?)
     }
 
@@ -115,18 +122,22 @@ impl Challenges {
             return Some(own);
         }
         // Whoever else asks for this name meanwhile waits for the same look.
-        let mut looked = asked.looked.lock().await;
+        let mut looked = Arc::clone(&asked.looked).lock_owned().await;
         let fresh = |at: &Instant| at.elapsed() < LOOKED;
         if let Some((_, found)) = looked.as_ref().filter(|(at, _)| fresh(at)) {
             return found.clone();
         }
-        let _place = self.looks.acquire().await.ok()?;
+        let place = Arc::clone(&self.looks).acquire_owned().await.ok()?;
         let (name, file) = (asked.name.clone(), asked.file.clone());
-        let look = self.control.get()?.spawn_blocking(move || look(&name, &file));
+        // The look goes on when nobody waits for it any more: both are its own until it ends.
+        let look = self.control.get()?.spawn_blocking(move || {
+            let found = look(&name, &file);
+            *looked = Some((Instant::now(), found.clone()));
+            drop(place);
+            found
+        });
         // A panic there was reported when it happened.
-        let found = look.await.ok().flatten();
-        *looked = Some((Instant::now(), found.clone()));
-        found
+        look.await.ok().flatten()
     }
 
     /// The page about `token` on the site of `host`, as a request names it, if there is one.
@@ -138,10 +149,28 @@ impl Challenges {
         (ours == token).then(|| answer.authorization.clone())
     }
 
-    /// Shows `answer` for `name` from here on. It is in the storage already.
-    pub(super) fn show(self: &Arc<Self>, name: &Name, answer: Answer, cleanup: &TaskTracker) -> Option<Shown> {
-        self.names.get(name)?.own.store(Some(Arc::new(answer)));
-        Some(Shown { challenges: Arc::clone(self), name: name.clone(), cleanup: cleanup.clone() })
+    /// Where an answer for `name` will be shown; `None` if no certificate is obtained for it.
+    pub(super) fn place(self: &Arc<Self>, name: &Name, cleanup: &TaskTracker) -> Option<Arc<Shown>> {
+        self.names.get(name)?;
+        Some(Arc::new(Shown { challenges: Arc::clone(self), name: name.clone(), cleanup: cleanup.clone() }))
+    }
+}
+
+impl Shown {
+    /// Shows `answer` from here on, once the other node can find it. Whoever stops waiting for that still has it taken
+    /// away: the writing goes on, and keeps this until it is done.
+    pub(super) async fn show(self: &Arc<Self>, answer: Answer) -> Result<(), Trouble> {
+        let Some(asked) = self.challenges.names.get(&self.name) else { return Ok(()) };
+        let (shown, path, text) = (Arc::clone(self), asked.file.clone(), answer.authorization.clone());
+        let write = self.cleanup.spawn_blocking(move || {
+            let written = storage::write(&path, text.as_bytes());
+            drop(shown);
+            written
+        });
+        let written = write.await.map_err(|_| Trouble::Panicked)?;
+        written.map_err(|error| Trouble::Storage(asked.file.clone(), error))?;
+        asked.own.store(Some(Arc::new(answer)));
+        Ok(())
     }
 }
 
@@ -252,7 +281,9 @@ mod tests {
         let challenges = challenges(Path::new("/nowhere"));
         for (name, alpn, asks) in [
             (Some("a.example"), &["acme-tls/1"][..], true),
-            (Some("A.EXAMPLE"), &["h2", "acme-tls/1"], true),
+            (Some("A.EXAMPLE"), &["acme-tls/1"], true),
+            (Some("a.example"), &["h2", "acme-tls/1"], false),
+            (Some("a.example"), &["acme-tls/1", "acme-tls/1"], false),
             (Some("a.example"), &["h2", "http/1.1"], false),
             (Some("a.example"), &[], false),
             (Some("x.b.example"), &["acme-tls/1"], false),
@@ -294,9 +325,9 @@ mod tests {
             async move { challenges.page("a.example:5002", "token-1").await }
         };
         assert_eq!(asked(&other).await, None);
-        storage::write(&storage::challenge(storage.path(), &name), AUTHORIZATION.as_bytes()).unwrap();
+        let shown = one.place(&name, &cleanup).unwrap();
+        shown.show(Answer::new(&name, AUTHORIZATION).unwrap()).await.unwrap();
         assert_eq!(asked(&other).await, None, "it has just looked");
-        let shown = one.show(&name, Answer::new(&name, AUTHORIZATION).unwrap(), &cleanup).unwrap();
         assert_eq!(asked(&one).await.as_deref(), Some(AUTHORIZATION));
         tokio::time::sleep(LOOKED).await;
         assert_eq!(asked(&other).await.as_deref(), Some(AUTHORIZATION));
@@ -308,5 +339,54 @@ mod tests {
         assert_eq!(asked(&one).await, None);
         tokio::time::sleep(LOOKED).await;
         assert_eq!(asked(&other).await, None, "it is gone from the storage too");
+    }
+    /// A runtime whose one thread that may block does so until the sender is gone, as where a storage hangs.
+    fn hanging() -> (tokio::runtime::Runtime, std::sync::mpsc::Sender<()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(1).build();
+        let runtime = runtime.unwrap();
+        let (hangs, until) = std::sync::mpsc::channel::<()>();
+        drop(runtime.spawn_blocking(move || until.recv().is_err()));
+        (runtime, hangs)
+    }
+
+    const SHORT: Duration = Duration::from_millis(5);
+
+    #[test]
+    fn a_storage_that_hangs_is_looked_at_once_for_all_who_ask() {
+        let storage = tempfile::tempdir().unwrap();
+        let challenges = challenges(storage.path());
+        storage::write(&storage::challenge(storage.path(), &name("a.example")), AUTHORIZATION.as_bytes()).unwrap();
+        let (runtime, hangs) = hanging();
+        challenges.look_on(runtime.handle().clone());
+        let asked = challenges.asked(Some(&hello(Some("a.example"), &["acme-tls/1"]))).unwrap();
+        runtime.block_on(async {
+            for _ in 0..3 * LOOKS {
+                assert!(tokio::time::timeout(SHORT, challenges.answer(asked)).await.is_err(), "nobody has an answer");
+                assert_eq!(challenges.looks.available_permits(), LOOKS - 1, "one look is under way, and stays");
+            }
+            drop(hangs);
+            let answer = challenges.answer(asked).await.unwrap();
+            assert_eq!(&*answer.authorization, AUTHORIZATION);
+            assert_eq!(challenges.looks.available_permits(), LOOKS);
+        });
+    }
+
+    #[test]
+    fn what_is_broken_off_while_it_is_written_is_taken_away() {
+        let storage = tempfile::tempdir().unwrap();
+        let challenges = challenges(storage.path());
+        let (runtime, hangs) = hanging();
+        let (name, cleanup) = (name("a.example"), TaskTracker::new());
+        runtime.block_on(async {
+            let shown = challenges.place(&name, &cleanup).unwrap();
+            let answer = Answer::new(&name, AUTHORIZATION).unwrap();
+            assert!(tokio::time::timeout(SHORT, shown.show(answer)).await.is_err());
+            drop((shown, hangs));
+            cleanup.close();
+            cleanup.wait().await;
+        });
+        let file = storage::challenge(storage.path(), &name);
+        assert!(file.parent().unwrap().exists() && !file.exists(), "it was written, and is gone");
+        assert!(challenges.names[&name].own.load().is_none());
     }
 }

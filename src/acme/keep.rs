@@ -53,11 +53,11 @@ pub(super) struct Keeper {
 pub(super) struct Tracked {
     name: Name,
     /// When to look at it next.
-    due: SystemTime,
+    pub(super) due: SystemTime,
     /// In a row.
     failures: u32,
     plan: Option<Plan>,
-    obtained: Option<SystemTime>,
+    pub(super) obtained: Option<SystemTime>,
     next: Gauge,
 }
 
@@ -122,7 +122,7 @@ impl Keeper {
     }
 
     /// Does what is to be done for one name now, and says when it is to be looked at again.
-    async fn turn(&mut self, tracked: &mut Tracked) {
+    pub(super) async fn turn(&mut self, tracked: &mut Tracked) {
         let attempt = timeout(LONGEST, self.attempt(tracked)).await.unwrap_or(Err(Trouble::Late(LONGEST)));
         match attempt {
             Ok(()) => {}
@@ -135,18 +135,25 @@ impl Keeper {
 
     async fn attempt(&mut self, tracked: &mut Tracked) -> Result<(), Trouble> {
         let held = self.held(&tracked.name).await?;
-        if let Some(held) = &held {
-            let (moment, ask_at) = self.plan(tracked, held).await;
-            let pause = BETWEEN_ORDERS.min(held.validity.lifetime() / 3);
-            let soonest = tracked.obtained.map(|obtained| obtained + pause);
-            let moment = moment.max(soonest.unwrap_or(moment));
+        let planned = match &held {
+            Some(held) => Some(self.plan(tracked, held).await),
+            None => None,
+        };
+        let pause = held.as_ref().map_or(BETWEEN_ORDERS, |held| BETWEEN_ORDERS.min(held.validity.lifetime() / 3));
+        let soonest = tracked.obtained.map(|obtained| obtained + pause);
+        if let Some(moment) = planned.map(|(moment, _)| moment).max(soonest) {
             tracked.next.set(unix(moment));
             if SystemTime::now() < moment {
+                if held.is_none() {
+                    // Something takes it away, and would take the next one as well.
+                    self.lost(tracked, moment);
+                }
+                let ask_at = planned.map_or(moment, |(_, ask_at)| ask_at);
                 (tracked.due, tracked.failures) = (moment.min(ask_at), 0);
                 return Ok(());
             }
         }
-        let path = storage::lock(&self.desk.account.storage, tracked.name.as_str());
+        let path = storage::lock(&self.desk.account.storage, &tracked.name);
         let (at, cleanup) = (path.clone(), self.desk.cleanup.clone());
         let taken = blocking(move || Lock::take(&at, SystemTime::now(), &cleanup)).await?;
         let Some(_lock) = taken.map_err(|error| Trouble::Storage(path, error))? else {
@@ -163,16 +170,17 @@ impl Keeper {
     }
 
     async fn order(&mut self, tracked: &mut Tracked) -> Result<(), Trouble> {
-        let account = self.account().await?;
+        self.forget_waiting();
+        let account = self.account(None).await?;
         let known = tracked.plan.as_ref().filter(|plan| plan.known);
         let replaces = known.and_then(|plan| plan.held.id());
         let bundle = match self.desk.obtain(&account, &tracked.name, replaces).await {
             Err(trouble) if trouble.kind() == Some("accountDoesNotExist") => {
+                let refused = account.id();
                 let account = &self.desk.account.name;
-                tracing::warn!(account, "a new account is made in place of the one in the storage: {trouble}");
-                self.desk.set_account_aside().await?;
+                tracing::warn!(account, "there has to be another account in place of {refused}: {trouble}");
                 self.account = None;
-                let account = self.account().await?;
+                let account = self.account(Some(refused)).await?;
                 self.desk.obtain(&account, &tracked.name, None).await?
             }
             bundle => bundle?,
@@ -230,7 +238,8 @@ impl Keeper {
     /// The window that the authority suggests for what is held, and how long to wait until it is asked again (RFC 9773).
     async fn ask(&mut self, name: &Name, held: &Held) -> (Option<Window>, Duration) {
         let Some(id) = held.id() else { return (None, schedule::ask_again(None)) };
-        let account = match self.account().await {
+        self.forget_waiting();
+        let account = match self.account(None).await {
             Ok(account) => account,
             Err(Trouble::Closed(until)) => {
                 let wait = until.duration_since(SystemTime::now()).unwrap_or_default();
@@ -258,19 +267,20 @@ impl Keeper {
             Err(error) => {
                 let error = Trouble::from(error);
                 tracing::debug!(%name, "the authority does not say when to renew: {error}");
-                (None, schedule::ask_again(None))
+                (None, schedule::ask_again(self.asked_to_wait()))
             }
         }
     }
 
-    async fn account(&mut self) -> Result<Account, Trouble> {
+    /// The account, which is another one than that whose URL is `refused`.
+    async fn account(&mut self, refused: Option<&str>) -> Result<Account, Trouble> {
         if let Some(account) = &self.account {
             return Ok(account.clone());
         }
         if let Some(until) = self.closed.1.filter(|until| SystemTime::now() < *until) {
             return Err(Trouble::Closed(until));
         }
-        let opened = self.open_account().await;
+        let opened = self.open_account(refused).await;
         self.closed = match &opened {
             Ok(_) => (0, None),
             Err(Trouble::AccountLocked) => self.closed,
@@ -282,7 +292,7 @@ impl Keeper {
         opened
     }
 
-    async fn open_account(&mut self) -> Result<Account, Trouble> {
+    async fn open_account(&mut self, refused: Option<&str>) -> Result<Account, Trouble> {
         let way = match &self.way {
             Some(way) => way.clone(),
             None => {
@@ -291,16 +301,33 @@ impl Keeper {
             }
         };
         self.way = Some(way.clone());
-        let account = self.desk.open_account(&way).await?;
+        let account = self.desk.open_account(&way, refused).await?;
         self.account = Some(account.clone());
         Ok(account)
     }
 
     /// How long to wait after so many failures, the last of which was this one.
     fn retry(&mut self, failures: u32, trouble: &Trouble) -> Duration {
-        let asked = self.way.as_ref().and_then(Transport::take_retry_at);
-        let asked = asked.and_then(|at| at.duration_since(SystemTime::now()).ok());
-        schedule::retry(failures, asked, trouble.kind() == Some("rateLimited"), self.dice.f64())
+        schedule::retry(failures, self.asked_to_wait(), trouble.kind() == Some("rateLimited"), self.dice.f64())
+    }
+
+    /// How long the authority has asked to wait, in an error that is of what is being done.
+    fn asked_to_wait(&self) -> Option<Duration> {
+        self.way.as_ref().and_then(Transport::take_retry_at)?.duration_since(SystemTime::now()).ok()
+    }
+
+    /// What the authority has asked for says nothing of what is done now.
+    fn forget_waiting(&self) {
+        self.way.as_ref().and_then(Transport::take_retry_at);
+    }
+
+    /// Tells that a certificate is not there which was obtained a moment ago.
+    fn lost(&self, tracked: &Tracked, until: SystemTime) {
+        let file = storage::certificate(&self.desk.account.storage, &tracked.name);
+        let wait = until.duration_since(SystemTime::now()).unwrap_or_default();
+        let wait = humantime::format_duration(Duration::from_secs(wait.as_secs()));
+        let (account, name) = (&self.desk.account.name, &tracked.name);
+        tracing::warn!(account, %name, "what was put in {file:?} cannot be used any more; ordered again in {wait}");
     }
 
     /// Tells why there is no certificate, and when it is tried again.

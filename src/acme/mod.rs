@@ -20,11 +20,13 @@ mod tests;
 mod transport;
 mod trouble;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -65,13 +67,21 @@ impl Accounts {
     /// Those of a configuration; listens where challenges are answered over HTTP.
     ///
     /// # Errors
-    /// The first address that cannot be listened on.
+    /// The first address that cannot be listened on, unless it is of the default and the system has no such addresses.
     pub(crate) fn listening(config: &Config) -> Result<Accounts, (SocketAddr, io::Error)> {
         let accounts = config.acme.iter().enumerate();
         let accounts = accounts.map(|(index, account)| (account.clone(), config.acme_names(index))).collect();
-        let addresses = addresses(config).into_iter();
-        let listeners = addresses.map(|address| listen(address).map_err(|error| (address, error)));
-        Ok(Accounts { accounts, listeners: listeners.collect::<Result<_, _>>()? })
+        let mut listeners = Vec::new();
+        for (address, by_default) in addresses(config) {
+            match listen(address) {
+                Ok(listener) => listeners.push(listener),
+                Err(error) if by_default && has_no_family(&error) => {
+                    tracing::warn!("challenges over HTTP are not answered at {address}: {error}");
+                }
+                Err(error) => return Err((address, error)),
+            }
+        }
+        Ok(Accounts { accounts, listeners })
     }
 
     /// Threads that may block and are needed for it.
@@ -121,16 +131,22 @@ pub(crate) fn descriptors(config: &Config) -> u64 {
     config.acme.len() as u64 * PER_ACCOUNT + listeners * (1 + http::CONNECTIONS as u64)
 }
 
-/// Where challenges are answered over HTTP, each address once: accounts share them.
-fn addresses(config: &Config) -> Vec<SocketAddr> {
-    let bound = config.acme.iter().filter_map(|account| match &account.challenge {
-        Challenge::Http01 { bind } => Some(bind),
-        Challenge::TlsAlpn01 => None,
-    });
-    let mut addresses: Vec<SocketAddr> = bound.flatten().copied().collect();
-    addresses.sort_unstable();
-    addresses.dedup();
+/// Where challenges are answered over HTTP, each address once, as accounts share them; and whether nobody has written it.
+fn addresses(config: &Config) -> BTreeMap<SocketAddr, bool> {
+    let mut addresses = BTreeMap::new();
+    for account in &config.acme {
+        if let Challenge::Http01 { bind, by_default } = &account.challenge {
+            for address in bind {
+                *addresses.entry(*address).or_insert(true) &= by_default;
+            }
+        }
+    }
     addresses
+}
+
+/// Whether an address cannot be had because the system knows none of its family, as where IPv6 is off.
+fn has_no_family(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

@@ -1,6 +1,7 @@
 //! One order: a name is shown to be ours, and a certificate for it is issued (RFC 8555, section 7.4).
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use instant_acme::{
@@ -13,7 +14,7 @@ use zeroize::Zeroizing;
 use super::bundle::{self, Held};
 use super::challenges::{Answer, Shown};
 use super::trouble::Trouble;
-use super::{Desk, blocking, storage};
+use super::{Desk, blocking};
 use crate::config::model::{Challenge, KeyKind};
 use crate::wire::name::Name;
 
@@ -61,7 +62,7 @@ impl Desk {
     }
 
     /// Shows what is asked for, and says that it is there. What is given has to be kept until it was looked at.
-    async fn prove(&self, order: &mut Order, name: &Name) -> Result<Vec<Shown>, Trouble> {
+    async fn prove(&self, order: &mut Order, name: &Name) -> Result<Vec<Arc<Shown>>, Trouble> {
         let (kind, called) = match self.account.challenge {
             Challenge::TlsAlpn01 => (ChallengeType::TlsAlpn01, "tls-alpn-01"),
             Challenge::Http01 { .. } => (ChallengeType::Http01, "http-01"),
@@ -79,10 +80,10 @@ impl Desk {
             let mut challenge = authorization.challenge(kind.clone()).ok_or(Trouble::NotOffered(called))?;
             let text = challenge.key_authorization();
             let answer = Answer::new(name, text.as_str())?;
-            // The other node has to find it before the authority asks there.
-            let file = storage::challenge(&self.account.storage, name);
-            self.write(file, Zeroizing::new(text.as_str().into())).await?;
-            shown.extend(self.challenges.show(name, answer, &self.cleanup));
+            if let Some(place) = self.challenges.place(name, &self.cleanup) {
+                place.show(answer).await?;
+                shown.push(place);
+            }
             challenge.set_ready().await?;
         }
         Ok(shown)

@@ -4,7 +4,8 @@
 //! accounts/HOST-PATH.json     the account with the directory at this URL, and its key
 //! certificates/NAME.pem       a certificate, what leads to its root, and its key
 //! challenges/NAME             what proves at this moment that the name is ours
-//! locks/WHAT                  who is at it
+//! locks/NAME                  who orders a certificate for the name
+//! locks/account@HOST-PATH     who makes the account
 //! ```
 //!
 //! A file is only ever put in its place as a whole, and is its owner's alone. Everything here blocks.
@@ -36,14 +37,19 @@ pub(super) fn challenge(storage: &Path, name: &Name) -> PathBuf {
     storage.join("challenges").join(name.as_str())
 }
 
-/// Where the account with the directory at `url` is kept.
-pub(super) fn account(storage: &Path, url: &str) -> PathBuf {
+/// Where the account with the directory at `url` is kept. Other URLs may lead to the same file.
+pub(crate) fn account(storage: &Path, url: &str) -> PathBuf {
     storage.join("accounts").join(format!("{}.json", slug(url)))
 }
 
-/// The file that says who is at `what`.
-pub(super) fn lock(storage: &Path, what: &str) -> PathBuf {
-    storage.join("locks").join(slug(what))
+/// The file that says who orders a certificate for `name`.
+pub(super) fn lock(storage: &Path, name: &Name) -> PathBuf {
+    storage.join("locks").join(name.as_str())
+}
+
+/// The file that says who makes the account with the directory at `url`. No name has an @.
+pub(super) fn account_lock(storage: &Path, url: &str) -> PathBuf {
+    storage.join("locks").join(format!("account@{}", slug(url)))
 }
 
 /// `text` without what a file must not be called.
@@ -133,7 +139,12 @@ mod tests {
         ] {
             assert_eq!(account(storage, url), Path::new("/s/accounts").join(file), "{url}");
         }
-        assert_eq!(lock(storage, &"a/".repeat(300)).as_os_str().len(), "/s/locks/".len() + LONGEST_NAME);
+        let long = account_lock(storage, &"a/".repeat(300));
+        assert_eq!(long.as_os_str().len(), "/s/locks/account@".len() + LONGEST_NAME);
+        assert_eq!(account_lock(storage, "https://a.example"), Path::new("/s/locks/account@a.example"));
+        assert_eq!(lock(storage, &name), Path::new("/s/locks/a.example"));
+        let Ok(Written::Name(name)) = Name::read(b"a_b.example") else { unreachable!() };
+        assert_eq!(lock(storage, &name), Path::new("/s/locks/a_b.example"));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What is asked of an authority that suggests when to renew, which the one of the integration tests does not.
+//! What is asked of an authority that suggests when to renew, which the one of the integration tests does not, and that
+//! refuses as a test wants.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -8,19 +9,26 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};
 use instant_acme::{Account, BodyWrapper, BytesResponse, Error, HttpClient, Key};
 use rcgen::{CertificateParams, Issuer, KeyPair};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Desk;
 use super::bundle::{self, Held};
 use super::challenges::Challenges;
 use super::keep::{Keeper, Tracked};
 use super::order::new_order;
+use super::transport::Transport;
+use super::trouble::Trouble;
+use super::{Accounts, Desk, has_no_family, storage};
+use crate::admin::http::{LIMITS, serve_requests};
 use crate::admin::pages::Pages;
 use crate::config::Config;
+use crate::config::model::Challenge;
 use crate::observe::metrics::Metrics;
 use crate::wire::name::{Name, Written};
 
@@ -43,8 +51,12 @@ impl Fake {
 
     /// One whose directory has renewal information, or not.
     fn new(suggests: bool) -> Fake {
+        Fake::at("https://ca.test", suggests)
+    }
+
+    fn at(base: &str, suggests: bool) -> Fake {
         let fake = Fake::default();
-        let url = |path: &str| format!("https://ca.test{path}");
+        let url = |path: &str| format!("{base}{path}");
         let mut directory = serde_json::json!({
             "newNonce": url("/nonce"), "newAccount": url("/account"), "newOrder": url("/order"), "meta": {},
         });
@@ -54,6 +66,43 @@ impl Fake {
         fake.answers("/dir", 200, "", directory.to_string());
         fake.answers("/nonce", 200, "", "");
         fake
+    }
+
+    /// One that suggests when to renew and is reached over TCP, and its URL.
+    async fn listening() -> (Fake, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let fake = Fake::at(&base, true);
+        let answering = fake.clone();
+        let respond = move |request: Request<Incoming>| {
+            let fake = answering.clone();
+            async move {
+                let path = request.uri().path().to_owned();
+                fake.answer(path, &request.into_body().collect().await.unwrap().to_bytes())
+            }
+        };
+        TaskTracker::new().spawn(serve_requests(LIMITS, listener, respond, CancellationToken::new()));
+        (fake, format!("{base}/dir"))
+    }
+
+    fn answer(&self, path: String, body: &[u8]) -> Response<Full<Bytes>> {
+        let replaces = serde_json::from_slice::<serde_json::Value>(body).ok().is_some_and(|jws| {
+            use base64::Engine;
+            let payload = jws["payload"].as_str().unwrap_or_default();
+            let payload = base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap();
+            String::from_utf8(payload).unwrap().contains("replaces")
+        });
+        let path = if replaces { format!("{path} replacing") } else { path };
+        self.asked.lock().unwrap().push(path.clone());
+        let answers = self.answers.lock().unwrap();
+        let found = answers.iter().find(|(known, _)| path == **known || path.starts_with(&format!("{known}/")));
+        let (status, retry_after, body) = found.map(|(_, answer)| answer.clone()).unwrap_or((404, "", "{}".into()));
+        // Each account that is made is another one.
+        let made = format!("{URL}/account/{}", self.asked("/account"));
+        let location = if path == "/account" { &made } else { URL };
+        let response = Response::builder().status(status).header("Replay-Nonce", "n").header("Location", location);
+        let response = if retry_after.is_empty() { response } else { response.header("Retry-After", retry_after) };
+        response.body(Full::new(Bytes::from(body))).unwrap()
     }
 
     async fn account(&self) -> Account {
@@ -77,20 +126,7 @@ impl HttpClient for Fake {
         Box::pin(async move {
             let path = request.uri().path().to_owned();
             let body = request.into_body().collect().await.unwrap().to_bytes();
-            let replaces = serde_json::from_slice::<serde_json::Value>(&body).ok().is_some_and(|jws| {
-                use base64::Engine;
-                let payload = jws["payload"].as_str().unwrap_or_default();
-                let payload = base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap();
-                String::from_utf8(payload).unwrap().contains("replaces")
-            });
-            let path = if replaces { format!("{path} replacing") } else { path };
-            fake.asked.lock().unwrap().push(path.clone());
-            let answers = fake.answers.lock().unwrap();
-            let found = answers.iter().find(|(known, _)| path == **known || path.starts_with(&format!("{known}/")));
-            let (status, retry_after, body) = found.map(|(_, answer)| answer.clone()).unwrap_or((404, "", "{}".into()));
-            let response = Response::builder().status(status).header("Replay-Nonce", "n").header("Location", URL);
-            let response = if retry_after.is_empty() { response } else { response.header("Retry-After", retry_after) };
-            Ok(BytesResponse::from(response.body(Full::new(Bytes::from(body))).unwrap()))
+            Ok(BytesResponse::from(fake.answer(path, &body)))
         })
     }
 }
@@ -102,27 +138,35 @@ fn name() -> Name {
 
 /// A certificate that began ten days ago and ends in eighty.
 fn held() -> Held {
+    Held::read(Path::new("a.pem"), bundle(URL, 10).as_bytes(), &name(), SystemTime::now()).unwrap()
+}
+
+/// The certificate and key of one for ninety days that began so many days ago.
+fn bundle(directory: &str, age: u64) -> String {
     let issuer = Issuer::new(CertificateParams::default(), KeyPair::generate().unwrap());
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(["a.example".to_owned()]).unwrap();
     let now = rcgen::date_time_ymd(1970, 1, 1) + SystemTime::UNIX_EPOCH.elapsed().unwrap();
-    (params.not_before, params.not_after) = (now - days(10), now + days(80));
+    (params.not_before, params.not_after) = (now - days(age), now + days(90 - age));
     params.use_authority_key_identifier_extension = true;
-    let bundle = bundle::write(URL, &params.signed_by(&key, &issuer).unwrap().pem(), &key.serialize_pem());
-    Held::read(Path::new("a.pem"), bundle.as_bytes(), &name(), SystemTime::now()).unwrap()
+    bundle::write(directory, &params.signed_by(&key, &issuer).unwrap().pem(), &key.serialize_pem()).to_string()
 }
 
 const fn days(days: u64) -> Duration {
     Duration::from_secs(days * 86_400)
 }
 
-async fn keeper(fake: &Fake) -> (Keeper, Tracked) {
+fn config() -> Config {
     let text = format!(
         "listener.a.bind = '127.0.0.1:0'\npool.a.endpoints = '127.0.0.1:1'\n\
          acme.ca = {{ directory = '{URL}', terms_agreed = true, storage = '/nowhere' }}\n\
          route.a = {{ listener = 'a', sni = 'a.example', pool = 'a', acme = 'ca' }}"
     );
-    let config: Config = crate::config::parse_str(Path::new("main.toml"), &text).unwrap().config;
+    crate::config::parse_str(Path::new("main.toml"), &text).unwrap().config
+}
+
+async fn keeper(fake: &Fake) -> (Keeper, Tracked) {
+    let config = config();
     let metrics = Arc::new(Metrics::new());
     let keeper = Keeper {
         desk: Desk {
@@ -206,4 +250,107 @@ async fn an_order_says_what_it_replaces_as_long_as_that_is_taken() {
     assert_eq!((fake.asked("/order replacing"), fake.asked("/order")), (2, 3), "the last one replaces nothing");
     fake.answers("/order replacing", 429, "", r#"{"type":"urn:ietf:params:acme:error:rateLimited"}"#);
     assert!(taken(held.id().unwrap()).await.is_err(), "that is told");
+}
+
+/// A keeper with a storage of its own whose authority is reached over TCP.
+async fn scene() -> (Fake, Keeper, Tracked, TempDir) {
+    let (fake, directory) = Fake::listening().await;
+    let (mut keeper, tracked) = keeper(&fake).await;
+    let storage = tempfile::tempdir().unwrap();
+    (keeper.way, keeper.account) = (Some(Transport::in_clear()), None);
+    (keeper.desk.account.directory, keeper.desk.account.storage) = (directory, storage.path().to_owned());
+    fake.answers("/account", 201, "", r#"{"status":"valid"}"#);
+    (fake, keeper, tracked, storage)
+}
+
+fn seconds_until(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::now()).unwrap_or_default().as_secs()
+}
+
+#[tokio::test]
+async fn how_long_to_wait_says_nothing_of_what_is_done_next() {
+    let (fake, mut keeper, mut tracked, storage) = scene().await;
+    let old = bundle(&keeper.desk.account.directory, 80);
+    storage::write(&storage::certificate(storage.path(), &name()), old.as_bytes()).unwrap();
+    fake.answers("/ari", 503, "7200", "{}");
+    fake.answers("/order", 201, "", "nonsense, without an error that could ask for anything");
+    keeper.turn(&mut tracked).await;
+    assert_eq!((fake.asked("/ari"), fake.asked("/order")), (1, 1));
+    assert!((40..80).contains(&seconds_until(tracked.due)), "{}", seconds_until(tracked.due));
+    let held = Held::read(Path::new("a.pem"), old.as_bytes(), &name(), SystemTime::now()).unwrap();
+    let (_, ask_at) = keeper.plan(&mut tracked, &held).await;
+    assert!((7100..=7200).contains(&seconds_until(ask_at)), "it is asked again when it wants to be");
+    // What is of the order holds for the order.
+    fake.answers("/order", 503, "7200", r#"{"type":"urn:ietf:params:acme:error:serverInternal"}"#);
+    keeper.turn(&mut tracked).await;
+    assert!((7100..8000).contains(&seconds_until(tracked.due)), "{}", seconds_until(tracked.due));
+}
+
+#[tokio::test]
+async fn a_certificate_that_vanishes_is_not_ordered_again_at_once() {
+    let (fake, mut keeper, mut tracked, storage) = scene().await;
+    let file = storage::certificate(storage.path(), &name());
+    for (case, content) in [("gone", None), ("unusable", Some("nonsense"))] {
+        if let Some(content) = content {
+            storage::write(&file, content.as_bytes()).unwrap();
+        }
+        tracked.obtained = Some(SystemTime::now());
+        keeper.turn(&mut tracked).await;
+        assert!((3590..=3600).contains(&seconds_until(tracked.due)), "{case}: {}", seconds_until(tracked.due));
+        assert_eq!(fake.asked("/order"), 0, "{case}");
+    }
+    tracked.obtained = Some(SystemTime::now() - Duration::from_secs(3601));
+    keeper.turn(&mut tracked).await;
+    assert_eq!(fake.asked("/order"), 1, "an hour later it is");
+}
+
+#[tokio::test]
+async fn an_account_is_only_set_aside_if_it_is_the_one_that_was_refused() {
+    let (fake, keeper, _, storage) = scene().await;
+    let (desk, way) = (&keeper.desk, Transport::in_clear());
+    let open = async |refused: Option<&str>| desk.open_account(&way, refused).await.map(|it| it.id().to_owned());
+    // A lock goes a moment after what was done under it.
+    let unlocked = async || {
+        while std::fs::read_dir(storage.path().join("locks")).unwrap().count() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let first = open(None).await.unwrap();
+    unlocked().await;
+    assert_eq!(open(Some("https://ca.test/another")).await.unwrap(), first, "the other node has replaced that one");
+    unlocked().await;
+    let lock = storage::account_lock(storage.path(), &desk.account.directory);
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    std::fs::write(&lock, format!("{now} elsewhere 1 0")).unwrap();
+    assert!(matches!(open(Some(&first)).await, Err(Trouble::AccountLocked)));
+    assert_eq!(open(None).await.unwrap(), first, "it is still there");
+    std::fs::remove_file(&lock).unwrap();
+    let second = open(Some(&first)).await.unwrap();
+    assert_eq!((open(None).await.unwrap(), fake.asked("/account")), (second.clone(), 2));
+    assert_ne!(second, first);
+    // The file of another directory may be called the same.
+    let file = storage::account(storage.path(), &desk.account.directory);
+    let other = std::fs::read_to_string(&file).unwrap().replace("/dir\"", "-dir\"");
+    std::fs::write(&file, other).unwrap();
+    let said = open(None).await.unwrap_err().to_string();
+    assert!(said.contains("is one with http://") && said.contains("-dir"), "{said}");
+}
+
+#[test]
+fn addresses_that_the_system_cannot_have() {
+    let mut config = config();
+    config.acme.push(config.acme[0].clone());
+    // Nobody has this one (RFC 5737).
+    let bind = ["192.0.2.1:80", "127.0.0.1:0"].map(|address| address.parse().unwrap()).to_vec();
+    for (by_default, listened) in [([true, true], Some(1)), ([true, false], None), ([false, false], None)] {
+        for (account, by_default) in config.acme.iter_mut().zip(by_default) {
+            account.challenge = Challenge::Http01 { bind: bind.clone(), by_default };
+        }
+        let accounts = Accounts::listening(&config);
+        let left = accounts.map(|accounts| accounts.listeners.len()).map_err(|(address, _)| address);
+        assert_eq!(left, listened.ok_or(bind[0]), "{by_default:?}");
+    }
+    let errors = [libc::EAFNOSUPPORT, libc::EADDRNOTAVAIL, libc::EADDRINUSE, libc::EACCES];
+    let left_out = errors.map(|error| has_no_family(&std::io::Error::from_raw_os_error(error)));
+    assert_eq!(left_out, [true, true, false, false]);
 }

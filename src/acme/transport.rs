@@ -54,10 +54,19 @@ pub(super) fn tls(trust: &Trust) -> Result<ClientConfig, rustls::Error> {
 impl Transport {
     /// A way that nothing was sent over yet.
     pub(super) fn new(tls: ClientConfig) -> Transport {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_connect_timeout(Some(CONNECT));
-        let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_only().enable_http1().wrap_connector(http);
+        let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_only().enable_http1();
+        Transport::over(https.wrap_connector(tcp()))
+    }
+
+    /// The same, to an authority that speaks in clear.
+    #[cfg(test)]
+    pub(super) fn in_clear() -> Transport {
+        let tls = tls(&Trust::Roots { system: false, files: Vec::new() }).unwrap();
+        let either = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
+        Transport::over(either.wrap_connector(tcp()))
+    }
+
+    fn over(https: HttpsConnector<HttpConnector>) -> Transport {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
@@ -66,7 +75,8 @@ impl Transport {
         Transport { client, retry_at: Arc::default() }
     }
 
-    /// When the last answer that was an error asked to come back, if it did; then it is forgotten.
+    /// When the last answer that was an error asked to come back, if it did; then it is forgotten. It says nothing of
+    /// what is done after it: whoever begins something else has it forgotten first.
     pub(super) fn take_retry_at(&self) -> Option<SystemTime> {
         self.retry_at.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -93,6 +103,13 @@ impl HttpClient for Transport {
             timeout(REQUEST, exchange).await.unwrap_or_else(|_| Err(late()))
         })
     }
+}
+
+fn tcp() -> HttpConnector {
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_connect_timeout(Some(CONNECT));
+    http
 }
 
 fn other(error: hyper_util::client::legacy::Error) -> Error {

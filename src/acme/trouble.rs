@@ -37,6 +37,9 @@ pub(super) enum Trouble {
     Storage(PathBuf, io::Error),
     #[error("the account in {0:?} cannot be read: {1}")]
     Account(PathBuf, serde_json::Error),
+    /// Files of two directories may be called the same.
+    #[error("the account in {0:?} is one with {1}: it takes another storage")]
+    Stranger(PathBuf, String),
     #[error("no TLS towards the directory: {0}")]
     Tls(#[from] rustls::Error),
     /// Nothing is asked of the authority before this time, because the last attempts to open the account have failed.

@@ -10,6 +10,8 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::process::skipped;
+
 /// One of the three places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -28,10 +30,8 @@ impl Network {
     pub fn new() -> Option<Network> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
-            eprintln!(
-                "SKIPPED: network namespaces are only made by root, and this is {:?}",
-                rustix::process::geteuid()
-            );
+            let user = rustix::process::geteuid();
+            skipped(&format!("network namespaces are only made by root, and this is {user:?}"));
             return None;
         }
         let name = format!("pointsman-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));

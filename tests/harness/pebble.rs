@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::answering::Authority;
-use super::process::free_address;
+use super::process::{free_address, skipped};
 use super::{Dns, PATIENCE, eventually};
 
 /// A running authority; ends with the test.
@@ -127,7 +127,7 @@ fn run(folder: &TempDir, dns: &Dns) -> Option<Child> {
     match child {
         Ok(child) => Some(child),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            eprintln!("SKIPPED: pebble is not installed");
+            skipped("pebble is not installed");
             None
         }
         Err(error) => panic!("{error}"),

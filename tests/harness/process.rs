@@ -158,10 +158,21 @@ pub fn run_if_there(command: &mut Command) -> Option<Output> {
     match command.output() {
         Ok(output) => Some(output),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            eprintln!("SKIPPED: {} is not installed", command.get_program().display());
+            skipped(&format!("{} is not installed", command.get_program().display()));
             None
         }
         Err(error) => panic!("{error}"),
+    }
+}
+
+/// Tells why something is not tested. Nobody is shown what tests print that pass, so it is also written to the file that
+/// `POINTSMAN_SKIPPED` names.
+pub fn skipped(why: &str) {
+    let line = format!("SKIPPED: {why}\n");
+    eprint!("{line}");
+    if let Some(path) = std::env::var_os("POINTSMAN_SKIPPED") {
+        let mut file = File::options().create(true).append(true).open(path).expect("what is left out can be told");
+        file.write_all(line.as_bytes()).expect("what is left out can be told");
     }
 }
 

@@ -1,7 +1,7 @@
 //! `[acme.NAME]`: accounts with authorities, and the routes whose certificates are obtained by them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hyper::Uri;
 
@@ -36,6 +36,8 @@ pub(super) struct Read {
     pub(super) model: Acme,
     at: At,
     path: String,
+    /// Where its storage was written, with the path, if it is known which file the account is in.
+    stored: Option<(At, String)>,
     /// Where challenges are answered over HTTP, each with its place and path.
     pub(super) bind: Vec<(Bind, At, String)>,
 }
@@ -43,12 +45,33 @@ pub(super) struct Read {
 /// Reads all accounts.
 pub(super) fn read(top: &Table<'_>, check: &mut Check<'_>) -> Vec<Read> {
     let entries = top.get("acme").map(|_| named(top, "acme", check)).unwrap_or_default();
-    entries.iter().map(|(name, node)| account(name, node, check)).collect()
+    let accounts: Vec<Read> = entries.iter().map(|(name, node)| account(name, node, check)).collect();
+    one_each(&accounts, check);
+    accounts
+}
+
+/// Refuses two accounts that would be kept in one file.
+fn one_each(accounts: &[Read], check: &mut Check<'_>) {
+    let mut known: HashMap<PathBuf, (&Read, At)> = HashMap::new();
+    for account in accounts {
+        let Some((at, path)) = &account.stored else { continue };
+        let file = storage::account(&account.model.storage, &account.model.directory);
+        let Some((other, first)) = known.get(&file) else {
+            known.insert(file, (account, *at));
+            continue;
+        };
+        let shown = Path::new("accounts").join(file.file_name().unwrap_or_default());
+        let message = format!("the file {} would be that of {} as well", shown.display(), other.path);
+        check.report.add(*at, path, message).expected("another folder").also(*first);
+    }
 }
 
 fn account(name: &str, node: &Node<'_>, check: &mut Check<'_>) -> Read {
     let table = node.table(keys::ACME, check.report);
-    let directory = table.get("directory").and_then(|node| directory(&node, check));
+    let directory = match table.get("directory") {
+        Some(node) => directory(&node, check),
+        None => Some(DIRECTORIES[0].1.to_owned()),
+    };
     let trust = table.get("ca").map(|node| {
         let listed = node.list(outgoing::CA, "nobody would be trusted", check.report);
         outgoing::trust(listed, &mut Vec::new(), check)
@@ -73,10 +96,11 @@ fn account(name: &str, node: &Node<'_>, check: &mut Check<'_>) -> Read {
         [("ecdsa-p256", KeyKind::EcdsaP256), ("ecdsa-p384", KeyKind::EcdsaP384), ("rsa-2048", KeyKind::Rsa2048)];
     let key = table.get("key").and_then(|node| node.choice(&kinds, check.report));
     let (challenge, bind) = challenge(&table, check);
+    let stored = storage.as_ref().filter(|_| directory.is_some()).map(|(_, node)| (node.at, node.path()));
     Read {
         model: Acme {
             name: name.to_owned(),
-            directory: directory.unwrap_or_else(|| DIRECTORIES[0].1.to_owned()),
+            directory: directory.unwrap_or_default(),
             trust: trust.unwrap_or(Trust::Roots { system: true, files: Vec::new() }),
             contact,
             storage: storage.map(|(path, _)| path).unwrap_or_default(),
@@ -86,6 +110,7 @@ fn account(name: &str, node: &Node<'_>, check: &mut Check<'_>) -> Read {
         },
         at: table.at,
         path: table.path().to_owned(),
+        stored,
         bind,
     }
 }
@@ -143,10 +168,15 @@ fn challenge(table: &Table<'_>, check: &mut Check<'_>) -> (Challenge, Vec<(Bind,
     }
     let Some(node) = node else {
         let bind = DEFAULT_HTTP_BIND.iter().filter_map(|text| text.parse().ok()).collect();
-        let challenge = if over_http == Some(true) { Challenge::Http01 { bind } } else { Challenge::TlsAlpn01 };
+        let challenge = match over_http {
+            Some(true) => Challenge::Http01 { bind, by_default: true },
+            _ => Challenge::TlsAlpn01,
+        };
         let path = table.path_of("http_bind");
         let listened = match &challenge {
-            Challenge::Http01 { bind } => bind.iter().map(|bind| (Bind::Tcp(*bind), table.at, path.clone())).collect(),
+            Challenge::Http01 { bind, .. } => {
+                bind.iter().map(|bind| (Bind::Tcp(*bind), table.at, path.clone())).collect()
+            }
             Challenge::TlsAlpn01 => Vec::new(),
         };
         return (challenge, listened);
@@ -162,7 +192,7 @@ fn challenge(table: &Table<'_>, check: &mut Check<'_>) -> (Challenge, Vec<(Bind,
         listened.push((Bind::Tcp(address), element.at, element.path()));
     }
     match over_http {
-        Some(true) => (Challenge::Http01 { bind }, listened),
+        Some(true) => (Challenge::Http01 { bind, by_default: false }, listened),
         _ => (Challenge::TlsAlpn01, Vec::new()),
     }
 }

@@ -36,6 +36,8 @@ pub enum Challenge {
     Http01 {
         /// Addresses that it is served on, at least one, none twice.
         bind: Vec<SocketAddr>,
+        /// Whether nobody has written them: then one of a family that the system does not have is left out.
+        by_default: bool,
     },
 }
 

@@ -166,8 +166,9 @@ fn addresses_and_protocols() {
         (
             "accounts share it",
             format!(
-                "listener.a.bind = '[::]:443'\nacme.ca = {{ {http} }}\nacme.ac = {{ {http} }}\n{rest}\n\
-                 route.b = {{ listener = 'a', pool = 'a', sni = 'b.example', acme = 'ac' }}"
+                "listener.a.bind = '[::]:443'\nacme.ca = {{ {http} }}\nacme.ac = {{ {} }}\n{rest}\n\
+                 route.b = {{ listener = 'a', pool = 'a', sni = 'b.example', acme = 'ac' }}",
+                http.replace("/s", "/t")
             ),
         ),
         (
@@ -186,6 +187,45 @@ fn addresses_and_protocols() {
     a listener of tcp
       main.toml:3:41: route.a.sni: the listener "a" is tcp: it reads nothing of what clients send (see main.toml:1:10)
       main.toml:3:60: route.a.acme: the listener "a" is tcp: it reads nothing of what clients send (see main.toml:1:10)
+    "#);
+}
+
+#[test]
+fn accounts_are_kept_apart() {
+    let text = |one: &str, other: &str| {
+        format!(
+            "listener.a.bind = '[::]:443'\npool.a.endpoints = '10.0.0.1:1'\n\
+             route.a = {{ listener = 'a', pool = 'a', sni = 'a.example', acme = 'ca' }}\n\
+             route.b = {{ listener = 'a', pool = 'a', sni = 'b.example', acme = 'ac' }}\n\
+             acme.ca = {{ terms_agreed = true, {one} }}\nacme.ac = {{ terms_agreed = true, {other} }}"
+        )
+    };
+    let directory = |url: &str| format!("storage = '/s', directory = '{url}'");
+    let dash = directory("https://ca.example/a-b");
+    let cases = [
+        ("one directory", text("storage = '/s'", "storage = '/s/', directory = 'letsencrypt'")),
+        ("one file", text(&dash, &directory("https://ca.example/a/b"))),
+        ("two files", text(&dash, &directory("https://ca.example/a"))),
+        ("two folders", text("storage = '/s'", "storage = '/t'")),
+        ("a directory that is none, and no folder", text(&directory("x"), &directory("y"))),
+        ("no folder", text("key = 'rsa-2048'", "key = 'rsa-2048'")),
+    ];
+    let cases: Vec<(&str, &str)> = cases.iter().map(|(case, text)| (*case, text.as_str())).collect();
+    assert_snapshot!(alone(&cases), @r#"
+    one directory
+      main.toml:6:44: acme.ac.storage: the file accounts/acme-v02.api.letsencrypt.org-directory.json would be that of acme.ca as well; expected another folder (see main.toml:5:44)
+    one file
+      main.toml:6:44: acme.ac.storage: the file accounts/ca.example-a-b.json would be that of acme.ca as well; expected another folder (see main.toml:5:44)
+    two files
+      fine
+    two folders
+      fine
+    a directory that is none, and no folder
+      main.toml:5:62: acme.ca.directory: "x" is neither a known word nor an https URL; expected "letsencrypt", "letsencrypt-staging" or the https URL of a directory
+      main.toml:6:62: acme.ac.directory: "y" is neither a known word nor an https URL; expected "letsencrypt", "letsencrypt-staging" or the https URL of a directory
+    no folder
+      main.toml:5:6: acme.ca.storage: the key is missing; expected the absolute path of a folder such as "/var/lib/pointsman/acme"
+      main.toml:6:6: acme.ac.storage: the key is missing; expected the absolute path of a folder such as "/var/lib/pointsman/acme"
     "#);
 }
 
@@ -208,7 +248,10 @@ fn what_is_read() {
     let staging = config("directory = 'letsencrypt-staging'\nchallenge = 'http-01'").acme.remove(0);
     assert_eq!(staging.directory, "https://acme-staging-v02.api.letsencrypt.org/directory");
     let bind = ["0.0.0.0:80", "[::]:80"].map(|address| address.parse().unwrap()).to_vec();
-    assert_eq!(staging.challenge, Challenge::Http01 { bind });
+    assert_eq!(staging.challenge, Challenge::Http01 { bind, by_default: true });
+    let written = config("challenge = 'http-01'\nhttp_bind = '[::]:80'").acme.remove(0);
+    let bind = vec!["[::]:80".parse().unwrap()];
+    assert_eq!(written.challenge, Challenge::Http01 { bind, by_default: false });
     let names = config("").acme_names(0);
     assert_eq!(names.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["www.example.com"]);
 }
