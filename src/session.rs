@@ -85,11 +85,11 @@ pub(crate) fn serve(worker: Rc<Worker>, accepted: listen::Accepted) {
 /// The line: detect, answer where an authority asks, route, terminate where the route says so, choose, connect, forward.
 async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<Travelled, Failure> {
     story.entry().set_waker(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-    let mut detected = match Detection::of(story.protocol(), client, &worker.tools, worker.memory()).begin() {
+    let detected = match Detection::of(story.protocol(), client, &worker.tools, worker.memory()).begin() {
         Begun::Done(detected) => detected?,
         Begun::Incomplete(detection) => unless_asked(story.entry(), detection.wait(story.deadline())).await?,
     };
-    challenge::answer(worker, story, client, &mut detected).await?;
+    let detected = challenge::answer(worker, story, client, detected).await?;
     let Routed { route, key, mut opening } = route(worker, story, detected)?;
     let mut accepted = terminate(worker, story, client, &route, &mut opening).await?;
 
