@@ -83,54 +83,62 @@ pub(crate) fn serve(worker: Rc<Worker>, accepted: listen::Accepted) {
 }
 
 /// The line: detect, answer where an authority asks, route, terminate where the route says so, choose, connect, forward.
-async fn travel(worker: &Worker, story: &mut Story, client: &Stream) -> Result<Travelled, Failure> {
-    story.entry().set_waker(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-    let detected = match Detection::of(story.protocol(), client, &worker.tools, worker.memory()).begin() {
-        Begun::Done(detected) => detected?,
-        Begun::Incomplete(detection) => unless_asked(story.entry(), detection.wait(story.deadline())).await?,
-    };
-    let detected = challenge::answer(worker, story, client, detected).await?;
-    let Routed { route, key, mut opening } = route(worker, story, detected)?;
-    let mut accepted = terminate(worker, story, client, &route, &mut opening).await?;
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, for as long as the session lives")]
+fn travel<'a>(
+    worker: &'a Worker,
+    story: &'a mut Story,
+    client: &'a Stream,
+) -> impl Future<Output = Result<Travelled, Failure>> + 'a {
+    async move {
+        story.entry().set_waker(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
+        let detected = match Detection::of(story.protocol(), client, &worker.tools, worker.memory()).begin() {
+            Begun::Done(detected) => detected?,
+            Begun::Incomplete(detection) => unless_asked(story.entry(), detection.wait(story.deadline())).await?,
+        };
+        let detected = challenge::answer(worker, story, client, detected).await?;
+        let Routed { route, key, mut opening } = route(worker, story, detected)?;
+        let mut accepted = terminate(worker, story, client, &route, &mut opening).await?;
 
-    // A client whose TLS ends here may have said all that it has to say.
-    let awaits_answer = story.protocol() == Protocol::Tls && accepted.is_none();
-    let mut attempts = Attempts::on(&route.pool, key, client, awaits_answer);
-    if route.pool.tls.is_some() {
-        let agreed = accepted.as_ref().and_then(|accepted| accepted.sealed.protocol());
-        attempts = attempts.covered(agreed, &worker.tools, &worker.shared.metrics);
-    }
-    loop {
-        let reached = unless_asked(story.entry(), attempts.next()).await;
-        let handshake = attempts.take_handshake();
-        story.tried(attempts.last(), handshake);
-        let part = |_: &Failure| accepted.iter_mut().for_each(|accepted| handshake::part(&mut accepted.sealed, client));
-        let Reached { stream: endpoint, mut lease, joined, took } = reached.inspect_err(part)?;
-        story.connected(&route.pool, took);
-        if accepted.is_some() || joined.is_some() {
-            let sides = ((client, accepted.take()), (&endpoint, joined));
-            let end = Box::pin(ForwardTls::new(sides.0, sides.1, &worker.tools, story.entry())).await;
-            match &end {
-                End::Unanswered(_) => attempts.unanswered(&mut lease),
-                End::Broken(side, why) => story.broken(*side, why),
-                _ => {}
-            }
-            blame(&end, story, &route, &lease);
-            return Ok(Travelled { end, endpoint, lease });
+        // A client whose TLS ends here may have said all that it has to say.
+        let awaits_answer = story.protocol() == Protocol::Tls && accepted.is_none();
+        let mut attempts = Attempts::on(&route.pool, key, client, awaits_answer);
+        if route.pool.tls.is_some() {
+            let agreed = accepted.as_ref().and_then(|accepted| accepted.sealed.protocol());
+            attempts = attempts.covered(agreed, &worker.tools, &worker.shared.metrics);
         }
-        match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
-            End::Unanswered(back) => {
-                attempts.unanswered(&mut lease);
-                opening = back;
-                if opening.is_none() || !attempts.may_go_on() {
-                    return Ok(Travelled { end: End::Unanswered(opening), endpoint, lease });
+        loop {
+            let reached = unless_asked(story.entry(), attempts.next()).await;
+            let handshake = attempts.take_handshake();
+            story.tried(attempts.last(), handshake);
+            let part =
+                |_: &Failure| accepted.iter_mut().for_each(|accepted| handshake::part(&mut accepted.sealed, client));
+            let Reached { stream: endpoint, mut lease, joined, took } = reached.inspect_err(part)?;
+            story.connected(&route.pool, took);
+            if accepted.is_some() || joined.is_some() {
+                let sides = ((client, accepted.take()), (&endpoint, joined));
+                let end = Box::pin(ForwardTls::new(sides.0, sides.1, &worker.tools, story.entry())).await;
+                match &end {
+                    End::Unanswered(_) => attempts.unanswered(&mut lease),
+                    End::Broken(side, why) => story.broken(*side, why),
+                    _ => {}
                 }
-                story.entry().disconnected();
-                drop((endpoint, lease));
-            }
-            end => {
                 blame(&end, story, &route, &lease);
                 return Ok(Travelled { end, endpoint, lease });
+            }
+            match Forward::new(client, &endpoint, opening, &worker.tools, story.entry()).await {
+                End::Unanswered(back) => {
+                    attempts.unanswered(&mut lease);
+                    opening = back;
+                    if opening.is_none() || !attempts.may_go_on() {
+                        return Ok(Travelled { end: End::Unanswered(opening), endpoint, lease });
+                    }
+                    story.entry().disconnected();
+                    drop((endpoint, lease));
+                }
+                end => {
+                    blame(&end, story, &route, &lease);
+                    return Ok(Travelled { end, endpoint, lease });
+                }
             }
         }
     }
