@@ -283,7 +283,7 @@ impl Cover<'_> {
         let began = Instant::now();
         let made = timeout(self.tls.handshake, handshake::join(stream, tls, self.protocols.clone(), self.tools)).await;
         let took = began.elapsed();
-        pool.metrics.handshake.record(took);
+        pool.tls_metrics.iter().for_each(|metrics| metrics.handshake.record(took));
         let (cause, error) = match made {
             Ok(Ok(joined)) => {
                 let agreed = Handshake { took, ..joined.sealed.agreed() };

@@ -149,7 +149,7 @@ impl Certificates {
 
     /// Looks at all files again; how many problems there are.
     pub fn look(&self) -> usize {
-        self.0.look(SystemTime::now()).len()
+        self.0.look(SystemTime::now()).1.len()
     }
 
     /// Whether a client that asks for `name` gets a certificate.

@@ -44,7 +44,10 @@ impl Live {
                 name: route.name.as_str().into(),
                 pool,
                 metrics: metrics.route(&route.name),
-                tls: route.tls.as_ref().map(|tls| Termination::new(&route.name, tls, secrets)),
+                tls: route
+                    .tls
+                    .as_ref()
+                    .map(|tls| Termination::new(&route.name, tls, secrets, metrics.route_tls(&route.name))),
             }))
         });
         let routers = (0..config.listeners.len()).map(|index| Router::new(config, index)).collect();

@@ -20,7 +20,7 @@ use ipnet::IpNet;
 pub use self::acme::{Acme, Challenge, Eab, KeyKind};
 pub use self::health::*;
 pub use self::sessions::{Leave, MaxAge, NoEndpoint, Sessions, Shortage};
-pub use self::tls::{ClientRules, Identity, MinVersion, OutgoingTls, PoolTls, PoolsTls, RouteTls, Trust};
+pub use self::tls::{ClientRules, Identity, MinVersion, OutgoingTls, PoolTls, RouteTls, Trust, WatchedTls};
 use crate::wire::name::Name;
 
 /// One complete, checked configuration.

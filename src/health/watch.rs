@@ -6,7 +6,6 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustls::ClientConfig;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -14,9 +13,8 @@ use tokio::time::timeout;
 use super::probe::{self, Call, Ending, tls};
 use super::verdict::{Observation, Text};
 use super::{Finding, Health};
-use crate::config::model::{Dialogue, OutgoingTls, PoolsTls, Probe, Secret};
+use crate::config::model::{Dialogue, Probe, Secret, WatchedTls};
 use crate::pool::{Endpoint, Pool, Target};
-use crate::tls::outgoing::client_config;
 
 /// The longest pause: as long as an interval may be.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -45,8 +43,6 @@ enum Ask {
 /// All probes of a balancer.
 pub(crate) struct Watch {
     watched: HashMap<Key, Watched>,
-    /// TLS settings that are in use.
-    configs: HashMap<OutgoingTls, Arc<ClientConfig>>,
     /// Probes that may be under way at once: each takes a descriptor.
     room: Arc<Semaphore>,
 }
@@ -75,7 +71,7 @@ struct Listeners {
 impl Watch {
     /// Nothing yet; at most `room` probes at once.
     pub(crate) fn new(room: usize) -> Watch {
-        Watch { watched: HashMap::new(), configs: HashMap::new(), room: Arc::new(Semaphore::new(room)) }
+        Watch { watched: HashMap::new(), room: Arc::new(Semaphore::new(room)) }
     }
 
     /// Probes what the pools have now, and nothing else. Endpoints that are probed already go on as they are.
@@ -96,16 +92,13 @@ impl Watch {
             match self.watched.get(&key) {
                 Some(watched) => watched.prober.listeners.set(&endpoints),
                 None => {
-                    let tls = self.tls(&key.ask);
+                    let tls = Watch::tls(&key.ask);
                     let listeners = Listeners::new(&endpoints);
                     let prober = Prober { key: key.clone(), tls, listeners, room: Arc::clone(&self.room) };
                     self.watched.insert(key, Watched::start(Arc::new(prober)));
                 }
             }
         }
-        let watched = &self.watched;
-        let wanted: HashSet<OutgoingTls> = watched.keys().filter_map(|key| key.tls().map(nameless)).collect();
-        self.configs.retain(|tls, _| wanted.contains(tls));
     }
 
     /// Starts probes again that have ended by themselves, which only a panic can bring about.
@@ -118,28 +111,12 @@ impl Watch {
         }
     }
 
-    /// The TLS of what is asked, under settings that are made only once.
-    fn tls(&mut self, ask: &Ask) -> Option<Result<tls::Client, Observation>> {
+    /// The TLS of what is asked.
+    fn tls(ask: &Ask) -> Option<Result<tls::Client, Observation>> {
         let Ask::Endpoint { dialogue, name, .. } = ask else { return None };
-        let tls = dialogue.tls.as_ref()?;
-        if let Some(PoolsTls(outgoing)) = &dialogue.pools {
-            return Some(tls::Client::of_pool(outgoing, tls, name));
-        }
-        let settings = nameless(tls);
-        let config = match self.configs.get(&settings) {
-            Some(config) => Arc::clone(config),
-            None => match client_config(tls) {
-                Ok(config) => Arc::clone(self.configs.entry(settings).or_insert(config)),
-                Err(error) => return Some(Err(Observation::Refused(format!("TLS cannot be set up: {error}").into()))),
-            },
-        };
-        Some(tls::Client::new(config, tls, name))
+        let WatchedTls(watched) = dialogue.watched.as_ref()?;
+        Some(tls::Client::new(watched, dialogue.tls.as_ref()?, dialogue.is_pools, name))
     }
-}
-
-/// What makes a difference to how a handshake is made, whatever the name.
-fn nameless(tls: &OutgoingTls) -> OutgoingTls {
-    OutgoingTls { name: None, ..tls.clone() }
 }
 
 /// The ways in which an endpoint of `pool`, which sessions reach at `target`, is asked.
@@ -191,15 +168,6 @@ fn called(dialogue: &Dialogue, health: &Health, target: &Target) -> (Arc<str>, A
         Probe::Tcp | Probe::Script(_) => String::new(),
     };
     (request.into(), name.unwrap_or_default())
-}
-
-impl Key {
-    fn tls(&self) -> Option<&OutgoingTls> {
-        match &self.ask {
-            Ask::Endpoint { dialogue, .. } => dialogue.tls.as_ref(),
-            Ask::Agent(_) => None,
-        }
-    }
 }
 
 impl Watched {

@@ -15,6 +15,8 @@
 //! | `pointsman_route_handshake_seconds` | histogram | route | How long handshakes took, with or without success, where TLS ends here. |
 //! | `pointsman_route_handshakes_total` | counter | route, version, suite, group, resumed | Handshakes that succeeded, by what was agreed on. |
 //! | `pointsman_route_handshake_failures_total` | counter | route, cause | Handshakes that failed, by why. |
+//! | `pointsman_route_tls_problems` | gauge | route | Files of TLS that cannot be used now; what was there before stays in use. |
+//! | `pointsman_pool_tls_problems` | gauge | pool | Pools' or probes' files of TLS that cannot be used now; what was there before stays in use. |
 //! | `pointsman_crl_expiry_timestamp_seconds` | gauge | route, file | When the first list of revoked certificates in this file ends, in Unix time; NaN: never. |
 //! | `pointsman_pool_connect_seconds` | histogram | pool | From the first attempt to connect to the established connection. |
 //! | `pointsman_pool_handshake_seconds` | histogram | pool | How long handshakes with endpoints took, with or without success, where TLS begins here. |
@@ -38,7 +40,7 @@
 //! | `pointsman_endpoint_ejected` | gauge | pool, endpoint | 1: left out for a while because sessions failed, else 0. |
 //! | `pointsman_endpoint_ejections_total` | counter | pool, endpoint | Times that it was left out because sessions failed. |
 //! | `pointsman_endpoint_bytes_total` | counter | pool, endpoint, direction | Bytes delivered: up to the endpoint, down to its clients. |
-//! | `pointsman_certificate_expiry_timestamp_seconds` | gauge | route, file | When the certificate in this file ends, in Unix time; NaN: it is gone. |
+//! | `pointsman_certificate_expiry_timestamp_seconds` | gauge | route, file | When the certificate in this file ends, in Unix time; 0: it is still to be obtained, NaN: it is gone. |
 //! | `pointsman_acme_orders_total` | counter | account, result | Attempts to obtain a certificate: issued, failed. |
 //! | `pointsman_acme_next_renewal_timestamp_seconds` | gauge | account, name | When a certificate for the name is to be ordered next, in Unix time. |
 //! | `pointsman_worker_active_sessions` | gauge | worker | Sessions in the worker's table. |
@@ -91,8 +93,15 @@ pub struct ListenerMetrics {
 pub struct RouteMetrics {
     /// Sessions that took this route.
     pub sessions: Counter,
+}
+
+/// What is counted where TLS of ours ends or begins.
+#[derive(Clone, Debug)]
+pub struct TlsMetrics {
     /// Seconds that handshakes took, with or without success.
     pub handshake: Histogram,
+    /// Files that cannot be used.
+    pub problems: Gauge,
 }
 
 /// What one pool counts.
@@ -110,8 +119,6 @@ pub struct PoolMetrics {
     pub wait: Histogram,
     /// 1 while it is as if all endpoints were fit.
     pub panic: Gauge,
-    /// Seconds that handshakes with endpoints took, with or without success.
-    pub handshake: Histogram,
 }
 
 /// What one endpoint counts.
@@ -252,7 +259,19 @@ impl Metrics {
     /// The handles of the route `name`.
     pub fn route(&self, name: &str) -> RouteMetrics {
         let of = self.with("route", name);
-        RouteMetrics { sessions: of.counter(&ROUTE_SESSIONS), handshake: of.histogram(&HANDSHAKE) }
+        RouteMetrics { sessions: of.counter(&ROUTE_SESSIONS) }
+    }
+
+    /// The handles of the route `name`, where TLS ends.
+    pub fn route_tls(&self, name: &str) -> TlsMetrics {
+        let of = self.with("route", name);
+        TlsMetrics { handshake: of.histogram(&HANDSHAKE), problems: of.gauge(&ROUTE_TLS_PROBLEMS) }
+    }
+
+    /// The handles of the pool `name`, where TLS begins.
+    pub fn pool_tls(&self, name: &str) -> TlsMetrics {
+        let of = self.with("pool", name);
+        TlsMetrics { handshake: of.histogram(&POOL_HANDSHAKE), problems: of.gauge(&POOL_TLS_PROBLEMS) }
     }
 
     /// The counter of handshakes of the route `name` that came to this. Looked up each time: what may be agreed on is too much
@@ -298,7 +317,6 @@ impl Metrics {
             queued: of.gauge(&QUEUED),
             wait: of.histogram(&WAIT),
             panic: of.gauge(&PANIC),
-            handshake: of.histogram(&POOL_HANDSHAKE),
         }
     }
 

@@ -30,12 +30,12 @@ use self::tier::Chooser;
 pub(crate) use self::tier::Lack;
 use self::tiers::Tiers;
 use crate::balance::maglev;
-use crate::config::model;
+use crate::config::model::{self, WatchedTls};
 use crate::health::outlier::Outlier;
 use crate::health::{Health, Standing};
-use crate::observe::metrics::{Metrics, PoolMetrics};
+use crate::observe::metrics::{Metrics, PoolMetrics, TlsMetrics};
 use crate::table::{Limits, seconds};
-use crate::tls::outgoing::EndpointTls;
+use crate::tls::outgoing::{EndpointTls, Outgoing};
 
 /// The shortest time between two orders of a pool that are made for nothing but other shares.
 const BETWEEN_ORDERS: Duration = Duration::from_millis(200);
@@ -57,6 +57,8 @@ pub(crate) struct Pool {
     source: Vec<IpAddr>,
     /// TLS with its endpoints; `None`: they are spoken to as clients speak.
     pub(crate) tls: Option<model::PoolTls>,
+    /// `None` where there is no TLS of ours.
+    pub(crate) tls_metrics: Option<TlsMetrics>,
     tiers: ArcSwap<Tiers>,
     /// Choices made so far.
     position: AtomicUsize,
@@ -113,7 +115,7 @@ pub(crate) struct Settled {
 impl Pool {
     /// The pool as configured; those that are to be discovered join later. `bell` is told of every change.
     pub(crate) fn new(pool: &model::Pool, metrics: &Metrics, bell: &Arc<Bell>) -> Pool {
-        let new = Pool {
+        let mut new = Pool {
             name: pool.name.as_str().into(),
             timeouts: pool.timeouts.clone(),
             shortage: pool.shortage,
@@ -126,6 +128,7 @@ impl Pool {
             most: pool.max_connections_per_endpoint,
             source: pool.source.clone(),
             tls: pool.tls.clone(),
+            tls_metrics: None,
             tiers: ArcSwap::from_pointee(Tiers::none(pool.fails_back, pool.panic_percent)),
             position: AtomicUsize::new(0),
             gathers: AtomicBool::new(true),
@@ -133,8 +136,25 @@ impl Pool {
             shared_out: Mutex::default(),
             members: Mutex::default(),
         };
+        let is_over_tls = new.outgoing().next().is_some();
+        new.tls_metrics = is_over_tls.then(|| metrics.pool_tls(&new.name));
         new.set(discovery::members(&pool.endpoints, |_| None), metrics);
         new
+    }
+
+    /// What TLS with its endpoints is made of, of sessions and of probes.
+    pub(crate) fn outgoing(&self) -> impl Iterator<Item = &Arc<Outgoing>> {
+        let probes = self.health.as_ref().and_then(|health| health.dialogue.as_ref()?.watched.as_ref());
+        let probes = probes.map(|WatchedTls(outgoing)| outgoing);
+        let sessions = self.tls.as_ref().map(|tls| &tls.outgoing);
+        let is_other = |probes: &&Arc<Outgoing>| sessions.is_none_or(|sessions| !Arc::ptr_eq(sessions, probes));
+        sessions.into_iter().chain(probes.filter(is_other))
+    }
+
+    /// Brings the gauge of files of TLS up to date.
+    pub(crate) fn publish_tls(&self) {
+        let problems = self.outgoing().filter(|outgoing| outgoing.is_broken()).count();
+        self.tls_metrics.iter().for_each(|metrics| metrics.problems.set(problems as f64));
     }
 
     /// What the pool's algorithm knows a client by: 0 where it does not go by clients.

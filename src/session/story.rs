@@ -140,7 +140,7 @@ impl Story {
             }
         };
         if let Some(route) = route {
-            route.metrics.handshake.record(took);
+            route.tls.iter().for_each(|tls| tls.metrics.handshake.record(took));
         }
         handshake.took = took;
         self.handshake = Some(Box::new(handshake));

@@ -170,7 +170,8 @@ async fn control(
 
 /// Whether there is TLS of ours anywhere.
 fn has_files(live: &Live) -> bool {
-    live.routes.iter().any(|route| route.tls.is_some()) || live.pools.iter().any(|pool| pool.tls.is_some())
+    live.routes.iter().any(|route| route.tls.is_some())
+        || live.pools.iter().any(|pool| pool.outgoing().next().is_some())
 }
 
 /// Looks at the files of certificates and keys again and again, on a thread that may block.
@@ -193,17 +194,27 @@ fn look_at_files(shared: &Shared) {
     }
     let (live, now) = (shared.live.load(), SystemTime::now());
     for pool in &live.pools {
-        let Some(tls) = &pool.tls else { continue };
-        if let Some(problem) = tls.outgoing.look(now, RESTS) {
-            tracing::warn!(pool = &*pool.name, "{problem}; what was there before stays in use");
+        for outgoing in pool.outgoing() {
+            let looked = outgoing.look(now, RESTS);
+            if looked.taken {
+                tracing::info!(pool = &*pool.name, "files of TLS with endpoints have changed and are in use");
+            }
+            if let Some(problem) = looked.problem {
+                tracing::warn!(pool = &*pool.name, "{problem}; what was there before stays in use");
+            }
+            if let Some(ending) = outgoing.ending(now) {
+                tracing::warn!(pool = &*pool.name, "{ending}");
+            }
         }
-        if let Some(ending) = tls.outgoing.ending(now) {
-            tracing::warn!(pool = &*pool.name, "{ending}");
-        }
+        pool.publish_tls();
     }
     for route in &live.routes {
         let Some(tls) = &route.tls else { continue };
-        for problem in tls.look(now) {
+        let (news, problems) = tls.look(now);
+        for new in news {
+            tracing::info!(route = &*route.name, "{new}");
+        }
+        for problem in problems {
             tracing::warn!(route = &*route.name, "{problem}; what was there before stays in use");
         }
         for ending in tls.ending(now) {

@@ -21,7 +21,7 @@ use super::index::Index;
 use super::pair::Pair;
 use super::problem::Problem;
 pub(crate) use super::watch::Found;
-use super::watch::Watch;
+use super::watch::{Looked, Watch};
 use crate::observe::metrics::Metrics;
 use crate::wire::name::{Name, Written};
 
@@ -66,7 +66,7 @@ impl Certificates {
         awaited.sort_unstable();
         let state = Mutex::new(State { watch: Watch::new(paths, &files), ..State::default() });
         let certificates = Certificates { index: ArcSwap::default(), default, awaited: awaited.into(), state };
-        let problems = certificates.look_at(now, Duration::ZERO);
+        let (_, problems) = certificates.look_at(now, Duration::ZERO);
         (certificates, problems)
     }
 
@@ -77,18 +77,26 @@ impl Certificates {
     /// before they write it anew. A path of the configuration that is gone, or a folder without any certificate left, is
     /// a problem like others, and its certificates stay. Files that changed less than two seconds ago and do not fit
     /// together are looked at again before anything is said.
-    pub(crate) fn look(&self, now: SystemTime) -> Vec<Problem> {
-        self.look_at(now, RESTS).into_iter().map(|found| found.problem).collect()
+    ///
+    /// Gives the files that are in use from here on, and what is wrong.
+    pub(crate) fn look(&self, now: SystemTime) -> (Vec<PathBuf>, Vec<Problem>) {
+        let (taken, found) = self.look_at(now, RESTS);
+        (taken, found.into_iter().map(|found| found.problem).collect())
     }
 
-    fn look_at(&self, now: SystemTime, rests: Duration) -> Vec<Found> {
+    fn look_at(&self, now: SystemTime, rests: Duration) -> (Vec<PathBuf>, Vec<Found>) {
         let mut state = self.state();
-        let (changed, problems) = state.watch.look(now, rests);
+        let Looked { changed, taken, problems } = state.watch.look(now, rests);
         if changed {
             let pairs = state.watch.pairs().map(|(_, _, pair)| Arc::clone(pair)).collect();
             state.before = self.index.swap(Arc::new(Index::new(pairs, self.default.as_ref())));
         }
-        problems
+        (taken, problems)
+    }
+
+    /// How many files cannot be used, in place of which what they held before is.
+    pub(crate) fn broken(&self) -> usize {
+        self.state().watch.broken()
     }
 
     /// The pair for a client that asks for `name` and takes signatures of these schemes. `None`: there are none at all.
@@ -153,6 +161,11 @@ impl Certificates {
             let gauge = gauge.unwrap_or_else(|| metrics.certificate_expiry(route, &file.to_string_lossy()));
             let since = pair.until().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             gauge.set(since.as_secs_f64());
+            gauges.insert(file.to_owned(), gauge);
+        }
+        for file in watch.missing() {
+            let gauge = gone.remove(file).unwrap_or_else(|| metrics.certificate_expiry(route, &file.to_string_lossy()));
+            gauge.set(0.0);
             gauges.insert(file.to_owned(), gauge);
         }
         // Neither in the past nor in the future: no alert goes by it.

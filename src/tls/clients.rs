@@ -120,12 +120,19 @@ impl Clients {
         &self.rules
     }
 
-    /// The files whose lists end within `before` or have ended, each at most once a day.
-    pub(crate) fn ending(&self, before: Duration, now: SystemTime) -> Vec<(PathBuf, SystemTime)> {
+    /// How many files cannot be used, in place of which what was asked before is.
+    pub(crate) fn broken(&self) -> usize {
+        self.state().told.len()
+    }
+
+    /// The files whose lists end within `before` or have ended, each at most once a day, and what that leads to.
+    pub(crate) fn ending(&self, before: Duration, now: SystemTime) -> Vec<(PathBuf, SystemTime, &'static str)> {
+        let refuses = self.rules.refuses_by_expired_lists;
+        let effect = if refuses { "its clients are refused" } else { "it is used all the same" };
         let mut state = self.state();
         let due = state.lists.iter_mut().filter_map(|list| {
             let until = list.until?;
-            list.warning.is_due(until, before, now).then(|| (list.file.clone(), until))
+            list.warning.is_due(until, before, now).then(|| (list.file.clone(), until, effect))
         });
         due.collect()
     }

@@ -65,6 +65,15 @@ struct State {
     warning: Warning,
 }
 
+/// What a look at the files has come to.
+#[derive(Debug, Default)]
+pub(crate) struct Looked {
+    /// Something new is in use.
+    pub(crate) taken: bool,
+    /// What is wrong, once.
+    pub(crate) problem: Option<Problem>,
+}
+
 /// TLS with one endpoint.
 pub(crate) struct EndpointTls {
     outgoing: Arc<Outgoing>,
@@ -172,6 +181,11 @@ impl Outgoing {
         Outgoing { written, files, config: config.into(), state: Mutex::new(state) }
     }
 
+    /// Whether it is made of these.
+    pub(crate) fn is_made_of(&self, written: &OutgoingTls, files: &Files) -> bool {
+        self.files == *files && self.written == *written
+    }
+
     /// What was written, and found first.
     pub(crate) fn written(&self) -> &OutgoingTls {
         &self.written
@@ -191,28 +205,33 @@ impl Outgoing {
 
     /// Looks at all files, takes in what has changed, and gives what is wrong, once. Blocks; to be called every few seconds on
     /// a thread that may. What was changed less than `rests` ago is looked at again before anything is said of it.
-    pub(crate) fn look(&self, now: SystemTime, rests: Duration) -> Option<Problem> {
+    pub(crate) fn look(&self, now: SystemTime, rests: Duration) -> Looked {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let sight = self.files.sight();
         if state.sight.as_ref() == Some(&sight) {
-            return None;
+            return Looked::default();
         }
         let is_young = |stamp: &Stamp| now.duration_since(stamp.changed()).is_ok_and(|age| age < rests);
         match self.read() {
             Ok((config, validity)) => {
                 self.config.store(Some(config));
                 (state.sight, state.told, state.validity) = (Some(sight), None, validity);
-                None
+                Looked { taken: true, problem: None }
             }
-            Err(_) if sight.iter().flatten().any(is_young) => None,
+            Err(_) if sight.iter().flatten().any(is_young) => Looked::default(),
             Err(problem) => {
                 // What the system did not let us read is tried again.
                 let unread = matches!(problem.flaw, Flaw::Unreadable(_));
                 state.sight = (!unread).then_some(sight);
                 let told = state.told.replace(problem.clone());
-                Some(problem).filter(|problem| told.as_ref() != Some(problem))
+                Looked { taken: false, problem: Some(problem).filter(|problem| told.as_ref() != Some(problem)) }
             }
         }
+    }
+
+    /// Whether there is a file that cannot be used, in place of which what was there before is.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).told.is_some()
     }
 
     /// That our certificate has ended or will soon, in words, at most once a day.

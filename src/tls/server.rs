@@ -177,7 +177,7 @@ mod tests {
         held.read_tls(&mut &bytes[..]).unwrap();
         held.process_new_packets().unwrap();
         route.folder.write("a.pem", bundle(&["a.example"], "p256"));
-        assert_eq!(route.tls.loaded.look(SystemTime::now()), []);
+        assert_eq!(route.tls.loaded.look(SystemTime::now()).1, []);
         bytes.clear();
         held.write_tls(&mut bytes).unwrap();
         client.read_tls(&mut &bytes[..]).unwrap();

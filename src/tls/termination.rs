@@ -15,7 +15,7 @@ use super::problem::Problem;
 use super::server::server_config;
 use super::tickets::{Secrets, Tickets};
 use crate::config::model::RouteTls;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, TlsMetrics};
 use crate::wire::name::Name;
 
 /// How TLS ends on a route.
@@ -24,6 +24,7 @@ pub(crate) struct Termination {
     tls: RouteTls,
     secrets: Arc<Secrets>,
     terms: ArcSwap<Terms>,
+    pub(crate) metrics: TlsMetrics,
 }
 
 /// What clients meet with now.
@@ -49,9 +50,9 @@ impl Terms {
 
 impl Termination {
     /// How TLS ends on the route of this name. Its tickets are made of `secrets`.
-    pub(crate) fn new(route: &str, tls: &RouteTls, secrets: &Arc<Secrets>) -> Termination {
+    pub(crate) fn new(route: &str, tls: &RouteTls, secrets: &Arc<Secrets>, metrics: TlsMetrics) -> Termination {
         let terms = ArcSwap::from_pointee(Terms::new(route, tls, secrets));
-        Termination { route: route.into(), tls: tls.clone(), secrets: Arc::clone(secrets), terms }
+        Termination { route: route.into(), tls: tls.clone(), secrets: Arc::clone(secrets), terms, metrics }
     }
 
     /// What to make a handshake by.
@@ -69,19 +70,21 @@ impl Termination {
         self.tls.handshake
     }
 
-    /// Looks at all files, takes in what has changed, and gives what is wrong, each problem once. Blocks; to be called every
-    /// few seconds on a thread that may.
-    pub(crate) fn look(&self, now: SystemTime) -> Vec<Problem> {
-        let mut problems = self.tls.loaded.look(now);
+    /// Looks at all files, takes in what has changed, and gives that in words, and what is wrong, each problem once. Blocks; to
+    /// be called every few seconds on a thread that may.
+    pub(crate) fn look(&self, now: SystemTime) -> (Vec<String>, Vec<Problem>) {
+        let (taken, mut problems) = self.tls.loaded.look(now);
+        let mut news: Vec<String> = taken.iter().map(|file| format!("{file:?} has changed and is in use")).collect();
         if let Some(clients) = &self.tls.clients {
             let (changed, found) = clients.look_at(now, RESTS);
             problems.extend(found.into_iter().map(|found| found.problem));
             if changed {
                 self.terms.store(Arc::new(Terms::new(&self.route, &self.tls, &self.secrets)));
+                news.push("what clients are asked for has changed and is in force".to_owned());
             }
         }
         self.terms.load().tickets.expire(Instant::now());
-        problems
+        (news, problems)
     }
 
     /// What has ended or will soon, in words, each at most once a day.
@@ -90,13 +93,15 @@ impl Termination {
         let mut words: Vec<String> =
             certificates.map(|(_, file, end)| format!("{file:?}: {}", expiry::left(end, now))).collect();
         let lists = self.tls.clients.iter().flat_map(|clients| clients.ending(Duration::ZERO, now));
-        words.extend(lists.map(|(file, end)| format!("{file:?}: {}", expiry::list_expired(end))));
+        words.extend(lists.map(|(file, end, effect)| format!("{file:?}: {}; {effect}", expiry::list_expired(end))));
         words
     }
 
     /// Brings the gauges of the route up to date; to be called after each look.
     pub(crate) fn publish(&self, metrics: &Metrics) {
         self.tls.loaded.publish(metrics, &self.route);
+        let problems = self.tls.loaded.broken() + self.tls.clients.as_ref().map_or(0, |clients| clients.broken());
+        self.metrics.problems.set(problems as f64);
         if let Some(clients) = &self.tls.clients {
             clients.publish(metrics, &self.route);
         }

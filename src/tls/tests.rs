@@ -244,7 +244,7 @@ impl Watched {
     /// What is said after a look so long after now.
     fn look(&self, later: Duration) -> String {
         let problems = self.certificates.look(SystemTime::now() + later);
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let problems: Vec<String> = problems.1.iter().map(ToString::to_string).collect();
         self.folder.shown(&problems.join("; "))
     }
 
@@ -331,7 +331,7 @@ fn staples_are_sent_while_they_hold() {
     assert_eq!(problems, [""; 0]);
     let stapled = || certificates.find(None, ECDSA, year(2030)).unwrap().certified().ocsp.clone();
     let look = |now| {
-        let problems: Vec<String> = certificates.look(now).iter().map(ToString::to_string).collect();
+        let problems: Vec<String> = certificates.look(now).1.iter().map(ToString::to_string).collect();
         folder.shown(&problems.join("; "))
     };
     assert_eq!(stapled(), Some(sample::staple(&SERIAL, Some("20310101000000Z"))));
@@ -376,15 +376,15 @@ fn a_certificate_that_is_awaited_may_come_later() {
     let missing = |asked: &str| certificates.is_missing(name(asked).as_ref());
     assert_eq!(["a.example", "b.example", "c.example", ""].map(missing), [false, true, false, false]);
     folder.write("b.pem", bundle(&["b.example"], "p256"));
-    assert_eq!(certificates.look(later()), []);
+    assert_eq!(certificates.look(later()).1, []);
     assert!(!missing("b.example"));
     folder.remove("b.pem");
     for _ in 0..3 {
-        assert_eq!(certificates.look(later()), [], "another one will come");
+        assert_eq!(certificates.look(later()).1, [], "another one will come");
     }
     assert!(!missing("b.example"), "until then it stays");
     folder.write("b.pem", "nonsense");
-    assert_eq!(certificates.look(later()).len(), 1, "what is broken is told of");
+    assert_eq!(certificates.look(later()).1.len(), 1, "what is broken is told of");
     let (alone, _) = Certificates::load(&[], awaited("none.pem"), None, later());
     assert!(alone.is_missing(None) && alone.is_missing(name("c.example").as_ref()), "there is nothing to show");
 }

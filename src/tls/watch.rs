@@ -46,6 +46,16 @@ struct Watched {
     missed: bool,
 }
 
+/// What a look has come to.
+pub(super) struct Looked {
+    /// Whether any pair has changed or is gone.
+    pub(super) changed: bool,
+    /// The files of new pairs, in their order.
+    pub(super) taken: Vec<PathBuf>,
+    /// What is wrong, each problem once.
+    pub(super) problems: Vec<Found>,
+}
+
 /// A problem with the files in one of the paths that were to be loaded.
 pub(crate) struct Found {
     /// Which path.
@@ -68,9 +78,22 @@ impl Watch {
         self.files.iter().filter_map(|watched| Some((watched.source, &*watched.file, watched.pair.as_ref()?)))
     }
 
+    /// How many sources and files cannot be used.
+    pub(super) fn broken(&self) -> usize {
+        let sources = self.sources.iter().filter(|source| source.told.is_some()).count();
+        sources + self.files.iter().filter(|watched| watched.told.as_ref().is_some_and(|told| !told.is_minor())).count()
+    }
+
+    /// Files that somebody else is to put there, and has not yet.
+    pub(super) fn missing(&self) -> impl Iterator<Item = &Path> {
+        let is_there = |path: &Path| self.files.iter().any(|watched| watched.file == path && watched.pair.is_some());
+        let awaited = self.sources.iter().filter(|source| source.awaited).map(|source| source.path.as_path());
+        awaited.filter(move |path| !is_there(path))
+    }
+
     /// Whether any pair has changed, and what is wrong, each problem once. What was changed less than `rests` ago is looked
     /// at again before anything is said of it.
-    pub(super) fn look(&mut self, now: SystemTime, rests: Duration) -> (bool, Vec<Found>) {
+    pub(super) fn look(&mut self, now: SystemTime, rests: Duration) -> Looked {
         let known = std::mem::take(&mut self.files);
         let (mut changed, mut problems) = (false, Vec::new());
         // By their bytes: paths are hashed and compared part by part.
@@ -90,9 +113,9 @@ impl Watch {
                 self.files.push(watched);
             }
         }
-        let (read, wrong) = look_at_all(&mut self.files, now, rests);
+        let (taken, wrong) = look_at_all(&mut self.files, now, rests);
         problems.extend(wrong);
-        changed |= read;
+        changed |= !taken.is_empty();
         for mut watched in known.into_values() {
             let was_missed = std::mem::replace(&mut watched.missed, true);
             match silent.contains(&watched.source) || !was_missed {
@@ -101,7 +124,7 @@ impl Watch {
             }
         }
         self.files.sort_by(|a, b| (a.source, a.file.as_os_str()).cmp(&(b.source, b.file.as_os_str())));
-        (changed, problems)
+        Looked { changed, taken, problems }
     }
 }
 
@@ -162,8 +185,8 @@ impl Watched {
     }
 }
 
-/// Looks at each of `files`: whether any pair has changed, and what is wrong, in their order.
-fn look_at_all(files: &mut [Watched], now: SystemTime, rests: Duration) -> (bool, Vec<Found>) {
+/// Looks at each of `files`: those that gave new pairs, and what is wrong, in their order.
+fn look_at_all(files: &mut [Watched], now: SystemTime, rests: Duration) -> (Vec<PathBuf>, Vec<Found>) {
     const AT_ONCE: usize = 64;
     let (count, thorough) = (files.len(), Thorough::new());
     let (queue, done) = (Mutex::new(files.chunks_mut(AT_ONCE).enumerate()), Mutex::new(Vec::new()));
@@ -171,7 +194,11 @@ fn look_at_all(files: &mut [Watched], now: SystemTime, rests: Duration) -> (bool
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some((number, files)) = next else { return };
-            let looked = files.iter_mut().map(|watched| watched.look(now, rests, &thorough)).collect::<Vec<_>>();
+            let look = |watched: &mut Watched| {
+                let (new, problem) = watched.look(now, rests, &thorough);
+                (new.then(|| watched.file.clone()), problem)
+            };
+            let looked = files.iter_mut().map(look).collect::<Vec<_>>();
             done.lock().unwrap_or_else(PoisonError::into_inner).push((number, looked));
         }
     };
@@ -187,10 +214,10 @@ fn look_at_all(files: &mut [Watched], now: SystemTime, rests: Duration) -> (bool
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_unstable_by_key(|(number, _)| *number);
     let looked = done.into_iter().flat_map(|(_, looked)| looked);
-    let (mut changed, mut problems) = (false, Vec::new());
+    let (mut taken, mut problems) = (Vec::new(), Vec::new());
     for (new, problem) in looked {
-        changed |= new;
+        taken.extend(new);
         problems.extend(problem);
     }
-    (changed, problems)
+    (taken, problems)
 }

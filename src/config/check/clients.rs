@@ -59,8 +59,7 @@ fn of_lists(table: &Table<'_>, key: &str, words: &[(&str, bool)], check: &mut Ch
 fn warn(table: &Table<'_>, clients: &Clients, now: SystemTime, check: &mut Check<'_>) {
     let Some(node) = table.get("crl") else { return };
     let rules = clients.rules();
-    let effect = if rules.refuses_by_expired_lists { "its clients are refused" } else { "it is used all the same" };
-    for (file, end) in clients.ending(Duration::ZERO, now) {
+    for (file, end, effect) in clients.ending(Duration::ZERO, now) {
         let message = format!("{file:?}: {}; {effect}", expiry::list_expired(end));
         check.report.warn(node.at, node.path(), message);
     }

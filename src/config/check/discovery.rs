@@ -115,7 +115,7 @@ pub(in crate::config) fn read_alone(
     match bounded::read_regular(path, LONGEST_FILE) {
         Ok(bytes) => {
             let mut names: Names = others.iter().map(|endpoint| (endpoint.name.clone(), None)).collect();
-            let mut check = Check { report, complete: true, with_files: false };
+            let mut check = Check { report, complete: true, with_files: false, outgoing: Vec::new() };
             Ok(parse(path, bytes, &mut names, names_verified, &mut check))
         }
         Err(error) if error.raw_os_error().is_some() => Err(error),

@@ -20,11 +20,13 @@ mod tls;
 mod useless;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::keys;
 use super::model::{Bind, Config};
 use super::report::{At, Report, path_part, quote};
 use super::written::Written;
+use crate::tls::outgoing::Outgoing;
 use node::{Node, Table};
 
 /// The longest name of a listener, route or pool, in bytes.
@@ -37,12 +39,14 @@ struct Check<'r> {
     complete: bool,
     /// Whether files of endpoints and of certificates are read.
     with_files: bool,
+    /// TLS with endpoints, each once: who has the same shares what is made of it.
+    outgoing: Vec<Arc<Outgoing>>,
 }
 
 /// Checks `written`; the result counts only if `report` is clean.
 pub(super) fn check(written: &Written, environment: Vec<String>, report: &mut Report) -> Config {
     let top = Table::top(&written.values, &written.spans, keys::TOP, report);
-    let mut check = Check { report, complete: written.complete, with_files: written.with_files };
+    let mut check = Check { report, complete: written.complete, with_files: written.with_files, outgoing: Vec::new() };
     let runtime = settings::runtime(&top, &mut check);
     let log = settings::log(&top, &mut check);
     let admin = settings::admin(&top, &mut check);

@@ -37,8 +37,18 @@ pub(super) fn pool(node: &Node<'_>, own: &[Endpoint], check: &mut Check<'_>) -> 
     {
         check.report.add(node.key_at, node.path(), message).expected("name, or verify = false");
     }
-    let outgoing = Arc::new(Outgoing::new(settings, files));
+    let outgoing = shared(settings, files, check);
     PoolTls { alpn, handshake: handshake.unwrap_or(DEFAULT_HANDSHAKE), outgoing }
+}
+
+/// What is made of these settings, which is watched; the same for whoever has the same.
+pub(super) fn shared(settings: OutgoingTls, files: Files, check: &mut Check<'_>) -> Arc<Outgoing> {
+    if let Some(known) = check.outgoing.iter().find(|known| known.is_made_of(&settings, &files)) {
+        return Arc::clone(known);
+    }
+    let new = Arc::new(Outgoing::new(settings, files));
+    check.outgoing.push(Arc::clone(&new));
+    new
 }
 
 /// Reads what the tables of pools and of probes have in common, and where it was found.

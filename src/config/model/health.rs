@@ -12,7 +12,7 @@ use std::time::Duration;
 use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
 
-use super::{OutgoingTls, PoolsTls};
+use super::{OutgoingTls, WatchedTls};
 
 /// `[pool.NAME.health]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +65,10 @@ pub struct Dialogue {
     pub probe: Probe,
     /// The TLS that the probe runs in; `None`: in clear.
     pub tls: Option<OutgoingTls>,
-    /// Where that is the TLS of the pool, whose files may change.
-    pub pools: Option<PoolsTls>,
+    /// What is made of it, as its files may change.
+    pub watched: Option<WatchedTls>,
+    /// It is the TLS that sessions of the pool have, so that it asks for no more than they do.
+    pub is_pools: bool,
 }
 
 /// What an endpoint is asked.

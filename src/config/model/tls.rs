@@ -69,19 +69,19 @@ pub struct PoolTls {
     pub(crate) outgoing: Arc<Outgoing>,
 }
 
-/// The TLS of one pool, as whoever else goes by it knows it.
+/// TLS with endpoints whose files are watched.
 #[derive(Clone, Debug)]
-pub struct PoolsTls(pub(crate) Arc<Outgoing>);
+pub struct WatchedTls(pub(crate) Arc<Outgoing>);
 
-impl PartialEq for PoolsTls {
-    fn eq(&self, other: &PoolsTls) -> bool {
+impl PartialEq for WatchedTls {
+    fn eq(&self, other: &WatchedTls) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-impl Eq for PoolsTls {}
+impl Eq for WatchedTls {}
 
-impl Hash for PoolsTls {
+impl Hash for WatchedTls {
     fn hash<H: Hasher>(&self, state: &mut H) {
         Arc::as_ptr(&self.0).hash(state);
     }

@@ -227,7 +227,7 @@ fn what_it_comes_to() {
 
 impl Dialogue {
     fn with_no_tls(self) -> Dialogue {
-        Dialogue { tls: None, pools: None, ..self }
+        Dialogue { tls: None, watched: None, ..self }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::pki_types::ServerName;
-use rustls::{AlertDescription, ClientConfig, Error, ProtocolVersion};
+use rustls::{AlertDescription, Error, ProtocolVersion};
 use tokio_rustls::TlsConnector;
 
 use super::channel::{Channel, Line};
@@ -20,19 +20,11 @@ use crate::tls::{presented, words};
 /// TLS towards one endpoint.
 #[derive(Clone)]
 pub(crate) struct Client {
-    settings: Settings,
+    watched: Arc<Outgoing>,
+    protocols: Vec<Vec<u8>>,
     name: ServerName<'static>,
     /// One of several protocols has to be taken.
     wants_protocol: bool,
-}
-
-/// What a handshake goes by.
-#[derive(Clone)]
-enum Settings {
-    /// Those of the probe.
-    Own(Arc<ClientConfig>),
-    /// Those of the pool as they stand, with these protocols.
-    Pools(Arc<Outgoing>, Vec<Vec<u8>>),
 }
 
 /// What a handshake has come to.
@@ -43,23 +35,22 @@ pub(super) struct Opened {
 }
 
 impl Client {
-    /// TLS under `config`, which is that of `tls`, with an endpoint of this name.
+    /// TLS by what is made of `tls`, with an endpoint of this name; `is_pools`: of the protocols one has to be taken only where
+    /// sessions would have it so.
     ///
     /// # Errors
     /// No certificate could have the name.
-    pub(crate) fn new(config: Arc<ClientConfig>, tls: &OutgoingTls, name: &str) -> Result<Client, Observation> {
-        Ok(Client { settings: Settings::Own(config), name: server_name(name)?, wants_protocol: !tls.alpn.is_empty() })
-    }
-
-    /// The TLS that sessions of a pool have with an endpoint of this name, with the protocols of `tls`.
-    ///
-    /// # Errors
-    /// No certificate could have the name.
-    pub(crate) fn of_pool(outgoing: &Arc<Outgoing>, tls: &OutgoingTls, name: &str) -> Result<Client, Observation> {
+    pub(crate) fn new(
+        watched: &Arc<Outgoing>,
+        tls: &OutgoingTls,
+        is_pools: bool,
+        name: &str,
+    ) -> Result<Client, Observation> {
+        let refused = |_| Observation::Refused(format!("no certificate could have the name {name:?}").into());
+        let name = ServerName::try_from(name.to_owned()).map_err(refused)?;
         let protocols: Vec<Vec<u8>> = tls.alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        let wants_protocol = outgoing::needs_one(&protocols);
-        let settings = Settings::Pools(Arc::clone(outgoing), protocols);
-        Ok(Client { settings, name: server_name(name)?, wants_protocol })
+        let wants_protocol = if is_pools { outgoing::needs_one(&protocols) } else { !protocols.is_empty() };
+        Ok(Client { watched: Arc::clone(watched), protocols, name, wants_protocol })
     }
 
     /// Makes the handshake.
@@ -67,12 +58,8 @@ impl Client {
     /// # Errors
     /// What is to be told of the endpoint, and the connection if it is worth an end.
     pub(super) async fn open(&self, line: Line) -> Result<Opened, (Observation, Channel)> {
-        let config = match &self.settings {
-            Settings::Own(config) => Arc::clone(config),
-            Settings::Pools(outgoing, protocols) => match outgoing.probing(protocols) {
-                Some(config) => config,
-                None => return Err((Observation::Missing("TLS cannot be set up".into()), Channel::Clear(line))),
-            },
+        let Some(config) = self.watched.probing(&self.protocols) else {
+            return Err((Observation::Missing("TLS cannot be set up".into()), Channel::Clear(line)));
         };
         let handshake = TlsConnector::from(config).connect(self.name.clone(), line).into_fallible();
         let stream = handshake.await.map_err(|(error, line)| (observation(&error), Channel::Clear(line)))?;
@@ -85,11 +72,6 @@ impl Client {
         }
         Ok(Opened { channel, expires })
     }
-}
-
-fn server_name(name: &str) -> Result<ServerName<'static>, Observation> {
-    let refused = |_| Observation::Refused(format!("no certificate could have the name {name:?}").into());
-    ServerName::try_from(name.to_owned()).map_err(refused)
 }
 
 const NO_PROTOCOL: &str = "it takes none of the protocols offered (alpn)";

@@ -32,6 +32,10 @@ families! {
         "How long handshakes took, with or without success, where TLS ends here.";
     HANDSHAKES Counter "pointsman_route_handshakes_total" "Handshakes that succeeded, by what was agreed on.";
     HANDSHAKE_FAILURES Counter "pointsman_route_handshake_failures_total" "Handshakes that failed, by why.";
+    ROUTE_TLS_PROBLEMS Gauge "pointsman_route_tls_problems"
+        "Files of TLS that cannot be used now; what was there before stays in use.";
+    POOL_TLS_PROBLEMS Gauge "pointsman_pool_tls_problems"
+        "Pools' or probes' files of TLS that cannot be used now; what was there before stays in use.";
     CRL_EXPIRY Gauge "pointsman_crl_expiry_timestamp_seconds"
         "When the first list of revoked certificates in this file ends, in Unix time; NaN: never.";
     CONNECT Histogram "pointsman_pool_connect_seconds"
@@ -66,7 +70,7 @@ families! {
     EJECTIONS Counter "pointsman_endpoint_ejections_total" "Times that it was left out because sessions failed.";
     BYTES Counter "pointsman_endpoint_bytes_total" "Bytes delivered: up to the endpoint, down to its clients.";
     CERTIFICATE_EXPIRY Gauge "pointsman_certificate_expiry_timestamp_seconds"
-        "When the certificate in this file ends, in Unix time; NaN: it is gone.";
+        "When the certificate in this file ends, in Unix time; 0: it is still to be obtained, NaN: it is gone.";
     ACME_ORDERS Counter "pointsman_acme_orders_total" "Attempts to obtain a certificate: issued, failed.";
     ACME_NEXT Gauge "pointsman_acme_next_renewal_timestamp_seconds"
         "When a certificate for the name is to be ordered next, in Unix time.";

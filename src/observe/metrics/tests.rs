@@ -8,7 +8,7 @@ fn everything() -> Metrics {
     let metrics = Metrics::new();
     metrics.listener("edge").opening.record(0.003);
     metrics.route("pg").sessions.increment(1);
-    metrics.route("pg").handshake.record(0.001);
+    metrics.route_tls("pg").handshake.record(0.001);
     metrics.pool("pg").connect.record(0.0002);
     metrics.endpoint("pg", "10.0.0.11:5432").bytes_up.increment(9);
     metrics.health("pg", "10.0.0.11:5432").changed(true, 1.0);
@@ -18,7 +18,7 @@ fn everything() -> Metrics {
     metrics.crl_expiry("pg", "/etc/a.crl").set(1.0);
     metrics.handshakes("pg", &Handshake { version: Some("1.3"), ..Handshake::default() }).increment(1);
     metrics.handshake_failures("pg", "timeout").increment(1);
-    metrics.pool("pg").handshake.record(0.001);
+    metrics.pool_tls("pg").handshake.record(0.001);
     metrics.pool_handshakes("pg", &Handshake { version: Some("1.3"), ..Handshake::default() }).increment(1);
     metrics.pool_handshake_failures("pg", "timeout").increment(1);
     metrics.worker(3).handed_over.increment(2);

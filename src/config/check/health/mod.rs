@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::{Node, Table};
-use super::{Check, keys, pools};
+use super::{Check, keys, outgoing, pools};
 use crate::config::address;
 use crate::config::model::{
-    Address, Dialogue, Endpoint, Health, MAX_JITTER, MOST_PROBES, Outliers, PoolTls, PoolsTls, Probe,
+    Address, Dialogue, Endpoint, Health, MAX_JITTER, MOST_PROBES, Outliers, PoolTls, Probe, WatchedTls,
 };
 use crate::config::report::quote;
 
@@ -74,7 +74,7 @@ pub(super) fn read(
     let http = dialogue::http(table.get("http").as_ref(), check);
     let script = dialogue::script(&table, word == Some(Word::Script), check);
     let over_tls = table.get("tls");
-    let (tls, warn_expiry) = tls::read(over_tls.as_ref(), check);
+    let (tls, files, warn_expiry) = tls::read(over_tls.as_ref(), check);
     let tls = (word == Some(Word::Tls) || over_tls.is_some()).then_some(tls);
     let is_moved = table.get("address").or(table.get("port")).is_some();
     let pools = pools.filter(|_| over_tls.is_none() && !is_moved && !matches!(word, None | Some(Word::Tcp)));
@@ -84,7 +84,12 @@ pub(super) fn read(
     {
         tls::fits(over_tls.as_ref().unwrap_or(node), tls, word == Some(Word::Http), own, check);
     }
-    let from_pool = inherited.as_ref().and(pools).map(|pools| PoolsTls(Arc::clone(&pools.outgoing)));
+    let is_pools = inherited.is_some();
+    let watched = match (inherited.as_ref().and(pools), &tls) {
+        (Some(pools), _) => Some(WatchedTls(Arc::clone(&pools.outgoing))),
+        (None, Some(tls)) => Some(WatchedTls(outgoing::shared(tls.clone(), files, check))),
+        (None, None) => None,
+    };
     let tls = inherited.or(tls);
     let probe = word.map(|word| match word {
         Word::Tcp | Word::Tls => Probe::Tcp,
@@ -105,7 +110,7 @@ pub(super) fn read(
     let port = table.get("port").and_then(|node| port(&node, check));
     refuse_portless(&table, endpoints, check);
     Health {
-        dialogue: probe.map(|probe| Arc::new(Dialogue { probe, tls, pools: from_pool })),
+        dialogue: probe.map(|probe| Arc::new(Dialogue { probe, tls, watched, is_pools })),
         expect: http.1,
         agent,
         address,

@@ -6,16 +6,17 @@ use crate::config::check::node::{Allow, Node};
 use crate::config::check::{Check, keys, outgoing};
 use crate::config::model::{Address, Endpoint, OutgoingTls, PoolTls};
 use crate::config::report::quote;
+use crate::tls::outgoing::Files;
 
 const DEFAULT_WARN: Duration = Duration::from_secs(14 * 86_400);
 
 /// Reads the TLS of a probe, and how long before its end a certificate is warned of.
-pub(super) fn read(node: Option<&Node<'_>>, check: &mut Check<'_>) -> (OutgoingTls, Option<Duration>) {
+pub(super) fn read(node: Option<&Node<'_>>, check: &mut Check<'_>) -> (OutgoingTls, Files, Option<Duration>) {
     let table = node.map(|node| node.table(keys::HEALTH_TLS, check.report));
-    let (tls, _) = outgoing::read(table.as_ref(), check);
+    let (tls, files) = outgoing::read(table.as_ref(), check);
     let warn = table.as_ref().and_then(|table| table.get("warn_expiry"));
     let warn = warn.map(|node| node.duration(Allow::PositiveOrOff, check.report));
-    (tls, warn.flatten().unwrap_or(Some(DEFAULT_WARN)))
+    (tls, files, warn.flatten().unwrap_or(Some(DEFAULT_WARN)))
 }
 
 /// The TLS of a probe that has none of its own, where sessions have this one. Of the protocols it offers those that it speaks.
