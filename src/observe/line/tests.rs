@@ -222,3 +222,28 @@ fn handshakes_are_told_where_there_was_one() {
     assert!(json(&told).contains(part), "{}", json(&told));
     assert!(!json(&bare()).contains("handshake"));
 }
+
+#[test]
+fn every_key_stands_in_the_readme() {
+    // Without `..`, so that a new fact cannot be left out here.
+    let handshake = Handshake {
+        version: Some("1.3"),
+        suite: Some("TLS13_AES_256_GCM_SHA384"),
+        group: Some("X25519MLKEM768"),
+        resumed: true,
+        client: Some(Presented { subject: "CN=a".into(), names: vec!["DNS:a.example".into()] }),
+        took: Duration::from_micros(1_500),
+        error: Some("peer sent nonsense".into()),
+    };
+    let endpoint = Handshake { client: None, ..handshake.clone() };
+    let fullest =
+        Record { handshake: Some(Box::new(handshake)), endpoint_handshake: Some(Box::new(endpoint)), ..full() };
+    let read: serde_json::Value = serde_json::from_str(&json(&fullest)).unwrap();
+    let (_, section) = include_str!("../../../README.md").split_once("\n## The access log\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let told: Vec<&str> = rows.flat_map(|keys| keys.split(", ")).collect();
+    for key in read.as_object().unwrap().keys() {
+        assert!(told.contains(&&*format!("`{key}`")), "{key} is not in the table of README.md");
+    }
+}
