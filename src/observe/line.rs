@@ -10,14 +10,15 @@
 //! | alpn | protocols offered | no ClientHello was read |
 //! | tls | versions offered: `1.3`, `1.2`, `1.1`, `1.0`, others as `0x0300` | no ClientHello was read |
 //! | ech | `true` if Encrypted Client Hello was offered: `sni` is only the outer name | *the key is left out* |
-//! | tls_version, tls_suite, tls_group | what was agreed on where TLS ends here | *the keys are left out* |
+//! | tls_version, tls_suite, tls_group, tls_alpn | what was agreed on where TLS ends here | *the keys are left out* |
 //! | tls_resumed | `true` if a session of before was resumed, else `false` | *the key is left out* |
-//! | tls_client_subject | of the client's certificate, as RFC 4514 writes it | *the keys of those without one are left out* |
+//! | tls_client_subject, tls_client_issuer | of the client's certificate, good or not, as RFC 4514 writes them | *the keys of those without one are left out* |
+//! | tls_client_serial | its number, hexadecimal | *the key is left out* |
 //! | tls_client_names | its alternative names, such as `DNS:a.example`, `URI:spiffe://...`, `IP:192.0.2.1` | *the key is left out* |
 //! | tls_error | why there was no handshake, or how TLS was broken after it, in words | *the key is left out* |
 //! | handshake_ms | milliseconds of the handshake, three decimals | *the key is left out* |
 //! | route, pool, endpoint | names | the connection did not get that far |
-//! | endpoint_tls_version, endpoint_tls_suite, endpoint_tls_group, endpoint_tls_resumed, endpoint_tls_error, endpoint_handshake_ms | the same of the last handshake with an endpoint | *the keys are left out* |
+//! | endpoint_tls_version, endpoint_tls_suite, endpoint_tls_group, endpoint_tls_alpn, endpoint_tls_resumed, endpoint_tls_error, endpoint_handshake_ms | the same of the last handshake with an endpoint | *the keys are left out* |
 //! | outcome, by | how it ended and who ended it | |
 //! | connect_ms | milliseconds to reach the endpoint, three decimals | none was reached |
 //! | total_ms | milliseconds from accept to the end, three decimals | |
@@ -89,29 +90,34 @@ fn write_fields(record: &Record, fields: &mut Fields<'_>) {
     fields.bare("bytes_down", Some(record.bytes_down));
 }
 
-/// The keys of a handshake: version, suite, group, resumed, error, milliseconds.
-type HandshakeKeys = [&'static str; 6];
+/// The keys of a handshake: version, suite, group, protocol, resumed, error, milliseconds.
+type HandshakeKeys = [&'static str; 7];
 
-const CLIENT: HandshakeKeys = ["tls_version", "tls_suite", "tls_group", "tls_resumed", "tls_error", "handshake_ms"];
+const CLIENT: HandshakeKeys =
+    ["tls_version", "tls_suite", "tls_group", "tls_alpn", "tls_resumed", "tls_error", "handshake_ms"];
 const ENDPOINT: HandshakeKeys = [
     "endpoint_tls_version",
     "endpoint_tls_suite",
     "endpoint_tls_group",
+    "endpoint_tls_alpn",
     "endpoint_tls_resumed",
     "endpoint_tls_error",
     "endpoint_handshake_ms",
 ];
 
 fn write_handshake(handshake: &Handshake, keys: &HandshakeKeys, fields: &mut Fields<'_>) {
-    let [version, suite, group, resumed, error, took] = keys;
+    let [version, suite, group, alpn, resumed, error, took] = keys;
     if handshake.version.is_some() {
         fields.word(version, handshake.version);
         fields.word(suite, handshake.suite);
         fields.word(group, handshake.group);
+        fields.word(alpn, handshake.protocol.as_deref().map(printable).as_deref());
         fields.bare(resumed, Some(handshake.resumed));
     }
-    if let Some(Presented { subject, names }) = &handshake.client {
+    if let Some(Presented { subject, issuer, serial, names }) = &handshake.client {
         fields.word("tls_client_subject", Some(subject));
+        fields.word("tls_client_issuer", Some(issuer));
+        fields.word("tls_client_serial", Some(serial));
         fields.list("tls_client_names", Some(told(names, |name| Cow::Borrowed(&**name))));
     }
     if let Some(why) = &handshake.error {

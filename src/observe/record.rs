@@ -67,9 +67,11 @@ pub struct Handshake {
     pub suite: Option<&'static str>,
     /// The group of the key exchange, as IANA calls it.
     pub group: Option<&'static str>,
+    /// The protocol that was agreed on (ALPN).
+    pub protocol: Option<Box<[u8]>>,
     /// A session of before was resumed.
     pub resumed: bool,
-    /// The certificate that the client has shown.
+    /// The certificate that the client has shown, also where it was refused.
     pub client: Option<Presented>,
     /// How long it took.
     pub took: Duration,
@@ -82,6 +84,10 @@ pub struct Handshake {
 pub struct Presented {
     /// The subject as text (RFC 4514).
     pub subject: Box<str>,
+    /// Who issued the certificate, in the same way.
+    pub issuer: Box<str>,
+    /// The number that the issuer gave it, hexadecimal.
+    pub serial: Box<str>,
     /// Alternative names, each with its kind in front, such as `DNS:a.example`.
     pub names: Vec<Box<str>>,
 }

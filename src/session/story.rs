@@ -126,7 +126,7 @@ impl Story {
                 }
                 agreed
             }
-            Err(Refused { failure, why }) => {
+            Err(Refused { failure, why, shown }) => {
                 let (cause, error) = match (why, failure.outcome) {
                     (Some(why), _) => (words::cause(why), words::words(why)),
                     (None, Outcome::HandshakeTimeout) => ("timeout", "it was not over in time".into()),
@@ -136,7 +136,7 @@ impl Story {
                 if let Some(route) = route {
                     metrics.handshake_failures(&route.name, cause).increment(1);
                 }
-                Handshake { error: Some(error.into()), ..Handshake::default() }
+                Handshake { error: Some(error.into()), client: shown.as_deref().cloned(), ..Handshake::default() }
             }
         };
         if let Some(route) = route {

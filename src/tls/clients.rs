@@ -17,6 +17,7 @@ use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 
 use super::authorities::{self, Authority, List};
 use super::expiry::Warning;
+use super::noting::Noting;
 use super::problem::{Flaw, Problem};
 use super::server::provider;
 use super::watch::Found;
@@ -212,7 +213,7 @@ impl Clients {
         if self.rules.refuses_by_expired_lists {
             builder = builder.enforce_revocation_expiration();
         }
-        builder.build()
+        Ok(Arc::new(Noting(builder.build()?)))
     }
 
     /// Everything that decides who is let in. Lengths stand in front, so that no two rules come to the same bytes.

@@ -9,12 +9,13 @@ use rustls::{CertificateError, ServerConfig};
 use tokio::time::timeout_at;
 
 use super::outgoing::{self, EndpointTls};
-use super::presented;
 use super::sealed::Sealed;
 use super::words;
+use super::{noting, presented};
 use crate::detect::Opening;
 use crate::forward::Tools;
 use crate::observe::outcome::{Outcome, Side};
+use crate::observe::record::Presented;
 use crate::session::Failure;
 use crate::stream::Stream;
 use crate::wire::alert::Alert;
@@ -32,6 +33,8 @@ pub(crate) struct Accepted {
 pub(crate) struct Refused {
     pub(crate) failure: Failure,
     pub(crate) why: Option<rustls::Error>,
+    /// The client's certificate, if that is why.
+    pub(crate) shown: Option<Box<Presented>>,
 }
 
 /// Makes the handshake that `opening` begins, until `deadline`. A client that breaks the rules is sent the alert for it.
@@ -47,12 +50,13 @@ pub(crate) async fn accept(
 ) -> Result<Box<Accepted>, Refused> {
     let mut sealed = match Sealed::with_client(config) {
         Ok(sealed) => Box::new(sealed),
-        Err(why) => return Err(Refused { failure: Failure::new(Outcome::Internal, Side::Us), why: Some(why) }),
+        Err(why) => return Err(refused(Outcome::Internal, Some(why))),
     };
     let (mut incoming, mut plain) = (std::mem::take(&mut opening.bytes), Vec::new());
     let talk = async {
         loop {
             let opened = sealed.open(&mut incoming, |bytes| plain.extend_from_slice(bytes));
+            let shown = noting::take_refused().map(Box::new);
             // Nobody else waits for more than one step of a handshake.
             tokio::task::yield_now().await;
             if sealed.is_handshaking()
@@ -60,18 +64,19 @@ pub(crate) async fn accept(
             {
                 // In place of our side of the handshake, which nobody has seen: that makes the client forget the session.
                 let _ = rustix::net::send(client, &Alert::CertificateExpired.record(), SendFlags::NOSIGNAL);
-                return Err(refused(Outcome::HandshakeFailed, Some(why)));
+                let shown = sealed.peer_certificate().map(|shown| Box::new(presented::presented(shown)));
+                return Err(Refused { shown, ..refused(Outcome::HandshakeFailed, Some(why)) });
             }
             let flushed = flush(client, &mut sealed, opened.is_ok()).await;
             // What is wrong with its words is told rather than that it did not wait for ours.
-            opened.map_err(|why| refused(Outcome::HandshakeFailed, Some(why)))?;
+            opened.map_err(|why| Refused { shown, ..refused(Outcome::HandshakeFailed, Some(why)) })?;
             flushed.map_err(|()| refused(Outcome::ClientGone, None))?;
             if !sealed.is_handshaking() {
-                return opening.hold(plain.len()).map_err(|failure| Refused { failure, why: None });
+                return opening.hold(plain.len()).map_err(|failure| Refused { failure, why: None, shown: None });
             }
             // Of the hello nothing is kept but what could not be opened.
             incoming = Vec::new();
-            opening.hold(sealed.unopened()).map_err(|failure| Refused { failure, why: None })?;
+            opening.hold(sealed.unopened()).map_err(|failure| Refused { failure, why: None, shown: None })?;
             if !receive(client, &sealed, &mut incoming, tools).await {
                 return Err(refused(Outcome::ClientGone, None));
             }
@@ -163,7 +168,7 @@ fn unless_expired(sealed: &Sealed) -> Result<(), rustls::Error> {
 
 fn refused(outcome: Outcome, why: Option<rustls::Error>) -> Refused {
     let is_ours = why.as_ref().is_some_and(words::is_ours);
-    Refused { failure: Failure::new(outcome, if is_ours { Side::Us } else { Side::Client }), why }
+    Refused { failure: Failure::new(outcome, if is_ours { Side::Us } else { Side::Client }), why, shown: None }
 }
 
 /// Sends all that is to be sent. Where all goes `well`, tickets leave with the first answer if it comes soon, for nobody

@@ -17,6 +17,7 @@ mod key;
 pub(crate) mod key_file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod mangled;
+mod noting;
 pub(crate) mod outgoing;
 pub(crate) mod pair;
 pub(crate) mod presented;

@@ -112,15 +112,11 @@ pub(crate) fn client_config(tls: &OutgoingTls) -> Result<Arc<ClientConfig>, Erro
         Trust::Roots { system, files } => {
             let mut roots = if *system { SYSTEM_ROOTS.clone() } else { RootCertStore::empty() };
             roots.add_parsable_certificates(files.iter().cloned());
-            Some(roots)
+            Some((roots, files.clone()))
         }
     };
-    let builder = match (roots, &*tls.pins) {
-        (Some(roots), []) => builder.with_root_certificates(roots),
-        (roots, pins) => {
-            builder.dangerous().with_custom_certificate_verifier(verifier::new(&provider, roots, pins.to_vec())?)
-        }
-    };
+    let verifier = verifier::new(&provider, roots, tls.pins.clone())?;
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match &tls.identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {

@@ -23,7 +23,12 @@ pub(crate) fn presented(certificate: &[u8]) -> Presented {
     let names = names.iter().flat_map(|extension| &extension.value.general_names).filter_map(name);
     // One more than is told, so that it is told that there are others.
     let names = names.take(MOST_OF_A_LIST + 1).collect();
-    Presented { subject: cut(subject(read.subject())).into(), names }
+    let mut serial = String::new();
+    for byte in read.raw_serial() {
+        let _ = write!(serial, "{byte:02x}");
+    }
+    let (subject, issuer) = (cut(subject(read.subject())), cut(subject(read.issuer())));
+    Presented { subject: subject.into(), issuer: issuer.into(), serial: cut(serial).into(), names }
 }
 
 /// When a certificate in DER ends.
@@ -172,6 +177,7 @@ mod tests {
             presented.names.iter().map(|name| &**name).collect::<Vec<_>>(),
             ["DNS:a.example", "email:dba@example.com", "URI:spiffe://example.com/db", "IP:2001:db8::1", "IP:192.0.2.1"]
         );
+        assert_eq!((&*presented.issuer, presented.serial.len()), ("", 40), "self-signed, with a number of 20 bytes");
         let many = told(|params| {
             params.subject_alt_names = vec![SanType::DnsName(text("a.example")); 1000];
         });

@@ -189,6 +189,7 @@ impl Sealed {
             },
             suite: common.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()),
             group: common.negotiated_key_exchange_group().and_then(|group| group.name().as_str()),
+            protocol: self.protocol().map(Box::from),
             resumed: self.is_resumed(),
             client,
             ..Handshake::default()

@@ -1,35 +1,44 @@
 //! Whether an endpoint is who it should be, where roots alone do not tell: by the keys that it may have, or not at all.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Verifies by `roots`, if there are any, and by `pins`, SHA-256 of the public keys of which an endpoint has to have one, if
+use super::presented;
+
+/// Verifies by `roots`, if there are any, among which `files` are trusted as an endpoint's own too, and by `pins`, SHA-256 of the public keys of which an endpoint has to have one, if
 /// there are any. Signatures are verified in any case, or there would be no TLS at all.
 ///
 /// # Errors
-/// There are roots, but none in them.
+/// The provider cannot be used.
 pub(super) fn new(
     provider: &Arc<CryptoProvider>,
-    roots: Option<RootCertStore>,
+    roots: Option<(RootCertStore, Vec<CertificateDer<'static>>)>,
     pins: Vec<[u8; 32]>,
 ) -> Result<Arc<dyn ServerCertVerifier>, Error> {
-    let by_roots = roots.map(|roots| {
-        let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-        builder.build().map_err(|error| Error::General(error.to_string()))
-    });
-    Ok(Arc::new(Verifier { by_roots: by_roots.transpose()?, pins, provider: Arc::clone(provider) }))
+    let by_roots = match roots {
+        Some((roots, known)) if roots.is_empty() => Some((None, known)),
+        Some((roots, known)) => {
+            let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+            Some((Some(builder.build().map_err(|error| Error::General(error.to_string()))?), known))
+        }
+        None => None,
+    };
+    Ok(Arc::new(Verifier { by_roots, pins, provider: Arc::clone(provider) }))
 }
 
 #[derive(Debug)]
 struct Verifier {
-    by_roots: Option<Arc<WebPkiServerVerifier>>,
+    /// Roots, if there are any, and what is trusted as it is. `None`: anybody is.
+    by_roots: Option<(Option<Arc<WebPkiServerVerifier>>, Vec<CertificateDer<'static>>)>,
     pins: Vec<[u8; 32]>,
     provider: Arc<CryptoProvider>,
 }
@@ -37,7 +46,19 @@ struct Verifier {
 /// The endpoint has a key that it should not have.
 #[derive(Debug, thiserror::Error)]
 #[error("its public key is none of those that are pinned")]
-struct OtherKey;
+pub(super) struct OtherKey;
+
+/// Verifies a certificate that is trusted as it is: who made it does not matter, but its name and its time do.
+fn verify_known(certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
+    verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+    let (from, until) = presented::validity(certificate).ok_or(CertificateError::BadEncoding)?;
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+    match () {
+        () if now < from => Err(CertificateError::NotValidYet.into()),
+        () if now > until => Err(CertificateError::Expired.into()),
+        () => Ok(()),
+    }
+}
 
 impl Verifier {
     fn is_pinned(&self, certificate: &CertificateDer<'_>) -> bool {
@@ -56,8 +77,14 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if let Some(by_roots) = &self.by_roots {
-            by_roots.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        match &self.by_roots {
+            // An authority's own certificate is no endpoint's for others, but tools make self-signed ones like that.
+            Some((_, known)) if known.contains(end_entity) => verify_known(end_entity, server_name, now)?,
+            Some((Some(by_roots), _)) => {
+                by_roots.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+            }
+            Some((None, _)) => return Err(CertificateError::UnknownIssuer.into()),
+            None => {}
         }
         if !self.pins.is_empty() && !self.is_pinned(end_entity) {
             return Err(CertificateError::Other(OtherError(Arc::new(OtherKey))).into());

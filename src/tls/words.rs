@@ -11,7 +11,8 @@
 //! | `certificate_missing` | no certificate was shown |
 //! | `certificate_expired` | a certificate has ended, or has not begun |
 //! | `certificate_revoked` | a certificate is on a list of revoked ones |
-//! | `certificate_unlisted` | no list tells whether a certificate is revoked, or the list has ended |
+//! | `certificate_unlisted` | no list tells whether a certificate is revoked |
+//! | `certificate_list_expired` | the list of revoked certificates has ended |
 //! | `certificate_untrusted` | the certificate is of an authority that is not trusted |
 //! | `certificate_name` | the certificate is that of another name |
 //! | `certificate_pin` | the certificate has another key than those that are pinned |
@@ -26,6 +27,7 @@ use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 use super::expiry;
+use super::verifier::OtherKey;
 
 /// The word for why a handshake failed, as the table above has it.
 pub(crate) fn cause(error: &Error) -> &'static str {
@@ -42,11 +44,10 @@ pub(crate) fn cause(error: &Error) -> &'static str {
                 "certificate_expired"
             }
             Bad::Revoked => "certificate_revoked",
-            Bad::UnknownRevocationStatus | Bad::ExpiredRevocationList | Bad::ExpiredRevocationListContext { .. } => {
-                "certificate_unlisted"
-            }
+            Bad::UnknownRevocationStatus => "certificate_unlisted",
+            Bad::ExpiredRevocationList | Bad::ExpiredRevocationListContext { .. } => "certificate_list_expired",
             Bad::UnknownIssuer => "certificate_untrusted",
-            Bad::Other(_) => "certificate_pin",
+            Bad::Other(other) if other.0.is::<OtherKey>() => "certificate_pin",
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => "certificate_name",
             _ => "certificate_bad",
         },
@@ -95,8 +96,26 @@ pub(crate) fn certificate(error: &CertificateError) -> Cow<'static, str> {
         Bad::ExpiredRevocationListContext { next_update, .. } => {
             format!("the list of revoked certificates has expired on {}", on(next_update)).into()
         }
+        Bad::NotValidForNameContext { expected, presented } => {
+            let names = presented.iter().map(|name| plain_name(name)).collect::<Vec<_>>().join(", ");
+            let names = if names.is_empty() { "no name".to_owned() } else { names };
+            format!("certificate is for {names}, not for {}", expected.to_str()).into()
+        }
+        Bad::Other(other) if other.0.is::<OtherKey>() => other.0.to_string().into(),
+        // What openssl req -x509 makes by default.
+        Bad::Other(other) if other.0.to_string() == "CaUsedAsEndEntity" => {
+            "certificate is that of an authority, which is trusted as an endpoint's own only where it is itself in ca"
+                .into()
+        }
+        Bad::Other(other) => format!("certificate: {}", other.0).into(),
         other => format!("certificate: {other}").into(),
     }
+}
+
+/// A name as rustls tells it, `DnsName("a.example")`, without the wrapping.
+fn plain_name(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.map_or(name, |inner| inner.trim_matches('"'))
 }
 
 fn is_version(what: &PeerIncompatible) -> bool {
@@ -111,6 +130,20 @@ fn is_version(what: &PeerIncompatible) -> bool {
     )
 }
 
+/// As the standard writes it: `unknown_ca` for `UnknownCA`.
+fn alert_name(alert: AlertDescription) -> String {
+    let mut name = String::new();
+    let mut before = 'A';
+    for letter in format!("{alert:?}").chars() {
+        if letter.is_ascii_uppercase() && before.is_ascii_lowercase() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_lowercase());
+        before = letter;
+    }
+    name
+}
+
 fn alerted(alert: AlertDescription) -> Cow<'static, str> {
     let meaning = match alert {
         AlertDescription::UnknownCA => "does not trust the issuer of our certificate",
@@ -123,9 +156,9 @@ fn alerted(alert: AlertDescription) -> Cow<'static, str> {
         AlertDescription::NoApplicationProtocol => "takes none of our protocols (ALPN)",
         AlertDescription::ProtocolVersion => "takes none of our versions of TLS",
         AlertDescription::HandshakeFailure => "finds nothing in common",
-        other => return format!("the other side refused: alert {other:?}").into(),
+        other => return format!("the other side refused: alert {}", alert_name(other)).into(),
     };
-    format!("the other side {meaning}: alert {alert:?}").into()
+    format!("the other side {meaning}: alert {}", alert_name(alert)).into()
 }
 
 #[cfg(test)]
@@ -145,7 +178,7 @@ mod tests {
             (
                 Error::AlertReceived(AlertDescription::UnknownCA),
                 "alert",
-                "the other side does not trust the issuer of our certificate: alert UnknownCA",
+                "the other side does not trust the issuer of our certificate: alert unknown_ca",
             ),
             (PeerIncompatible::Tls12NotOffered.into(), "version", "no version of TLS in common"),
             (

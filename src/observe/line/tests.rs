@@ -203,18 +203,19 @@ fn handshakes_are_told_where_there_was_one() {
         version: Some("1.3"),
         suite: Some("TLS13_AES_256_GCM_SHA384"),
         group: Some("X25519MLKEM768"),
+        protocol: Some(Box::from(&b"h2"[..])),
         resumed: false,
         client: None,
         took: Duration::from_micros(1_500),
         error: None,
     };
     let told = Record { handshake: Some(Box::new(handshake.clone())), ..bare() };
-    let part = r#""tls_version":"1.3","tls_suite":"TLS13_AES_256_GCM_SHA384","tls_group":"X25519MLKEM768","tls_resumed":false,"handshake_ms":1.500,"#;
+    let part = r#""tls_version":"1.3","tls_suite":"TLS13_AES_256_GCM_SHA384","tls_group":"X25519MLKEM768","tls_alpn":"h2","tls_resumed":false,"handshake_ms":1.500,"#;
     assert!(json(&told).contains(part), "{}", json(&told));
     let names = vec!["DNS:a.example".into(), "email:x, y".into()];
-    let client = Some(Presented { subject: r"CN=db\,1".into(), names });
+    let client = Some(Presented { subject: r"CN=db\,1".into(), issuer: "CN=ca".into(), serial: "0a".into(), names });
     let told = Record { handshake: Some(Box::new(Handshake { client, ..handshake.clone() })), ..bare() };
-    let part = r#","tls_client_subject":"CN=db\\,1","tls_client_names":["DNS:a.example","email:x, y"],"handshake_ms""#;
+    let part = r#","tls_client_subject":"CN=db\\,1","tls_client_issuer":"CN=ca","tls_client_serial":"0a","tls_client_names":["DNS:a.example","email:x, y"],"handshake_ms""#;
     assert!(json(&told).contains(part), "{}", json(&told));
     let failed = Handshake { error: Some("peer sent \"nonsense\"".into()), ..handshake };
     let told = Record { handshake: Some(Box::new(failed)), ..bare() };
@@ -230,8 +231,14 @@ fn every_key_stands_in_the_readme() {
         version: Some("1.3"),
         suite: Some("TLS13_AES_256_GCM_SHA384"),
         group: Some("X25519MLKEM768"),
+        protocol: Some(Box::from(&b"h2"[..])),
         resumed: true,
-        client: Some(Presented { subject: "CN=a".into(), names: vec!["DNS:a.example".into()] }),
+        client: Some(Presented {
+            subject: "CN=a".into(),
+            issuer: "CN=ca".into(),
+            serial: "0a".into(),
+            names: vec!["DNS:a.example".into()],
+        }),
         took: Duration::from_micros(1_500),
         error: Some("peer sent nonsense".into()),
     };
