@@ -40,6 +40,14 @@ pub(crate) fn tcp_health(socket: BorrowedFd<'_>) -> io::Result<Health> {
     })
 }
 
+/// Bytes that were sent and that the peer has not acknowledged, also once the connection is gone; `None` where the kernel does
+/// not say (before 4.19).
+pub(crate) fn unacknowledged(socket: BorrowedFd<'_>) -> Option<u64> {
+    let info = tcp_info(socket).ok().filter(|info| info.tcpi_bytes_sent > 0)?;
+    // An acknowledged FIN counts as a byte there, but not among those sent.
+    Some(info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans).saturating_sub(info.tcpi_bytes_acked))
+}
+
 /// `TCP_CLOSE` of linux/tcp_states.h.
 const TCP_CLOSE: u8 = 7;
 

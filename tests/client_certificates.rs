@@ -107,18 +107,21 @@ fn only_those_with_a_certificate_of_the_authority_get_in() {
     let line = scene.last(1);
     assert_eq!(line["tls_client_names"], serde_json::json!(["DNS:client-1.test"]), "{line}");
     assert_eq!(line["tls_client_subject"], "CN=rcgen self signed cert", "{line}");
-    for (config, alert, cause, words) in [
-        (Arc::new(scene.authority.client()), "CertificateRequired", "certificate_missing", "no certificate was shown"),
-        (scene.shows(&stranger), "UnknownCA", "certificate_untrusted", "issuer that is not trusted"),
-        (scene.shows(&late), "CertificateExpired", "certificate_expired", "certificate expired on 2001-01-01"),
+    let nobody = Arc::new(scene.authority.client());
+    for (config, alert, cause, words, name) in [
+        (nobody, "CertificateRequired", "certificate_missing", "no certificate was shown", ""),
+        (scene.shows(&stranger), "UnknownCA", "certificate_untrusted", "issuer that is not trusted", "client-1.test"),
+        (scene.shows(&late), "CertificateExpired", "certificate_expired", "expired on 2001-01-01", "late.test"),
     ] {
         let told = talk(edge, "a.test", &config).unwrap_err();
         assert!(told.contains(alert), "{told}");
-        eventually(&format!("the log says: {words}"), || {
+        let line = eventually(&format!("the log says: {words}"), || {
             let lines = scene.balancer.log().lines();
             let said = |line: &Line| line["tls_error"].as_str().is_some_and(|error| error.contains(words));
             lines.into_iter().find(said).filter(|line| line["outcome"] == "handshake_failed")
         });
+        let shown = line.get("tls_client_names").map(ToString::to_string).unwrap_or_default();
+        assert!(shown.contains(name), "who that was: {line}");
         let failures = format!("pointsman_route_handshake_failures_total{{route=\"a\",cause=\"{cause}\"}}");
         assert_eq!(scene.balancer.metric(&failures), 1.0);
     }

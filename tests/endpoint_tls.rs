@@ -48,7 +48,8 @@ impl Scene {
 
     fn pool(&self, endpoints: &[&Server], tls: &str) -> String {
         let endpoints: Vec<String> = endpoints.iter().map(|server| server.address().to_string()).collect();
-        let tls = tls.replace("CA", &format!("ca = {:?}", self.authority.file()));
+        let ca = format!("ca = {:?}", self.authority.file());
+        let tls: String = tls.lines().map(|line| if line == "CA" { &ca } else { line }.to_owned() + "\n").collect();
         format!("[pool.p]\nendpoints = {endpoints:?}\nbalance = 'round-robin'\n[pool.p.tls]\n{tls}\n")
     }
 
@@ -171,6 +172,33 @@ fn whom_to_trust_may_be_left_to_keys() {
         let balancer = scene.plain(&[&server], &tls);
         assert_ne!(ask(&balancer), "answer", "{tls}");
         assert_eq!(balancer.record()["outcome"], "endpoint_tls_failed");
+    }
+}
+
+#[test]
+fn a_self_signed_certificate_is_trusted_where_it_is_named() {
+    let scene = Scene::new();
+    let folder = tempfile::tempdir().unwrap();
+    // As openssl req -x509 makes it: an authority of its own.
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["b.test".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).unwrap();
+    let file = folder.path().join("self.pem");
+    std::fs::write(&file, certificate.pem()).unwrap();
+    let config = ServerConfig::builder().with_no_client_auth();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = config.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+    let server = Server::start_tls(Speaks::WhenAsked, "answer", config);
+    assert_eq!(ask(&scene.plain(&[&server], &format!("name = 'b.test'\nca = {file:?}"))), "answer");
+    for (tls, words) in [
+        (format!("name = 'c.test'\nca = {file:?}"), "certificate is for b.test, not for c.test"),
+        ("name = 'b.test'\nCA".to_owned(), "trusted as an endpoint's own only where it is itself in ca"),
+    ] {
+        let balancer = scene.plain(&[&server], &tls);
+        assert_ne!(ask(&balancer), "answer");
+        let record = balancer.record();
+        assert!(record["endpoint_tls_error"].as_str().unwrap().contains(words), "{record}");
     }
 }
 

@@ -162,7 +162,7 @@ fn who_says_nothing_after_its_hello_is_sent_away_in_time() {
 }
 
 #[test]
-fn without_an_endpoint_a_client_is_told_by_a_clean_end() {
+fn without_an_endpoint_a_client_is_cut_off_and_takes_nothing_for_an_answer() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let identity = authority.sign("a.test");
@@ -174,7 +174,7 @@ fn without_an_endpoint_a_client_is_told_by_a_clean_end() {
     ));
     let mut session = connect(balancer.address("edge"), "a.test", &Arc::new(authority.client()));
     session.write_all(b"x").unwrap();
-    assert_eq!(session.read(&mut [0; 1]).unwrap(), 0);
+    assert_eq!(session.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::UnexpectedEof);
     assert_eq!(balancer.record()["outcome"], "connect_failed");
 }
 
@@ -413,4 +413,33 @@ fn a_client_that_has_said_all_may_wait_for_an_endpoint() {
     session.read_to_end(&mut answer).unwrap();
     assert_eq!(answer, b"answer");
     assert_eq!(balancer.record()["outcome"], "ok");
+}
+
+#[test]
+fn who_has_the_whole_answer_may_close_as_it_likes() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let identity = authority.sign("a.test");
+    for (answer, leaves_early) in [("answer".to_owned(), false), ("x".repeat(8_000_000), true)] {
+        let server = Server::start(Speaks::Once, &answer);
+        let balancer = Balancer::start(&format!(
+            "listener.edge.bind = '127.0.0.1:0'\nroute.a = {{ listener = 'edge', pool = 'a', tls.certificates = '{}' }}\n\
+             listener.clear = {{ bind = '127.0.0.1:0', protocol = 'tcp' }}\nroute.b = {{ listener = 'clear', pool = 'a' }}\n\
+             pool.a.endpoints = '{}'",
+            identity.file("pem"),
+            server.address()
+        ));
+        let mut session = connect(balancer.address("edge"), "a.test", &Arc::new(authority.client()));
+        session.write_all(b"question").unwrap();
+        session.read_exact(&mut [0; 6]).unwrap();
+        let mut clear = Client::sending(balancer.address("clear"), b"question");
+        clear.0.read_exact(&mut [0; 5]).unwrap();
+        // The end has come meanwhile, and is not read: to close is a reset.
+        std::thread::sleep(Duration::from_millis(300));
+        drop((session, clear));
+        for record in balancer.records(2) {
+            let expected = if leaves_early { ("client_reset", "client") } else { ("ok", "endpoint") };
+            assert_eq!((&record["outcome"], &record["by"]), (&expected.0.into(), &expected.1.into()), "{record}");
+        }
+    }
 }

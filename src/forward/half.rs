@@ -135,6 +135,11 @@ impl Half {
         }
     }
 
+    /// The source has ended, all of it went out, and the sink was told.
+    pub(super) fn has_ended(&self) -> bool {
+        self.state == State::Ended
+    }
+
     /// Still has work to do.
     pub(super) fn is_running(&self) -> bool {
         matches!(self.state, State::Open | State::Ending)

@@ -76,6 +76,8 @@ pub(crate) enum End {
     Finished(Side),
     /// One side is gone; everything that it sent was written to the other, which must be reset once that is delivered.
     Lost(Side, Outcome),
+    /// The client has reset the connection once it had all that the endpoint had sent and ended; `Side` ended first.
+    Left(Side),
     /// A side has broken the rules of TLS and was told so by an alert.
     Broken(Side, Box<rustls::Error>),
     /// A limit was reached. `clean` where neither side has anything under way.
@@ -163,10 +165,15 @@ impl<'a> Forward<'a> {
         if self.up.is_running() || self.down.is_running() {
             return Poll::Pending;
         }
-        Poll::Ready(match self.lost {
-            Some((side, outcome)) => End::Lost(side, outcome),
-            None => End::Finished(self.first_end.unwrap_or(Side::Client)),
-        })
+        Poll::Ready(
+            lost_end(self.lost, self.first_end).unwrap_or(End::Finished(self.first_end.unwrap_or(Side::Client))),
+        )
+    }
+
+    /// What the loss of a side by this error is called.
+    fn loss(&self, side: Side, error: &io::Error) -> Outcome {
+        let is_over = self.down.has_ended() && self.lost.is_none();
+        lost_outcome(side, error, self.client, is_over.then_some(0))
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Option<Stop> {
@@ -259,18 +266,19 @@ impl<'a> Forward<'a> {
                     }
                     Err(error) => {
                         let side = other(source);
-                        self.lose(side, lost_outcome(side, &error));
+                        self.lose(side, self.loss(side, &error));
                     }
                 }
                 None
             }
             Stop::Source(error) => {
-                let (side, outcome) = *self.lost.get_or_insert((source, lost_outcome(source, &error)));
-                Some(End::Lost(side, outcome))
+                let outcome = self.loss(source, &error);
+                self.lost.get_or_insert((source, outcome));
+                lost_end(self.lost, self.first_end)
             }
             Stop::Sink(error) => {
                 let side = other(source);
-                self.lose(side, lost_outcome(side, &error));
+                self.lose(side, self.loss(side, &error));
                 None
             }
         }
@@ -295,9 +303,9 @@ impl<'a> Forward<'a> {
                 self.entry.is_busy(self.tools.clock.now());
                 None
             }
-            Ask::End { outcome, how } => match self.lost {
+            Ask::End { outcome, how } => match lost_end(self.lost, self.first_end) {
                 // The limit only ends what the loss of a side has begun.
-                Some((side, lost)) if how != Close::Reset => Some(End::Lost(side, lost)),
+                Some(lost) if how != Close::Reset => Some(lost),
                 _ => Some(End::Asked { outcome, clean: how != Close::Reset && !self.holds_bytes() }),
             },
             Ask::Look => {
@@ -331,7 +339,7 @@ impl<'a> Forward<'a> {
             self.entry.set_half_closed();
             // Its reset waits unread behind bytes that the other side does not take.
             if let Some(error) = socket.take_error() {
-                self.lose(side, lost_outcome(side, &error));
+                self.lose(side, self.loss(side, &error));
             }
         }
         self.entry.looked(side, finding(&health, socket), self.tools.clock.now());
@@ -383,11 +391,23 @@ fn has_unsent(socket: &Stream) -> bool {
     sys::unsent(socket.as_fd()).unwrap_or(0) > 0
 }
 
-fn lost_outcome(side: Side, error: &io::Error) -> Outcome {
+/// How a session ends that has lost a side.
+fn lost_end(lost: Option<(Side, Outcome)>, first_end: Option<Side>) -> Option<End> {
+    match lost? {
+        (_, Outcome::Ok) => Some(End::Left(first_end.unwrap_or(Side::Endpoint))),
+        (side, outcome) => Some(End::Lost(side, outcome)),
+    }
+}
+
+/// `last_words`: the endpoint has ended, and of what was sent to the client since only so many bytes do not matter.
+fn lost_outcome(side: Side, error: &io::Error, client: &Stream, last_words: Option<usize>) -> Outcome {
+    // Who closes with something unread resets the connection, and so does every browser that has what it wanted.
+    let has_all = |last_words| sys::unacknowledged(client.as_fd()).is_some_and(|bytes| bytes <= last_words as u64);
     match (error.kind(), side) {
         (io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable, _) => {
             Outcome::PeerDead
         }
+        (_, Side::Client) if last_words.is_some_and(has_all) => Outcome::Ok,
         (_, Side::Client) => Outcome::ClientReset,
         (_, _) => Outcome::EndpointReset,
     }

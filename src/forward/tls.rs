@@ -18,7 +18,7 @@ use rustls::Error;
 
 use self::party::{Kept, Party, Phase, Stop, send, send_ahead};
 use super::half::TURN;
-use super::{End, SCRATCH, Tools, finding, has_unsent, is_dead, lost_outcome, other};
+use super::{End, SCRATCH, Tools, finding, has_unsent, is_dead, lost_end, lost_outcome, other};
 use crate::observe::outcome::{Outcome, Side};
 use crate::stream::Stream;
 use crate::sys;
@@ -101,8 +101,9 @@ impl<'a> ForwardTls<'a> {
             };
             match stop {
                 Ok(()) => break,
-                Err(Stop::Unanswered) => {
-                    self.client.tls.iter_mut().for_each(|tls| tls.close());
+                Err(Stop::Unanswered { said }) => {
+                    // A cut is passed on as one, or it would be taken for an empty answer.
+                    self.client.tls.iter_mut().filter(|_| said).for_each(|tls| tls.close());
                     let _ = self.flush_to(Side::Client, cx);
                     // It was told what the client said, which cannot be said again to another.
                     return Poll::Ready(End::Unanswered(None));
@@ -123,9 +124,9 @@ impl<'a> ForwardTls<'a> {
         if (self.client.phase, self.endpoint.phase) != (Phase::Ended, Phase::Ended) {
             return Poll::Pending;
         }
-        Poll::Ready(match (self.broken.take(), self.lost) {
+        Poll::Ready(match (self.broken.take(), lost_end(self.lost, self.first_end)) {
             (Some((side, why)), _) => End::Broken(side, why),
-            (None, Some((side, outcome))) => End::Lost(side, outcome),
+            (None, Some(lost)) => lost,
             (None, None) => End::Finished(self.first_end.unwrap_or(Side::Client)),
         })
     }
@@ -150,7 +151,9 @@ impl<'a> ForwardTls<'a> {
     /// A side is gone. Nothing more goes to it; what it has sent may still be readable, and its end is not passed on as a
     /// clean one.
     fn lose(&mut self, side: Side, error: &io::Error) {
-        self.lost.get_or_insert((side, lost_outcome(side, error)));
+        let is_over = self.endpoint.phase == Phase::Ended && self.lost.is_none() && self.broken.is_none();
+        let outcome = lost_outcome(side, error, self.client.stream, is_over.then_some(self.client.last_words));
+        self.lost.get_or_insert((side, outcome));
         self.entry.set_half_closed();
         let (lost, left) = self.sides(side);
         left.phase = Phase::Ended;
@@ -164,7 +167,9 @@ impl<'a> ForwardTls<'a> {
         let (from, to) = self.sides(source);
         from.phase = Phase::Ending;
         if let Some(tls) = to.tls.as_mut().filter(|_| passed_on) {
+            let before = tls.outgoing().len();
             tls.close();
+            to.last_words = tls.outgoing().len() - before;
         }
     }
 
@@ -179,7 +184,8 @@ impl<'a> ForwardTls<'a> {
             let most = if from.tls.is_some() && to.tls.is_some() { PIECE } else { SCRATCH };
             let received = match from.stream.poll_recv(cx, scratch.get_mut(before..most).unwrap_or_default()) {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(Err(_) | Ok(0)) if waits => return Err(Stop::Unanswered),
+                Poll::Ready(Ok(0)) if waits => return Err(Stop::Unanswered { said: from.tls.is_none() }),
+                Poll::Ready(Err(_)) if waits => return Err(Stop::Unanswered { said: false }),
                 Poll::Ready(Err(error)) => return Err(Stop::Source(source, error)),
                 Poll::Ready(Ok(received)) => received,
             };
@@ -212,7 +218,7 @@ impl<'a> ForwardTls<'a> {
             opened.map_err(|why| Stop::Broken(source, why))?;
             if has_closed {
                 if waits && self.silent {
-                    return Err(Stop::Unanswered);
+                    return Err(Stop::Unanswered { said: true });
                 }
                 self.ended(source, true);
             }
@@ -284,9 +290,7 @@ impl<'a> ForwardTls<'a> {
                 self.entry.is_busy(self.tools.clock.now());
                 None
             }
-            Ask::End { how, .. } if how != Close::Reset && self.lost.is_some() => {
-                self.lost.map(|(side, outcome)| End::Lost(side, outcome))
-            }
+            Ask::End { how, .. } if how != Close::Reset && self.lost.is_some() => lost_end(self.lost, self.first_end),
             Ask::End { outcome, how } => {
                 let clean = how != Close::Reset && !self.holds_bytes();
                 if clean {

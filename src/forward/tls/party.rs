@@ -18,6 +18,8 @@ pub(super) struct Party<'a> {
     pub(super) kept: Kept,
     /// How many plain bytes are in what was sealed last, which count as delivered once it was taken.
     pub(super) sealed: usize,
+    /// Bytes that tell it that nothing more will come, once it was told.
+    pub(super) last_words: usize,
     /// Of what comes from it.
     pub(super) phase: Phase,
 }
@@ -40,8 +42,8 @@ pub(super) enum Phase {
 
 /// Why a direction cannot go on.
 pub(super) enum Stop {
-    /// The endpoint has ended before it answered.
-    Unanswered,
+    /// The endpoint has ended before it answered; `said`: by an end of its own, not a cut.
+    Unanswered { said: bool },
     /// A side cannot be read any more.
     Source(Side, io::Error),
     /// A side takes no more.
@@ -52,7 +54,7 @@ pub(super) enum Stop {
 
 impl<'a> Party<'a> {
     pub(super) fn new(stream: &'a Stream, tls: Option<Box<Sealed>>) -> Party<'a> {
-        Party { stream, tls, kept: Kept::default(), sealed: 0, phase: Phase::Running }
+        Party { stream, tls, kept: Kept::default(), sealed: 0, last_words: 0, phase: Phase::Running }
     }
 
     pub(super) fn has_closed(&self) -> bool {
