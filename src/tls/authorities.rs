@@ -74,6 +74,8 @@ impl List {
 
     fn read(der: CertificateRevocationListDer<'static>) -> Result<List, Flaw> {
         let (until, issuer) = match CertificateRevocationList::from_der(&der) {
+            // Version 2 counts as 1 (RFC 5280, section 5.1.2.1).
+            Ok(([], list)) if list.version().is_none_or(|version| version.0 != 1) => return Err(Flaw::OldList),
             Ok(([], list)) => (list.next_update().map(time), list.issuer().as_raw().to_vec()),
             _ => return Err(Flaw::NoList),
         };

@@ -114,6 +114,11 @@ impl Certificates {
         self.awaited.binary_search(name).is_ok()
     }
 
+    /// Names whose certificates are still to be obtained.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &Name> {
+        self.awaited.iter().filter(|name| !self.has(name))
+    }
+
     /// Whether a client that asks for `name` has to be sent away, because the certificate for it is still to be obtained.
     pub(crate) fn is_missing(&self, name: Option<&Name>) -> bool {
         if self.awaited.is_empty() {

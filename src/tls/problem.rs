@@ -63,6 +63,9 @@ pub(crate) enum Flaw {
     /// A file of lists of revoked certificates that has none.
     #[error("has no list of revoked certificates (CRL) in PEM or DER that can be read")]
     NoList,
+    /// A list without extensions, as openssl makes it where no file counts lists.
+    #[error("is a list of version 1; expected version 2 (openssl ca -gencrl makes it where crlnumber is set)")]
+    OldList,
     /// A list of a kind that we cannot go by.
     #[error("cannot be used: {0}")]
     Unusable(String),

@@ -177,6 +177,11 @@ fn unserved(
     default: Option<&(Name, Node<'_>)>,
     check: &mut Check<'_>,
 ) {
+    let missing: Vec<_> = loaded.missing().map(|name| quote(name.as_str())).collect();
+    if let Some(node) = route.get("acme").filter(|_| !missing.is_empty()) {
+        let message = format!("still to be obtained, once pointsman runs: certificates for {}", missing.join(", "));
+        check.report.warn(node.at, node.path(), message);
+    }
     if loaded.is_empty() {
         return;
     }

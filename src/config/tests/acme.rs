@@ -277,6 +277,7 @@ fn files_are_checked_and_certificates_may_be_missing() {
     std::fs::write(folder.path().join("bad.key"), "!").unwrap();
     assert_snapshot!(said("storage = 'DIR/s'"), @r#"
     main.toml:2:52: route.a.sni: certificates for wildcards cannot be obtained (that takes dns-01): clients of "*.a.example" get the default certificate
+    main.toml:2:89: route.a.acme: still to be obtained, once pointsman runs: certificates for "a.example"
     "#);
     assert_snapshot!(said("storage = 'DIR/main.toml'\neab = { key_id = 'x', hmac_file = 'DIR/none' }"), @r#"
     main.toml:6:11: acme.ca.storage: "main.toml" is not a folder
@@ -290,5 +291,6 @@ fn files_are_checked_and_certificates_may_be_missing() {
     std::fs::write(folder.path().join("s/certificates/a.example.pem"), "nonsense").unwrap();
     assert_snapshot!(said("storage = 'DIR/s'"), @r#"
     main.toml:2:52: route.a.sni: certificates for wildcards cannot be obtained (that takes dns-01): clients of "*.a.example" get the default certificate
+    main.toml:2:89: route.a.acme: still to be obtained, once pointsman runs: certificates for "a.example"
     "#);
 }
