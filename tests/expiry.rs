@@ -106,6 +106,6 @@ fn the_only_one_is_served_though_it_has_ended() {
     assert!(is_told, "the client gets it, and judges by itself: {error}");
     let record = balancer.record();
     assert_eq!((&record["outcome"], &record["by"]), (&"handshake_failed".into(), &"client".into()), "{record}");
-    assert_eq!(record["tls_error"], "the other side finds our certificate expired: alert CertificateExpired");
+    assert_eq!(record["tls_error"], "the other side finds our certificate expired: alert certificate_expired");
     tells_end(&balancer, &old, PAST.1);
 }
