@@ -24,8 +24,8 @@ use crate::pool::{Endpoint, Lack, Lease, Pool, Target};
 use crate::session::Failure;
 use crate::stream::{Family, Stream};
 use crate::sys;
+use crate::tls::endpoint::EndpointTls;
 use crate::tls::handshake::{self, Joined, Unjoined};
-use crate::tls::outgoing::EndpointTls;
 use crate::tls::words;
 
 /// Different endpoints that one session tries before it gives up or waits.

@@ -101,11 +101,9 @@ fn travel<'a>(
 
         // A client whose TLS ends here may have said all that it has to say.
         let awaits_answer = story.protocol() == Protocol::Tls && accepted.is_none();
-        let mut attempts = Attempts::on(&route.pool, key, client, awaits_answer);
-        if route.pool.tls.is_some() {
-            let agreed = accepted.as_ref().and_then(|accepted| accepted.sealed.protocol());
-            attempts = attempts.covered(agreed, &worker.tools, &worker.shared.metrics);
-        }
+        let agreed = accepted.as_ref().and_then(|accepted| accepted.sealed.protocol());
+        let attempts = Attempts::on(&route.pool, key, client, awaits_answer);
+        let mut attempts = attempts.covered(agreed, &worker.tools, &worker.shared.metrics);
         loop {
             let reached = unless_asked(story.entry(), attempts.next()).await;
             let handshake = attempts.take_handshake();
@@ -114,8 +112,8 @@ fn travel<'a>(
             let Reached { stream: endpoint, mut lease, joined, took } = reached?;
             story.connected(&route.pool, took);
             if accepted.is_some() || joined.is_some() {
-                let sides = ((client, accepted.take()), (&endpoint, joined));
-                let end = Box::pin(ForwardTls::new(sides.0, sides.1, &worker.tools, story.entry())).await;
+                let (near, far) = ((client, accepted.take()), (&endpoint, joined));
+                let end = Box::pin(ForwardTls::new(near, far, &worker.tools, story.entry())).await;
                 match &end {
                     End::Unanswered(_) => attempts.unanswered(&mut lease),
                     End::Broken(side, why) => story.broken(*side, why),

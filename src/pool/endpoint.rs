@@ -16,7 +16,7 @@ use crate::balance::Load;
 use crate::health::outlier::Outlier;
 use crate::health::{Finding, Health, Standing};
 use crate::observe::metrics::EndpointMetrics;
-use crate::tls::outgoing::EndpointTls;
+use crate::tls::endpoint::EndpointTls;
 
 /// Where an endpoint is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

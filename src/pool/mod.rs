@@ -35,7 +35,8 @@ use crate::health::outlier::Outlier;
 use crate::health::{Health, Standing};
 use crate::observe::metrics::{Metrics, PoolMetrics, TlsMetrics};
 use crate::table::{Limits, seconds};
-use crate::tls::outgoing::{EndpointTls, Outgoing};
+use crate::tls::endpoint::EndpointTls;
+use crate::tls::outgoing::Outgoing;
 
 /// The shortest time between two orders of a pool that are made for nothing but other shares.
 const BETWEEN_ORDERS: Duration = Duration::from_millis(200);

@@ -20,10 +20,10 @@ use super::expiry::Warning;
 use super::noting::Noting;
 use super::problem::{Flaw, Problem};
 use super::server::provider;
+use super::sighted::Sighted;
 use super::watch::Found;
 use crate::config::model::ClientRules;
 use crate::observe::metrics::Metrics;
-use crate::stamp::Stamp;
 
 /// What is asked of the clients of a route.
 pub(crate) struct Clients {
@@ -34,10 +34,7 @@ pub(crate) struct Clients {
 /// What is behind it.
 #[derive(Default)]
 struct State {
-    /// The versions of the files that were read last; `None`: they are to be read again.
-    sight: Option<Vec<Option<Stamp>>>,
-    /// What was last told to be wrong.
-    told: Vec<Problem>,
+    sighted: Sighted,
     demand: Option<Arc<Demand>>,
     lists: Vec<Watched>,
     /// How many of them had ended when they were read.
@@ -82,33 +79,17 @@ impl Clients {
     /// said of it.
     pub(crate) fn look_at(&self, now: SystemTime, rests: Duration) -> (bool, Vec<Found>) {
         let mut state = self.state();
-        let sight: Vec<Option<Stamp>> = self.files().map(|file| Stamp::of(file).ok()).collect();
+        let state = &mut *state;
         // A list that ends changes what is asked, although no file has changed.
-        let ended = state.lists.iter().filter(|list| list.until.is_some_and(|until| until < now)).count();
-        if state.sight.as_ref() == Some(&sight) && state.ended == ended {
-            return (false, Vec::new());
-        }
-        let is_young = |stamp: &Stamp| now.duration_since(stamp.changed()).is_ok_and(|age| age < rests);
-        match self.read(now) {
-            Ok((demand, ends)) => {
-                let changed = state.demand.as_ref().is_none_or(|before| before.policy != demand.policy);
-                state.demand = Some(Arc::new(demand));
-                state.sight = Some(sight);
-                state.told.clear();
-                state.ended = ends.iter().flatten().filter(|until| **until < now).count();
-                state.keep(&self.rules.crl, ends);
-                (changed, Vec::new())
-            }
-            Err(_) if sight.iter().flatten().any(is_young) => (false, Vec::new()),
-            Err(found) => {
-                // What the system did not let us read is tried again.
-                let unread = found.iter().any(|found| matches!(found.problem.flaw, Flaw::Unreadable(_)));
-                state.sight = (!unread).then_some(sight);
-                let problems = found.iter().map(|found| found.problem.clone()).collect();
-                let told = std::mem::replace(&mut state.told, problems);
-                (false, found.into_iter().filter(|found| !told.contains(&found.problem)).collect())
-            }
-        }
+        let has_ended = |until: &SystemTime| *until < now;
+        let outdated = state.lists.iter().filter_map(|list| list.until).filter(has_ended).count() != state.ended;
+        let (read, problems) = state.sighted.look(self.files(), outdated, (now, rests), || self.read(now));
+        let Some((demand, ends)) = read else { return (false, problems) };
+        let changed = state.demand.as_ref().is_none_or(|before| before.policy != demand.policy);
+        state.demand = Some(Arc::new(demand));
+        state.ended = ends.iter().flatten().filter(|until| has_ended(until)).count();
+        state.keep(&self.rules.crl, ends);
+        (changed, problems)
     }
 
     /// What is asked now; `None`: that was never known.
@@ -123,17 +104,17 @@ impl Clients {
 
     /// How many files cannot be used, in place of which what was asked before is.
     pub(crate) fn broken(&self) -> usize {
-        self.state().told.len()
+        self.state().sighted.broken()
     }
 
-    /// The files whose lists end within `before` or have ended, each at most once a day, and what that leads to.
-    pub(crate) fn ending(&self, before: Duration, now: SystemTime) -> Vec<(PathBuf, SystemTime, &'static str)> {
+    /// The files whose lists have ended, each at most once a day, and what that leads to.
+    pub(crate) fn ended(&self, now: SystemTime) -> Vec<(PathBuf, SystemTime, &'static str)> {
         let refuses = self.rules.refuses_by_expired_lists;
         let effect = if refuses { "its clients are refused" } else { "it is used all the same" };
         let mut state = self.state();
         let due = state.lists.iter_mut().filter_map(|list| {
             let until = list.until?;
-            list.warning.is_due(until, before, now).then(|| (list.file.clone(), until, effect))
+            list.warning.is_due(until, Duration::ZERO, now).then(|| (list.file.clone(), until, effect))
         });
         due.collect()
     }
@@ -156,25 +137,8 @@ impl Clients {
     fn read(&self, now: SystemTime) -> Result<(Demand, Vec<Option<SystemTime>>), Vec<Found>> {
         let ClientRules { ca, crl, .. } = &self.rules;
         let mut problems = Vec::new();
-        let mut read = |source: usize, file: &Path, flaw| {
-            problems.push(Found { source, problem: Problem { file: file.to_owned(), flaw } });
-        };
-        let authorities: Vec<Authority> = (ca.iter().enumerate())
-            .flat_map(|(source, file)| {
-                Authority::all(file).unwrap_or_else(|flaw| {
-                    read(source, file, flaw);
-                    Vec::new()
-                })
-            })
-            .collect();
-        let lists: Vec<Vec<List>> = (crl.iter().enumerate())
-            .map(|(index, file)| {
-                List::all(file).unwrap_or_else(|flaw| {
-                    read(ca.len() + index, file, flaw);
-                    Vec::new()
-                })
-            })
-            .collect();
+        let authorities = gather((ca, 0), Authority::all, &mut problems).into_iter().flatten().collect::<Vec<_>>();
+        let lists = gather((crl, ca.len()), List::all, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -243,6 +207,24 @@ impl Clients {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What `read` makes of each of `files`, the first of which is the source of this number.
+fn gather<T>(
+    (files, first): (&[PathBuf], usize),
+    read: impl Fn(&Path) -> Result<Vec<T>, Flaw>,
+    problems: &mut Vec<Found>,
+) -> Vec<Vec<T>> {
+    let mut gathered = Vec::with_capacity(files.len());
+    for (index, file) in files.iter().enumerate() {
+        match read(file) {
+            Ok(found) => gathered.push(found),
+            Err(flaw) => {
+                problems.push(Found { source: first + index, problem: Problem { file: file.clone(), flaw } });
+            }
+        }
+    }
+    gathered
 }
 
 impl State {

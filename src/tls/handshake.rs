@@ -8,10 +8,9 @@ use rustix::net::SendFlags;
 use rustls::{CertificateError, ServerConfig};
 use tokio::time::timeout_at;
 
-use super::outgoing::{self, EndpointTls};
+use super::endpoint::EndpointTls;
 use super::sealed::Sealed;
-use super::words;
-use super::{noting, presented};
+use super::{noting, outgoing, presented, words};
 use crate::detect::Opening;
 use crate::forward::Tools;
 use crate::observe::outcome::{Outcome, Side};

@@ -9,6 +9,7 @@ pub(crate) mod authorities;
 pub(crate) mod certificates;
 pub(crate) mod clients;
 mod der;
+pub(crate) mod endpoint;
 pub(crate) mod expiry;
 mod files;
 pub(crate) mod handshake;
@@ -26,6 +27,7 @@ pub(crate) mod problem;
 mod sample;
 pub(crate) mod sealed;
 pub(crate) mod server;
+mod sighted;
 mod staple;
 pub(crate) mod termination;
 #[cfg(test)]

@@ -1,16 +1,15 @@
-//! TLS that begins here: whom we trust, who we are, and the sessions of each endpoint that may be resumed.
+//! TLS that begins here: whom we trust, and who we are.
 //!
 //! The files are watched like certificates. Whatever is wrong with one of them, what was there before stays in use.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use rustls::client::Resumption;
-use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, Error, RootCertStore, crypto};
 
@@ -20,16 +19,14 @@ use super::pair::Parts;
 use super::presented;
 use super::problem::{Flaw, Problem};
 use super::server::provider;
+use super::sighted::Sighted;
 use super::verifier;
+use super::watch::Found;
 use crate::bounded;
 use crate::config::model::{Identity, OutgoingTls, Secret, Trust};
-use crate::pool::Target;
-use crate::stamp::Stamp;
 
 /// The longest file of a certificate or a key, in bytes.
 const LONGEST_FILE: u64 = 1 << 20;
-/// Sessions of one endpoint that are kept: servers give out two tickets a handshake, each to be used once.
-const SESSIONS: usize = 32;
 
 /// The TLS of one pool towards its endpoints.
 pub(crate) struct Outgoing {
@@ -54,12 +51,8 @@ pub(crate) struct Files {
 /// From when until when.
 type Validity = (SystemTime, SystemTime);
 
-#[derive(Default)]
 struct State {
-    /// The versions of the files that were read last; `None`: they are to be read again.
-    sight: Option<Vec<Option<Stamp>>>,
-    /// What was last told to be wrong.
-    told: Option<Problem>,
+    sighted: Sighted,
     /// From when until when our certificate holds, and what was told of that.
     validity: Option<Validity>,
     warning: Warning,
@@ -72,20 +65,6 @@ pub(crate) struct Looked {
     pub(crate) taken: bool,
     /// What is wrong, once.
     pub(crate) problem: Option<Problem>,
-}
-
-/// TLS with one endpoint.
-pub(crate) struct EndpointTls {
-    outgoing: Arc<Outgoing>,
-    /// The name that it is asked for and that its certificate has to have.
-    name: ArcSwap<ServerName<'static>>,
-    /// Made of the settings of the pool as they stood, with sessions of this endpoint alone.
-    own: ArcSwapOption<Own>,
-}
-
-struct Own {
-    of: Arc<ClientConfig>,
-    config: Arc<ClientConfig>,
 }
 
 /// The root certificates of the system. Reading them takes milliseconds, so that it is done once.
@@ -173,7 +152,8 @@ impl Outgoing {
                 None
             }
         };
-        let state = State { sight: Some(files.sight()), validity: validity(&written), ..State::default() };
+        let state =
+            State { sighted: Sighted::read(files.all()), validity: validity(&written), warning: Warning::default() };
         Outgoing { written, files, config: config.into(), state: Mutex::new(state) }
     }
 
@@ -202,40 +182,37 @@ impl Outgoing {
     /// Looks at all files, takes in what has changed, and gives what is wrong, once. Blocks; to be called every few seconds on
     /// a thread that may. What was changed less than `rests` ago is looked at again before anything is said of it.
     pub(crate) fn look(&self, now: SystemTime, rests: Duration) -> Looked {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let sight = self.files.sight();
-        if state.sight.as_ref() == Some(&sight) {
-            return Looked::default();
+        let mut state = self.state();
+        let read = || self.read().map_err(|problem| vec![Found { source: 0, problem }]);
+        let (read, mut found) = state.sighted.look(self.files.all(), false, (now, rests), read);
+        let taken = read.is_some();
+        if let Some((config, validity)) = read {
+            self.config.store(Some(config));
+            state.validity = validity;
         }
-        let is_young = |stamp: &Stamp| now.duration_since(stamp.changed()).is_ok_and(|age| age < rests);
-        match self.read() {
-            Ok((config, validity)) => {
-                self.config.store(Some(config));
-                (state.sight, state.told, state.validity) = (Some(sight), None, validity);
-                Looked { taken: true, problem: None }
-            }
-            Err(_) if sight.iter().flatten().any(is_young) => Looked::default(),
-            Err(problem) => {
-                // What the system did not let us read is tried again.
-                let unread = matches!(problem.flaw, Flaw::Unreadable(_));
-                state.sight = (!unread).then_some(sight);
-                let told = state.told.replace(problem.clone());
-                Looked { taken: false, problem: Some(problem).filter(|problem| told.as_ref() != Some(problem)) }
-            }
-        }
+        Looked { taken, problem: found.pop().map(|found| found.problem) }
     }
 
     /// Whether there is a file that cannot be used, in place of which what was there before is.
     pub(crate) fn is_broken(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).told.is_some()
+        self.state().sighted.broken() > 0
     }
 
     /// That our certificate has ended or will soon, in words, at most once a day.
     pub(crate) fn ending(&self, now: SystemTime) -> Option<String> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         let (_, until) = state.validity.filter(|(from, until)| expiry::is_ending(*from, *until, now))?;
         let (file, _) = self.files.identity.as_ref()?;
         state.warning.is_due(until, Duration::MAX, now).then(|| format!("{file:?}: {}", expiry::left(until, now)))
+    }
+
+    /// The settings as they stand; `None`: there is no telling whom to trust.
+    pub(super) fn config(&self) -> Option<Arc<ClientConfig>> {
+        self.config.load_full()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> Result<(Arc<ClientConfig>, Option<Validity>), Problem> {
@@ -251,7 +228,7 @@ impl Outgoing {
             tls.identity = Some(identity(certificate, key)?);
         }
         let config = client_config(&tls).map_err(|error| Problem {
-            file: self.files.all().next().cloned().unwrap_or_default(),
+            file: self.files.all().next().map(Path::to_owned).unwrap_or_default(),
             flaw: Flaw::Unusable(error.to_string()),
         })?;
         Ok((config, validity(&tls)))
@@ -259,68 +236,14 @@ impl Outgoing {
 }
 
 impl Files {
-    fn all(&self) -> impl Iterator<Item = &PathBuf> {
-        self.ca.iter().chain(self.identity.iter().flat_map(|(certificate, key)| [certificate, key]))
-    }
-
-    fn sight(&self) -> Vec<Option<Stamp>> {
-        self.all().map(|file| Stamp::of(file).ok()).collect()
-    }
-}
-
-impl EndpointTls {
-    /// TLS with an endpoint that is found at this host name, or at this address.
-    pub(crate) fn new(outgoing: &Arc<Outgoing>, host: Option<&str>, target: &Target) -> EndpointTls {
-        let name = outgoing.name(host, target);
-        EndpointTls { outgoing: Arc::clone(outgoing), name: ArcSwap::from_pointee(name), own: ArcSwapOption::empty() }
-    }
-
-    /// The endpoint is found at this host name now. Sessions with one of another name are not resumed.
-    pub(crate) fn set_host(&self, host: Option<&str>, target: &Target) {
-        let name = self.outgoing.name(host, target);
-        if **self.name.load() != name {
-            self.own.store(None);
-            self.name.store(Arc::new(name));
-        }
-    }
-
-    /// What a handshake goes by, and the name. `None`: there is no telling whom to trust.
-    pub(crate) fn settings(&self) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
-        let name = ServerName::clone(&self.name.load());
-        let of = self.outgoing.config.load_full()?;
-        if let Some(own) = &*self.own.load()
-            && Arc::ptr_eq(&own.of, &of)
-        {
-            return Some((Arc::clone(&own.config), name));
-        }
-        let mut config = ClientConfig::clone(&of);
-        config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        let config = Arc::new(config);
-        self.own.store(Some(Arc::new(Own { of, config: Arc::clone(&config) })));
-        Some((config, name))
-    }
-}
-
-impl Outgoing {
-    /// What an endpoint is called: as written, else by its host, else by its address.
-    fn name(&self, host: Option<&str>, target: &Target) -> ServerName<'static> {
-        let written = self.written.name.as_deref().or(host).and_then(|name| ServerName::try_from(name.to_owned()).ok());
-        written.unwrap_or(match target {
-            Target::Ip(address) => address.ip().into(),
-            // Only what is not verified has no name: the configuration is checked for that.
-            Target::Unix(_) => IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
-        })
+    fn all(&self) -> impl Iterator<Item = &Path> {
+        let identity = self.identity.iter().flat_map(|(certificate, key)| [certificate, key]);
+        self.ca.iter().chain(identity).map(PathBuf::as_path)
     }
 }
 
 impl fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outgoing").field("written", &self.written).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for EndpointTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EndpointTls").field("name", &self.name).finish_non_exhaustive()
     }
 }

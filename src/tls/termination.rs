@@ -92,7 +92,7 @@ impl Termination {
         let certificates = self.tls.loaded.ending(now).into_iter();
         let mut words: Vec<String> =
             certificates.map(|(_, file, end)| format!("{file:?}: {}", expiry::left(end, now))).collect();
-        let lists = self.tls.clients.iter().flat_map(|clients| clients.ending(Duration::ZERO, now));
+        let lists = self.tls.clients.iter().flat_map(|clients| clients.ended(now));
         words.extend(lists.map(|(file, end, effect)| format!("{file:?}: {}; {effect}", expiry::list_expired(end))));
         words
     }

@@ -4,7 +4,7 @@
 //! network file systems alike. A look costs three questions a file, and reading for those that have changed.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -86,9 +86,13 @@ impl Watch {
 
     /// Files that somebody else is to put there, and has not yet.
     pub(super) fn missing(&self) -> impl Iterator<Item = &Path> {
-        let is_there = |path: &Path| self.files.iter().any(|watched| watched.file == path && watched.pair.is_some());
         let awaited = self.sources.iter().filter(|source| source.awaited).map(|source| source.path.as_path());
-        awaited.filter(move |path| !is_there(path))
+        // By their bytes: paths are hashed part by part.
+        let there: HashSet<&OsStr> = match self.sources.iter().any(|source| source.awaited) {
+            true => self.pairs().map(|(_, file, _)| file.as_os_str()).collect(),
+            false => HashSet::new(),
+        };
+        awaited.filter(move |path| !there.contains(path.as_os_str()))
     }
 
     /// Whether any pair has changed, and what is wrong, each problem once. What was changed less than `rests` ago is looked

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::node::{Node, Table};
 use super::{Check, keys, tls};
@@ -59,7 +59,7 @@ fn of_lists(table: &Table<'_>, key: &str, words: &[(&str, bool)], check: &mut Ch
 fn warn(table: &Table<'_>, clients: &Clients, now: SystemTime, check: &mut Check<'_>) {
     let Some(node) = table.get("crl") else { return };
     let rules = clients.rules();
-    for (file, end, effect) in clients.ending(Duration::ZERO, now) {
+    for (file, end, effect) in clients.ended(now) {
         let message = format!("{file:?}: {}; {effect}", expiry::list_expired(end));
         check.report.warn(node.at, node.path(), message);
     }
