@@ -36,15 +36,7 @@ impl Scene {
         let authority = Authority::new(folder.path());
         let identity = authority.sign("a.test");
         let endpoint = Endpoint::start(Manner::Echoes);
-        let balancer = Balancer::start(&format!(
-            r#"
-            listener.edge.bind = "127.0.0.1:0"
-            route.a = {{ listener = "edge", pool = "a", tls.certificates = "{}" }}
-            pool.a.endpoints = "{}"
-            "#,
-            identity.file("pem"),
-            endpoint.address()
-        ));
+        let balancer = Balancer::terminating(&[&identity], "", endpoint.address(), "");
         Scene { authority, balancer, endpoint, _folder: folder }
     }
 

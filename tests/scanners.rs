@@ -99,16 +99,7 @@ impl Scene {
         let ecdsa = sign("ecdsa", KeyPair::generate().unwrap());
         let rsa = sign("rsa", KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap());
         let server = Server::start(Speaks::Once, &http("200 OK", "a page"));
-        let balancer = Balancer::start(&format!(
-            r#"
-            listener.edge.bind = "127.0.0.1:0"
-            route.a = {{ listener = "edge", pool = "a", tls.certificates = ["{}", "{}"] }}
-            pool.a.endpoints = "{}"
-            "#,
-            ecdsa.file("pem"),
-            rsa.file("pem"),
-            server.address()
-        ));
+        let balancer = Balancer::terminating(&[&ecdsa, &rsa], "", server.address(), "");
         Scene { authority, balancer, _server: server, folder }
     }
 

@@ -29,21 +29,7 @@ fn scene(tls: &str, more: &str) -> Scene {
     let authority = Authority::new(folder.path());
     let identity = authority.sign("a.test");
     let endpoint = Endpoint::start(Manner::Echoes);
-    let balancer = Balancer::start(&format!(
-        r#"
-        listener.edge.bind = "127.0.0.1:0"
-        [route.a]
-        listener = "edge"
-        sni = "a.test"
-        pool = "a"
-        tls = {{ certificates = "{}", {tls} }}
-        [pool.a]
-        endpoints = "{}"
-        {more}
-        "#,
-        identity.file("pem"),
-        endpoint.address()
-    ));
+    let balancer = Balancer::terminating(&[&identity], tls, endpoint.address(), more);
     Scene { authority, balancer, _endpoint: endpoint, folder }
 }
 
@@ -166,12 +152,7 @@ fn without_an_endpoint_a_client_is_cut_off_and_takes_nothing_for_an_answer() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let identity = authority.sign("a.test");
-    let balancer = Balancer::start(&format!(
-        "listener.edge.bind = '127.0.0.1:0'\nroute.a = {{ listener = 'edge', pool = 'a', tls.certificates = '{}' }}\n\
-         pool.a.endpoints = '{}'",
-        identity.file("pem"),
-        free_address()
-    ));
+    let balancer = Balancer::terminating(&[&identity], "", free_address(), "");
     let mut session = connect(balancer.address("edge"), "a.test", &Arc::new(authority.client()));
     session.write_all(b"x").unwrap();
     assert_eq!(session.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::UnexpectedEof);
@@ -301,12 +282,7 @@ fn an_endpoint_that_hangs_up_without_an_answer_is_found_out() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let (identity, endpoint) = (authority.sign("a.test"), Endpoint::start(Manner::HangsUpAfter(1)));
-    let balancer = Balancer::start(&format!(
-        "listener.edge.bind = '127.0.0.1:0'\nroute.a = {{ listener = 'edge', pool = 'a', tls.certificates = '{}' }}\n\
-         pool.a = {{ endpoints = '{}', outliers.failures = 2 }}",
-        identity.file("pem"),
-        endpoint.address()
-    ));
+    let balancer = Balancer::terminating(&[&identity], "", endpoint.address(), "outliers.failures = 2");
     let mut session = connect(balancer.address("edge"), "a.test", &Arc::new(authority.client()));
     session.write_all(b"question").unwrap();
     assert_eq!(session.read(&mut [0; 1]).unwrap(), 0, "a clean end");
@@ -391,11 +367,7 @@ fn a_client_that_has_said_all_may_wait_for_an_endpoint() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let (identity, address) = (authority.sign("a.test"), free_address());
-    let balancer = Balancer::start(&format!(
-        "listener.edge.bind = '127.0.0.1:0'\nroute.a = {{ listener = 'edge', pool = 'a', tls.certificates = '{}' }}\n\
-         pool.a = {{ endpoints = '{address}', no_endpoint = 'hold' }}",
-        identity.file("pem")
-    ));
+    let balancer = Balancer::terminating(&[&identity], "", address, "no_endpoint = 'hold'");
     let mut session = connect(balancer.address("edge"), "a.test", &Arc::new(authority.client()));
     session.write_all(b"question").unwrap();
     session.conn.send_close_notify();

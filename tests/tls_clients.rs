@@ -29,20 +29,7 @@ impl Scene {
         let authority = Authority::new(folder.path());
         let identity = authority.sign("a.test");
         let server = Server::start(Speaks::Once, &http("200 OK", page));
-        let balancer = Balancer::start(&format!(
-            r#"
-            listener.edge.bind = "127.0.0.1:0"
-            [route.a]
-            listener = "edge"
-            sni = "a.test"
-            pool = "a"
-            tls = {{ certificates = "{}", alpn = ["http/1.1"] }}
-            [pool.a]
-            endpoints = "{}"
-            "#,
-            identity.file("pem"),
-            server.address()
-        ));
+        let balancer = Balancer::terminating(&[&identity], "alpn = ['http/1.1']", server.address(), "");
         Scene { authority, balancer, _server: server, folder }
     }
 

@@ -8,6 +8,7 @@ use pointsman::config::{self, model::Bind};
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::answering::Identity;
 use super::client::hello;
 use super::{Client, Line, Log, PATIENCE};
 
@@ -35,6 +36,16 @@ impl Balancer {
     pub fn with_pool(keys: &str) -> Balancer {
         let route = "listener.edge.bind = '127.0.0.1:0'\nroute.all = { listener = 'edge', pool = 'all' }";
         Balancer::start(&format!("{route}\n[pool.all]\n{keys}"))
+    }
+
+    /// Starts one whose listener `edge` leads to the pool `a` by the route `a`, on which TLS ends by these certificates and keys
+    /// of its table; `endpoint` is that of the pool, and `more` are further keys of it, a line each.
+    pub fn terminating(identities: &[&Identity], tls: &str, endpoint: SocketAddr, more: &str) -> Balancer {
+        let files: Vec<String> = identities.iter().map(|identity| identity.file("pem")).collect();
+        Balancer::start(&format!(
+            "listener.edge.bind = '127.0.0.1:0'\n[route.a]\nlistener = 'edge'\npool = 'a'\n\
+             tls = {{ certificates = {files:?}, {tls} }}\n[pool.a]\nendpoints = '{endpoint}'\n{more}\n"
+        ))
     }
 
     /// One session from its beginning to its end, over the listener `edge` to an endpoint that echoes.
