@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
+use tempfile::TempDir;
+
 use super::daemon::ask;
 
 /// The folder of this name below the build's own, made by `make` where it is not there. Another process may make it at the
@@ -21,6 +23,16 @@ pub fn kept(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
         }
     }
     kept
+}
+
+/// A new folder for many files that nobody needs after the test: in memory, where there is plenty of it.
+pub fn quick_folder() -> TempDir {
+    const MEMORY: &str = "/dev/shm";
+    const PLENTY: u64 = 4 << 30;
+    match rustix::fs::statvfs(MEMORY) {
+        Ok(there) if there.f_bavail * there.f_frsize >= PLENTY => tempfile::tempdir_in(MEMORY).unwrap(),
+        _ => tempfile::tempdir().unwrap(),
+    }
 }
 
 /// Copies a folder to a place where there is nothing yet.

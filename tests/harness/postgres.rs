@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::answering::{Authority, Identity};
 use super::daemon::{Daemon, ask, fetched};
 use super::eventually;
-use super::kept::{copy, kept, run};
+use super::kept::{copy, kept, quick_folder, run};
 use super::process::{free_address, skipped};
 
 /// Who runs it where the tests are root: nobody and nogroup, the same on every system of the family.
@@ -268,7 +268,7 @@ fn program(programs: &Path, name: &str) -> Command {
 
 /// A new folder of who runs it.
 fn folder() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = quick_folder();
     if geteuid().is_root() {
         chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     }

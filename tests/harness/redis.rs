@@ -1,6 +1,7 @@
 //! Redis: servers in clear and in TLS, with users and replicas, and the sentinels that watch them.
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,6 +11,7 @@ use tempfile::TempDir;
 use super::answering::Authority;
 use super::daemon::{Daemon, ask};
 use super::eventually;
+use super::kept::quick_folder;
 use super::process::free_address;
 
 /// The user of the tests themselves, of replicas and of sentinels: any password is right.
@@ -59,7 +61,7 @@ impl Redis {
     }
 
     fn start_as(kind: &str, authority: &Authority, name: &str, settings: &str) -> Option<Redis> {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = quick_folder();
         let identity = authority.sign(name);
         let (address, tls_address) = (free_address(), free_address());
         // A sentinel watches others, and is no replica of any.
@@ -131,7 +133,9 @@ fn serve(folder: &Path) -> Option<Daemon> {
         command.arg(folder.join("server"));
     }
     let mut daemon = Daemon::start(&mut command, &folder.join("log"))?;
-    daemon.wait_until("Redis serves", || cli(folder, "PING").as_deref() == Ok("PONG"));
+    daemon.wait_until("Redis serves", || {
+        UnixStream::connect(folder.join("socket")).is_ok() && cli(folder, "PING").as_deref() == Ok("PONG")
+    });
     Some(daemon)
 }
 
