@@ -10,6 +10,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::probe::lag::Memory;
 use super::probe::{self, Call, Ending, tls};
 use super::verdict::{Observation, Text};
 use super::{Finding, Health};
@@ -58,6 +59,8 @@ struct Prober {
     key: Key,
     tls: Option<Result<tls::Client, Observation>>,
     listeners: Listeners,
+    /// Of how far it was behind.
+    memory: Mutex<Memory>,
     room: Arc<Semaphore>,
 }
 
@@ -94,7 +97,8 @@ impl Watch {
                 None => {
                     let tls = Watch::tls(&key.ask);
                     let listeners = Listeners::new(&endpoints);
-                    let prober = Prober { key: key.clone(), tls, listeners, room: Arc::clone(&self.room) };
+                    let (memory, room) = (Mutex::default(), Arc::clone(&self.room));
+                    let prober = Prober { key: key.clone(), tls, listeners, memory, room };
                     self.watched.insert(key, Watched::start(Arc::new(prober)));
                 }
             }
@@ -155,16 +159,18 @@ fn called(dialogue: &Dialogue, health: &Health, target: &Target) -> (Arc<str>, A
         (None, Some(host)) => Arc::clone(host),
         (None, None) => address().into(),
     });
+    let usual = || {
+        let bare = |address: String| if address.contains(':') { format!("[{address}]") } else { address };
+        let name = name.as_deref().or(host.as_deref()).map_or_else(address, str::to_owned);
+        let port = if dialogue.tls.is_some() { 443 } else { 80 };
+        match target {
+            Target::Ip(target) if target.port() != port => format!("{}:{}", bare(name), target.port()),
+            _ => bare(name),
+        }
+    };
     let request = match &dialogue.probe {
-        Probe::Http(probe) => probe.host.clone().unwrap_or_else(|| {
-            let bare = |address: String| if address.contains(':') { format!("[{address}]") } else { address };
-            let name = name.as_deref().or(host.as_deref()).map_or_else(address, str::to_owned);
-            let usual = if dialogue.tls.is_some() { 443 } else { 80 };
-            match target {
-                Target::Ip(target) if target.port() != usual => format!("{}:{}", bare(name), target.port()),
-                _ => bare(name),
-            }
-        }),
+        Probe::Http(probe) => probe.host.clone().unwrap_or_else(usual),
+        Probe::Patroni(_) => usual(),
         Probe::Tcp | Probe::Script(_) | Probe::Postgres(_) => String::new(),
     };
     (request.into(), name.unwrap_or_default())
@@ -209,7 +215,8 @@ impl Prober {
     async fn ask(&self) -> io::Result<(Result<Finding, Text>, Ending)> {
         match &self.key.ask {
             Ask::Endpoint { dialogue, host, .. } => {
-                let (found, ending) = probe::run(&self.key.call, dialogue, host, self.tls.as_ref()).await?;
+                let (mut found, ending) = probe::run(&self.key.call, dialogue, host, self.tls.as_ref()).await?;
+                found.settle_lag(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
                 Ok((Ok(Finding::Probe(found)), ending))
             }
             Ask::Agent(send) => {
@@ -290,6 +297,9 @@ mod tests {
             ("web.test:1", "probe = 'http', tls.name = 'a.test'", "10.0.0.1:1", "a.test:1", "a.test"),
             ("web.test:1", "probe = 'http', http.host = 'a.test'", "10.0.0.1:1", "a.test", ""),
             ("web.test:1", "probe = 'tls'", "10.0.0.1:1", "", "web.test"),
+            ("pg.test:1", "probe = 'patroni'", "10.0.0.1:8008", "pg.test:8008", ""),
+            ("pg.test:1", "probe = 'postgres'", "10.0.0.1:1", "", ""),
+            ("pg.test:1", "probe = 'postgres', tls = {}", "10.0.0.1:1", "", "pg.test"),
             // Nothing is said by which they could differ: endpoints at one address share their probes.
             ("web.test:1", "probe = 'tcp'", "10.0.0.1:1", "", ""),
         ] {

@@ -3,6 +3,8 @@
 pub(crate) mod agent;
 mod channel;
 mod http;
+pub(crate) mod lag;
+mod patroni;
 mod postgres;
 mod script;
 mod server;
@@ -16,6 +18,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use self::channel::{Channel, Line};
+use self::lag::Memory;
 use self::tls::Opened;
 use super::secret;
 use super::verdict::{Observation, Text};
@@ -92,6 +95,13 @@ impl Found {
         }
     }
 
+    /// Puts together what it says of how far a replica is behind with what was found before.
+    pub(crate) fn settle_lag(&mut self, memory: &mut Memory, now: std::time::Instant) {
+        if let Reply::Server(answer) = &mut self.reply {
+            answer.settle_lag(memory, now);
+        }
+    }
+
     /// What the endpoint is to the others, if it has told.
     pub(crate) fn role(&self) -> Option<Role> {
         match &self.reply {
@@ -144,7 +154,7 @@ pub(crate) async fn run(
         Err(why) => (Reply::Plain(why), None, None),
         Ok(line) => {
             let password = password.as_ref().map(|password| password.as_slice());
-            let (said, expires, channel) = talk.have(line, &dialogue.probe, password).await;
+            let (said, expires, channel) = talk.have(line, &dialogue.probe, password).await?;
             (said.unwrap_or_else(Reply::Plain), expires, channel)
         }
     };
@@ -180,9 +190,9 @@ impl Talk<'_> {
         }
     }
 
-    /// Says what `probe` is to say, with this password where it logs in.
-    async fn have(&self, line: Line, probe: &Probe, password: Option<&[u8]>) -> Talked<Reply> {
-        match probe {
+    /// Says what `probe` is to say, with this password where it logs in. The outer error is our own.
+    async fn have(&self, line: Line, probe: &Probe, password: Option<&[u8]>) -> io::Result<Talked<Reply>> {
+        Ok(match probe {
             // A connection in clear on which nothing was said needs no more than to be closed.
             Probe::Tcp if self.tls.is_none() => (Ok(Reply::Plain(Observation::Pass("connected".into()))), None, None),
             Probe::Tcp => {
@@ -211,7 +221,11 @@ impl Talk<'_> {
                 let (answer, expires, channel) = postgres::run(line, probe, password, self).await;
                 (answer.map(Reply::Server), expires, channel)
             }
-        }
+            Probe::Patroni(probe) => {
+                let (answer, expires, channel) = patroni::run(line, probe, self).await?;
+                (answer.map(Reply::Server), expires, channel)
+            }
+        })
     }
 
     /// Has a talk all of which is in TLS, if any of it is.
