@@ -31,6 +31,8 @@ mod limits;
 mod listeners;
 mod network;
 mod observe;
+mod patroni;
+mod postgres_probe;
 mod probes;
 mod quiet;
 mod ranks;
