@@ -31,6 +31,7 @@ mod limits;
 mod listeners;
 mod network;
 mod observe;
+mod postgres;
 mod probes;
 mod quiet;
 mod ranks;

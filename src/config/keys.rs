@@ -25,7 +25,7 @@ pub(super) const LISTENER: &[&str] = &["bind", "protocol", "max_connections", "b
 /// `[listener.NAME.timeouts]`
 pub(super) const LISTENER_TIMEOUTS: &[&str] = &["open"];
 /// `[route.NAME]`
-pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "pool", "acme", "tls"];
+pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "allow_cleartext", "pool", "acme", "tls"];
 /// `[route.NAME.tls]`
 pub(super) const ROUTE_TLS: &[&str] = &["certificates", "default", "alpn", "min_version", "handshake", "client"];
 /// `[route.NAME.tls.client]`
@@ -56,7 +56,8 @@ pub(super) const POOL: &[&str] = &[
     "sessions",
 ];
 /// `[pool.NAME.tls]`
-pub(super) const POOL_TLS: &[&str] = &["name", "alpn", "verify", "ca", "pins", "certificate", "key", "handshake"];
+pub(super) const POOL_TLS: &[&str] =
+    &["name", "alpn", "verify", "ca", "pins", "certificate", "key", "negotiation", "handshake"];
 /// `[pool.NAME.sessions]`
 pub(super) const SESSIONS: &[&str] = &[
     "on_down",

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use self::control::{Control, Finds};
@@ -24,7 +25,7 @@ use crate::acme::challenges::Challenges;
 use crate::acme::{self, Accounts};
 use crate::admin;
 use crate::admin::pages::{Pages, State};
-use crate::config::model::{AccessTarget, Address, Bind, Config, Endpoint, Pool};
+use crate::config::model::{AccessTarget, Address, Bind, Config, Endpoint, Pool, Protocol};
 use crate::detect::Memory;
 use crate::listen::admission::Capacity;
 use crate::listen::inherited::Inherited;
@@ -268,6 +269,7 @@ fn share(config: &Config, workers: usize, capacity: usize) -> Result<(Arc<Shared
         workers: senders.into_iter().map(Colleague::new).collect(),
         capacity: Capacity::new(capacity),
         opening_memory: Memory::new(config.runtime.opening_memory),
+        cancels: Semaphore::new(descriptors::CANCELS),
         log: access_log,
         challenges: Arc::new(Challenges::new(config)),
         secrets,
@@ -330,7 +332,8 @@ fn budget(config: &Config, workers: usize, listening: usize) -> Result<Budget, S
     let admin = admin + acme::descriptors(config);
     let named = |endpoint: &Endpoint| matches!(endpoint.address, Address::Host { .. } | Address::Srv(_));
     let names = config.pools.iter().any(|pool| pool.endpoints_file.is_some() || pool.endpoints.iter().any(named));
-    let dealt = descriptors::budget(limit, Needs { workers, listening, admin, probed, names });
+    let cancels = config.listeners.iter().any(|listener| listener.protocol == Protocol::Postgres);
+    let dealt = descriptors::budget(limit, Needs { workers, listening, admin, probed, names, cancels });
     let Budget { connections, fixed, .. } = dealt;
     let limit = limit.unwrap_or(u64::MAX);
     if connections == 0 {

@@ -177,6 +177,13 @@ impl Entry {
             && same(endpoint, account.as_ref().map(|account| &account.endpoint.name))
     }
 
+    /// Name of the route and the endpoint, while a connection stands.
+    pub(crate) fn connection(&self) -> Option<(Arc<str>, Arc<Endpoint>)> {
+        self.connected.get()?;
+        let endpoint = self.account.borrow().as_ref().map(|account| Arc::clone(&account.endpoint))?;
+        self.names().0.map(|route| (Arc::clone(route), endpoint))
+    }
+
     /// It was asked to leave at an idle point, and is not at one.
     pub(crate) fn is_busy(&self, now: u32) {
         let account = self.account.borrow();

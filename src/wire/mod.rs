@@ -4,7 +4,9 @@
 
 pub mod alert;
 pub mod client_hello;
+pub mod mysql_refusal;
 pub mod name;
+pub mod postgres;
 pub mod protocols;
 #[doc(hidden)]
 #[expect(clippy::expect_used, reason = "made for tests, from what tests write")]

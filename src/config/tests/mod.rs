@@ -4,6 +4,7 @@
 
 mod acme;
 mod clients;
+mod databases;
 mod discovery;
 mod endpoint_tls;
 mod files;
