@@ -87,10 +87,16 @@ impl Drop for Daemon {
 
 /// What a client printed, without the last line's end; or, where it failed, what it complained about.
 pub fn ask(command: &mut Command) -> Result<String, String> {
+    ask_within(CLIENT_PATIENCE, command)
+}
+
+/// The same of one that may take so long.
+pub fn ask_within(patience: Duration, command: &mut Command) -> Result<String, String> {
     let (mut out, mut complaints) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
     command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(complaints.try_clone().unwrap());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let status = eventually_within(CLIENT_PATIENCE, &format!("the end of {command:?}"), || child.try_wait().unwrap());
+    let ended = || child.try_wait().unwrap();
+    let status = eventually_within(patience, &format!("the end of {command:?}"), ended);
     let text = if status.success() { &mut out } else { &mut complaints };
     let mut bytes = Vec::new();
     text.rewind().unwrap();
