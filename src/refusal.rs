@@ -68,17 +68,16 @@ fn of_postgres(outcome: Outcome) -> Option<(SqlState, &'static str)> {
     })
 }
 
-/// Numbers are those of the MySQL manual, "Server Error Message Reference" and, for want of a server, of "Client Error
-/// Message Reference".
+/// Numbers are those of the MySQL manual, "Server Error Message Reference": clients take no others from a server.
 fn of_mysql(outcome: Outcome) -> Option<(u16, &'static str)> {
     Some(match outcome {
         // ER_HOST_NOT_PRIVILEGED
         Outcome::NoRoute | Outcome::Denied => (1130, "connections from this address are not accepted here"),
         // ER_CON_COUNT_ERROR
         Outcome::Full | Outcome::QueueFull | Outcome::QueueTimeout => (1040, TOO_MANY),
-        // CR_CONN_HOST_ERROR
+        // ER_SERVER_ISNT_AVAILABLE
         Outcome::NoEndpoint | Outcome::ConnectFailed | Outcome::ConnectTimeout | Outcome::EndpointSilent => {
-            (2003, NO_SERVER)
+            (3168, NO_SERVER)
         }
         // ER_SERVER_SHUTDOWN
         Outcome::Killed | Outcome::Shutdown => (1053, ENDED),

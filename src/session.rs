@@ -79,7 +79,8 @@ pub(crate) fn serve(worker: Rc<Worker>, accepted: listen::Accepted) {
     };
     spawn(async move {
         let travelled = travel(&worker, &mut story, &client).await;
-        let ended = part(travelled, client, story.manner().get()).await;
+        let ways = (story.manner().get(), story.entry().ends_as_a_whole());
+        let ended = part(travelled, client, ways).await;
         drop((permit, seat));
         story.end(ended);
     });
@@ -116,7 +117,7 @@ fn travel<'a>(
             let Reached { stream: endpoint, mut lease, joined, took } = reached?;
             story.connected(&route.pool, took);
             if accepted.is_some() || joined.is_some() {
-                let (near, far) = ((client, accepted.take()), (&endpoint, joined));
+                let (near, far) = ((client, accepted.take(), opening.take()), (&endpoint, joined));
                 let end = Box::pin(ForwardTls::new(near, far, &worker.tools, story.entry())).await;
                 match &end {
                     End::Unanswered(_) => attempts.unanswered(&mut lease),
@@ -223,10 +224,14 @@ fn turn_away(story: &Story, failure: &Failure, client: &Stream, accepted: Option
 }
 
 /// Takes leave of both sides. Only what has to be said or waited for takes memory and time; most ends are silent.
-fn part(travelled: Result<Travelled, Failure>, client: Stream, manner: Manner) -> impl Future<Output = Failure> {
+fn part(
+    travelled: Result<Travelled, Failure>,
+    client: Stream,
+    (manner, as_a_whole): (Manner, bool),
+) -> impl Future<Output = Failure> {
     let mut leave: Result<Failure, Pin<Box<dyn Future<Output = Failure>>>> = match travelled {
         Ok(Travelled { end: End::Finished(side), .. }) => Ok(Failure::new(Outcome::Ok, side)),
-        Ok(travelled) => Err(Box::pin(close(travelled, client, manner))),
+        Ok(travelled) => Err(Box::pin(close(travelled, client, manner, as_a_whole))),
         Err(failure) => Err(Box::pin(refuse(failure, client, manner))),
     };
     std::future::poll_fn(move |cx| match &mut leave {
@@ -237,7 +242,7 @@ fn part(travelled: Result<Travelled, Failure>, client: Stream, manner: Manner) -
 
 /// Closes both sockets so that each side learns the truth: a finish as a finish, a loss as a reset, after everything
 /// that the lost side had sent.
-async fn close(travelled: Travelled, client: Stream, manner: Manner) -> Failure {
+async fn close(travelled: Travelled, client: Stream, manner: Manner, as_a_whole: bool) -> Failure {
     // In this order: the lease goes last.
     let Travelled { lease, endpoint, end } = travelled;
     match end {
@@ -252,6 +257,11 @@ async fn close(travelled: Travelled, client: Stream, manner: Manner) -> Failure 
             let (broken, left) = if side == Side::Client { (client, endpoint) } else { (endpoint, client) };
             tokio::join!(closing::reset_after_delivery(left), closing::say(broken, &[]));
             Failure::new(Outcome::TlsBroken, side)
+        }
+        // Whoever says that it leaves, and ends its TLS, is sent a reset by a server that does not read that any more.
+        End::Lost(Side::Endpoint, Outcome::EndpointReset) if as_a_whole && closing::leaves(&client).await => {
+            endpoint.reset();
+            Failure::new(Outcome::Ok, Side::Client)
         }
         End::Lost(side, outcome) => {
             let (lost, left) = if side == Side::Client { (client, endpoint) } else { (endpoint, client) };

@@ -16,6 +16,7 @@ mod cli;
 mod client_certificates;
 mod clients;
 mod costs;
+mod databases;
 mod demo;
 mod discovery;
 mod endpoint_tls;

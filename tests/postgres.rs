@@ -353,7 +353,7 @@ fn err(bytes: &[u8]) -> Option<u16> {
 fn clients_of_mysql_are_told_why_they_are_not_served() {
     let (greeting, nobody) = (Endpoint::start(Manner::Greets("5.5.5")), free_address());
     for (case, route, endpoint, number) in
-        [("nobody there", "", nobody, 2003), ("another network", "from = '192.0.2.0/24'", greeting.address(), 1130)]
+        [("nobody there", "", nobody, 3168), ("another network", "from = '192.0.2.0/24'", greeting.address(), 1130)]
     {
         let balancer = mysql(&[endpoint], "", route, "");
         let mut client = Client::connect(balancer.address("my"));
@@ -384,6 +384,6 @@ fn a_server_of_mysql_that_does_not_greet_is_passed_over() {
     assert_eq!(rude.connections(), 1);
     let balancer = mysql(&[rude.address()], "", "", "");
     let said = Client::connect(balancer.address("my")).rest().unwrap();
-    assert_eq!(err(&said), Some(2003));
+    assert_eq!(err(&said), Some(3168));
     assert_eq!(balancer.record()["outcome"], "endpoint_silent");
 }

@@ -44,14 +44,18 @@ impl Story {
     pub(super) fn begin(worker: &Rc<Worker>, accepted: &listen::Accepted) -> Story {
         let listen::Accepted { listener, client, at, start, .. } = *accepted;
         let identity = Identity { id: worker.next_id(), listener, client, at, start };
-        let entry = Entry::new(identity, worker.tools.clock.now(), worker.door(listener).limits);
+        let door = worker.door(listener);
+        let entry = Entry::new(identity, worker.tools.clock.now(), door.limits);
+        if matches!(door.protocol, Protocol::Postgres | Protocol::Mysql) {
+            entry.end_as_a_whole();
+        }
         Story {
             hello: None,
             connect: None,
             entry: worker.table.add(entry),
             handshake: None,
             endpoint_handshake: None,
-            manner: Cell::new(Manner::of(worker.door(listener).protocol)),
+            manner: Cell::new(Manner::of(door.protocol)),
             told: false,
             worker: Rc::clone(worker),
         }

@@ -26,8 +26,15 @@ pub(super) fn cleartext(
     }
 }
 
-/// Reports a pool that a route to databases cannot use, and warns of what clients will not expect of it.
-pub(super) fn pool(route: &Table<'_>, listener: &listeners::Read, pool: &pools::Read, check: &mut Check<'_>) {
+/// Reports a pool that a route to databases cannot use, and warns of what clients will not expect of it; `clear` is what lets
+/// them come without TLS.
+pub(super) fn pool(
+    route: &Table<'_>,
+    clear: Option<&Node<'_>>,
+    listener: &listeners::Read,
+    pool: &pools::Read,
+    check: &mut Check<'_>,
+) {
     if !listener.protocol_known {
         return;
     }
@@ -51,6 +58,11 @@ pub(super) fn pool(route: &Table<'_>, listener: &listeners::Read, pool: &pools::
             }
         }
         _ => {}
+    }
+    if let Some(clear) = clear.filter(|_| listener.model.protocol == Protocol::Postgres && pool.model.tls.is_some()) {
+        let message = "libpq does not log in by SCRAM without TLS to servers that offer to bind it to theirs, so clients in \
+                       clear need another way (pg_hba.conf)";
+        check.report.warn(clear.key_at, clear.path(), message);
     }
     if listener.model.protocol == Protocol::Postgres && route.get("tls").is_none() && !finds_again(pool) {
         let message = format!(

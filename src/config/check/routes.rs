@@ -109,7 +109,8 @@ pub(super) fn read(
             if let Some(pool) = pool {
                 nameless(&table, listener, &pools[pool], check);
                 twice(&table, is_clear, listener, &pools[pool], check);
-                databases::pool(&table, listener, &pools[pool], check);
+                let clear = allow_cleartext.as_ref().map(|(_, node)| node).filter(|_| is_clear);
+                databases::pool(&table, clear, listener, &pools[pool], check);
             }
             if let Some(tls) = tls.as_mut().filter(|_| listener.model.protocol == Protocol::Postgres) {
                 databases::agree(tls);
