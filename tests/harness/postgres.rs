@@ -60,9 +60,10 @@ impl Version {
         match self {
             Version::Current => fetched("postgres").map(|folder| folder.join("bin")),
             Version::System => {
-                let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-                let folders = versions.map(|version| version.path().join("bin"));
-                let found = folders.filter(|folder| folder.join("postgres").exists()).max();
+                let folders = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+                let version = |folder: &Path| folder.file_name()?.to_str()?.parse::<u32>().ok();
+                let folders = folders.map(|folder| folder.path()).filter(|folder| folder.join("bin/postgres").exists());
+                let found = folders.max_by_key(|folder| version(folder)).map(|folder| folder.join("bin"));
                 if found.is_none() {
                     skipped("postgresql is not installed");
                 }
