@@ -258,14 +258,14 @@ async fn close(travelled: Travelled, client: Stream, manner: Manner, as_a_whole:
             tokio::join!(closing::reset_after_delivery(left), closing::say(broken, &[]));
             Failure::new(Outcome::TlsBroken, side)
         }
-        // Whoever says that it leaves, and ends its TLS, is sent a reset by a server that does not read that any more.
-        End::Lost(Side::Endpoint, Outcome::EndpointReset) if as_a_whole && closing::leaves(&client).await => {
-            endpoint.reset();
-            Failure::new(Outcome::Ok, Side::Client)
-        }
         End::Lost(side, outcome) => {
             let (lost, left) = if side == Side::Client { (client, endpoint) } else { (endpoint, client) };
             lost.reset();
+            // Where both are leaving, what one says to that is answered by a reset of the other, who does not read any more.
+            if as_a_whole && outcome != Outcome::PeerDead && closing::leaves(&left).await {
+                left.reset();
+                return Failure::new(Outcome::Ok, Side::Client);
+            }
             closing::reset_after_delivery(left).await;
             Failure::new(outcome, side)
         }
