@@ -6,6 +6,7 @@ pub mod alert;
 pub mod client_hello;
 pub mod name;
 pub mod protocols;
+pub mod redis;
 #[doc(hidden)]
 #[expect(clippy::expect_used, reason = "made for tests, from what tests write")]
 pub mod sample;
