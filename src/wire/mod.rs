@@ -5,6 +5,7 @@
 pub mod alert;
 pub mod client_hello;
 pub mod name;
+pub mod pg_server;
 pub mod protocols;
 pub mod redis;
 #[doc(hidden)]
