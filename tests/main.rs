@@ -34,6 +34,7 @@ mod observe;
 mod probes;
 mod quiet;
 mod ranks;
+mod redis_probe;
 mod refusals;
 mod reset;
 mod retries;

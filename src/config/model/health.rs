@@ -4,7 +4,7 @@
 //! answer (how many it takes, which HTTP status is good, which role, when a certificate is told of) is each pool's own.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -115,6 +115,8 @@ pub enum Probe {
     Script(Vec<Step>),
     /// To take a login, in the protocol of PostgreSQL.
     Postgres(PostgresProbe),
+    /// To say what it is, in the protocol of Redis.
+    Redis(RedisProbe),
 }
 
 impl Probe {
@@ -122,8 +124,22 @@ impl Probe {
     pub(crate) fn password(&self) -> Option<&SecretFile> {
         match self {
             Probe::Postgres(probe) => probe.login.as_ref()?.password.as_ref(),
+            Probe::Redis(probe) => probe.password.as_ref(),
             Probe::Tcp | Probe::Http(_) | Probe::Script(_) => None,
         }
+    }
+
+    /// Those who are asked besides, if there are any.
+    pub(crate) fn sentinels(&self) -> Option<&Sentinels> {
+        match self {
+            Probe::Redis(probe) => probe.sentinels.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The most connections that it takes at once.
+    pub(crate) fn connections(&self) -> usize {
+        1 + self.sentinels().map_or(0, |sentinels| sentinels.at.len())
     }
 }
 
@@ -158,6 +174,34 @@ pub struct Login {
     /// The user.
     pub user: String,
     /// Where the password is; `None`: there is none.
+    pub password: Option<SecretFile>,
+}
+
+/// What a Redis server is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RedisProbe {
+    /// Who logs in; `None`: the default user, if there is a password.
+    pub user: Option<String>,
+    /// Where the password is; `None`: nobody logs in.
+    pub password: Option<SecretFile>,
+    /// Whether a replica is asked how far it is behind.
+    pub asks_lag: bool,
+    /// Fields of INFO, and the values that they have to have.
+    pub info: Vec<(String, String)>,
+    /// Who has to agree that it is the master.
+    pub sentinels: Option<Sentinels>,
+}
+
+/// Those who watch Redis servers and agree on a master.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Sentinels {
+    /// What they call the master.
+    pub master: String,
+    /// Where all of them are, at least one, each once.
+    pub at: Vec<SocketAddr>,
+    /// Who logs in; `None`: the default user, if there is a password.
+    pub user: Option<String>,
+    /// Where the password is; `None`: nobody logs in.
     pub password: Option<SecretFile>,
 }
 

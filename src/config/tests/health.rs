@@ -47,9 +47,9 @@ fn the_table() {
             password_file = '/x', database = 'a', query = 'b', value = 'c'"),
     ]), @r#"
     without a probe
-      main.toml:10:1: pool.web.health.probe: the key is missing; expected one of "tcp", "tls", "http", "script", "postgres"
+      main.toml:10:1: pool.web.health.probe: the key is missing; expected one of "tcp", "tls", "http", "script", "postgres", "redis"
     of another kind
-      main.toml:10:20: pool.web.health.probe: "ping" is not known; expected one of "tcp", "tls", "http", "script", "postgres"
+      main.toml:10:20: pool.web.health.probe: "ping" is not known; expected one of "tcp", "tls", "http", "script", "postgres", "redis"
     out of range
       main.toml:10:38: pool.web.health.interval: 50ms is out of range; expected "100ms" to "1h"
       main.toml:10:53: pool.web.health.fall: 0 is out of range; expected a number from 1 to 100
@@ -81,8 +81,8 @@ fn the_table() {
       fine
     parts of servers
       main.toml:10:31: pool.web.health.tls.negotiation: only with probe = "postgres" TLS may begin in two ways
-      main.toml:10:55: pool.web.health.role: only servers of databases have one: probe = "postgres"
-      main.toml:10:69: pool.web.health.max_lag: only servers of databases know: probe = "postgres"
+      main.toml:10:55: pool.web.health.role: only servers of databases have one
+      main.toml:10:69: pool.web.health.max_lag: only servers of databases know
       main.toml:10:85: pool.web.health.user: this probe does not log in
       main.toml:10:97: pool.web.health.password_file: this probe does not log in
       main.toml:10:119: pool.web.health.database: this probe does not log in

@@ -12,6 +12,7 @@ mod listeners;
 mod never_panics;
 mod pools;
 mod reach;
+mod redis;
 mod reference;
 mod routes;
 mod sessions;

@@ -4,6 +4,7 @@ pub(crate) mod agent;
 mod channel;
 mod http;
 mod postgres;
+mod redis;
 mod script;
 mod server;
 pub(crate) mod tls;
@@ -68,6 +69,15 @@ struct Talk<'a> {
     /// The TLS that it runs in; `None`: in clear.
     tls: Option<&'a Result<tls::Client, Observation>>,
     deadline: Deadline,
+}
+
+/// What is logged in with.
+#[derive(Clone, Copy)]
+struct Passwords<'a> {
+    /// To the endpoint.
+    own: Option<&'a [u8]>,
+    /// To Sentinels.
+    of_sentinels: Option<&'a [u8]>,
 }
 
 /// What a talk has come to, when the endpoint's certificate ends, and the connection if it is worth an end.
@@ -138,13 +148,18 @@ pub(crate) async fn run(
     tls: Option<&Result<tls::Client, Observation>>,
 ) -> io::Result<(Found, Ending)> {
     let password = dialogue.probe.password().map(secret::read).transpose()?;
+    let of_sentinels = dialogue.probe.sentinels().and_then(|sentinels| sentinels.password.as_ref());
+    let of_sentinels = of_sentinels.map(secret::read).transpose()?;
     let began = Instant::now();
     let talk = Talk { call, host, tls, deadline: Deadline::from(began, call.patience) };
     let (reply, expires, channel) = match talk.dial().await? {
         Err(why) => (Reply::Plain(why), None, None),
         Ok(line) => {
-            let password = password.as_ref().map(|password| password.as_slice());
-            let (said, expires, channel) = talk.have(line, &dialogue.probe, password).await;
+            let passwords = Passwords {
+                own: password.as_ref().map(|password| password.as_slice()),
+                of_sentinels: of_sentinels.as_ref().map(|password| password.as_slice()),
+            };
+            let (said, expires, channel) = talk.have(line, &dialogue.probe, passwords).await;
             (said.unwrap_or_else(Reply::Plain), expires, channel)
         }
     };
@@ -180,8 +195,8 @@ impl Talk<'_> {
         }
     }
 
-    /// Says what `probe` is to say, with this password where it logs in.
-    async fn have(&self, line: Line, probe: &Probe, password: Option<&[u8]>) -> Talked<Reply> {
+    /// Says what `probe` is to say, with these passwords where it logs in.
+    async fn have(&self, line: Line, probe: &Probe, passwords: Passwords<'_>) -> Talked<Reply> {
         match probe {
             // A connection in clear on which nothing was said needs no more than to be closed.
             Probe::Tcp if self.tls.is_none() => (Ok(Reply::Plain(Observation::Pass("connected".into()))), None, None),
@@ -208,8 +223,15 @@ impl Talk<'_> {
                 self.within(line, request).await
             }
             Probe::Postgres(probe) => {
-                let (answer, expires, channel) = postgres::run(line, probe, password, self).await;
+                let (answer, expires, channel) = postgres::run(line, probe, passwords.own, self).await;
                 (answer.map(Reply::Server), expires, channel)
+            }
+            Probe::Redis(probe) => {
+                let ask = async |channel| {
+                    let (answer, channel) = redis::run(channel, probe, passwords, self).await;
+                    (answer.map(Reply::Server), channel)
+                };
+                self.within(line, ask).await
             }
         }
     }

@@ -86,7 +86,7 @@ async fn ask(
     match login::enter(session, probe, password).await? {
         Entry::Ready => {}
         Entry::Alive(text) => return Ok(Answer::of(text)),
-        Entry::Full(text) => return Ok(Answer { is_full: true, ..Answer::of(text) }),
+        Entry::Full(text) => return Ok(Answer::full(text)),
     }
     session.waits_for = "no answer to a query";
     let asks_role = session.in_recovery.is_none() || (probe.asks_lag && session.in_recovery == Some(true));

@@ -2,6 +2,7 @@
 
 mod agent;
 mod dialogue;
+mod redis;
 mod server;
 mod tls;
 
@@ -41,36 +42,43 @@ enum Word {
     Http,
     Script,
     Postgres,
+    Redis,
 }
 
-const WORDS: [(&str, Word); 5] = [
+const WORDS: [(&str, Word); 6] = [
     ("tcp", Word::Tcp),
     ("tls", Word::Tls),
     ("http", Word::Http),
     ("script", Word::Script),
     ("postgres", Word::Postgres),
+    ("redis", Word::Redis),
 ];
 
 /// What only makes sense with some probes: the key, the probes, and why not with others.
-const PARTS: [(&str, &[Word], &str); 10] = [
+const PARTS: [(&str, &[Word], &str); 15] = [
     (
         "tls",
-        &[Word::Tls, Word::Http, Word::Script, Word::Postgres],
+        &[Word::Tls, Word::Http, Word::Script, Word::Postgres, Word::Redis],
         "probe = \"tcp\" only takes a connection; \"tls\" makes a handshake",
     ),
     ("http", &[Word::Http], "only probe = \"http\" sends a request"),
     ("script", &[Word::Script], "only probe = \"script\" follows one"),
-    ("role", &[Word::Postgres], "only servers of databases have one: probe = \"postgres\""),
-    ("max_lag", &[Word::Postgres], "only servers of databases know: probe = \"postgres\""),
-    ("user", &[Word::Postgres], "this probe does not log in"),
-    ("password_file", &[Word::Postgres], "this probe does not log in"),
+    ("role", &[Word::Postgres, Word::Redis], "only servers of databases have one"),
+    ("max_lag", &[Word::Postgres, Word::Redis], "only servers of databases know"),
+    ("user", &[Word::Postgres, Word::Redis], "this probe does not log in"),
+    ("password_file", &[Word::Postgres, Word::Redis], "this probe does not log in"),
     ("database", &[Word::Postgres], "this probe does not log in"),
     ("query", &[Word::Postgres], "this probe does not ask by queries"),
     ("value", &[Word::Postgres], "this probe does not ask by queries"),
+    ("info", &[Word::Redis], "only probe = \"redis\" asks for INFO"),
+    ("master_name", &[Word::Redis], "only probe = \"redis\" asks Sentinels"),
+    ("sentinels", &[Word::Redis], "only probe = \"redis\" asks Sentinels"),
+    ("sentinel_user", &[Word::Redis], "only probe = \"redis\" asks Sentinels"),
+    ("sentinel_password_file", &[Word::Redis], "only probe = \"redis\" asks Sentinels"),
 ];
 
 /// What makes no sense where only agents are asked.
-const PROBE_KEYS: [&str; 15] = [
+const PROBE_KEYS: [&str; 20] = [
     "interval",
     "fast_interval",
     "rise",
@@ -86,6 +94,11 @@ const PROBE_KEYS: [&str; 15] = [
     "database",
     "query",
     "value",
+    "info",
+    "master_name",
+    "sentinels",
+    "sentinel_user",
+    "sentinel_password_file",
 ];
 
 /// Reads how the endpoints of a pool are probed: `own`, which are `endpoints` if it has no others and all are known. `pools`
@@ -125,19 +138,20 @@ pub(super) fn read(
         (None, None) => None,
     };
     let tls = inherited.or(tls);
+    let (role, max_lag, value) = (server.role, server.max_lag, server.value.clone());
     let probe = word.map(|word| match word {
         Word::Tcp | Word::Tls => Probe::Tcp,
         Word::Http => Probe::Http(http.0),
         Word::Script => Probe::Script(script),
         Word::Postgres => Probe::Postgres(PostgresProbe {
-            login: server.login,
+            login: server.login(),
             database: server.database.unwrap_or_else(|| DEFAULT_DATABASE.to_owned()),
             negotiation,
             asks_lag: server.max_lag.is_some(),
             query: server.query,
         }),
+        Word::Redis => Probe::Redis(redis::read(&table, &server, own, check)),
     });
-    let (role, max_lag, value) = (server.role, server.max_lag, server.value);
     let (interval, fast_interval) = intervals(&table, check);
     let timeout = table.get("timeout");
     let timeout = timeout.and_then(|node| node.duration_within(TIMEOUT, "\"10ms\" to \"1m\"", check.report));
