@@ -135,7 +135,7 @@ fn users_rights_and_tls() {
         ("no right to ROLE", format!("{}, role = 'primary'", of("ping")), false, "lacks +role in its ACL"),
         ("no role is needed", of("ping"), true, "PONG"),
         ("in TLS", format!("{}, role = 'primary', {tls}", of("full")), true, "PONG, primary; certificate expires"),
-        ("clear at the port for TLS", "tls.name = 'other.test'".to_owned(), false, "certificate"),
+        ("another name in TLS", "tls.name = 'other.test'".to_owned(), false, "certificate"),
     ] {
         let at = if health.contains("tls") { server.tls_address() } else { server.address() };
         let balancer = start(&[at], &[("all", &health)]);

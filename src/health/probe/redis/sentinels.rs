@@ -57,10 +57,6 @@ pub(super) async fn confirm(answer: Answer, sentinels: &Sentinels, password: Opt
         let tls = talk.tls.and_then(|tls| tls.as_ref().ok()).map(|client| client.for_another(at.ip()));
         let sentinel = Sentinel { at: *at, source: talk.call.source, tls, deadline: talk.deadline };
         let (asked, endpoint) = (Arc::clone(&asked), (talk.call.target.clone(), talk.host.to_owned()));
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this runs on the control runtime, and is aborted with its probe"
-        )]
         asking.spawn(async move { sentinel.vote(&asked.0, &asked.1, &endpoint.0, &endpoint.1).await });
     }
     let mut count = Count { of: sentinels.at.len(), votes: Vec::new() };
