@@ -238,6 +238,8 @@ fn sentinels_say_who_is_the_master() {
     assert!(is_up(&balancer, "writes", one) && !is_up(&balancer, "writes", two));
     assert_eq!(ask(writes, "SET a 1").as_deref(), Some("+OK"));
     tells(&balancer, "unknown", one, "knows no master called other");
+    let stats = sentinels[0].ask("INFO stats");
+    assert!(stats.contains("total_error_replies:0"), "probes are polite: {stats}");
     assert!(!is_up(&balancer, "unknown", one));
 
     // The old master comes back and believes in itself, until the Sentinels get round to it.

@@ -103,7 +103,7 @@ fn sentinels() {
     "#);
     assert_snapshot!(said("'unix:/run/x'", &[("a unix socket", all)]), @r#"
     a unix socket
-      main.toml:10:55: pool.web.health.master_name: the endpoint "unix:/run/x" is a unix socket, which no Sentinel names
+      main.toml:10:29: pool.web.health.master_name: the endpoint "unix:/run/x" is a unix socket, which no Sentinel names
     "#);
     let (probe, _) = read(&all.replace("'/a'", "'credential:a'"));
     let sentinels = probe.sentinels.unwrap();

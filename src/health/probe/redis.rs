@@ -19,6 +19,14 @@ use crate::config::model::{RedisProbe, Role};
 use crate::health::verdict::Observation;
 use crate::wire::redis::{self, Reply};
 
+type Command = &'static [&'static [u8]];
+
+const PING: Command = &[b"PING"];
+const ROLE: Command = &[b"ROLE"];
+const INFO: Command = &[b"INFO"];
+const INFO_REPLICATION: Command = &[b"INFO", b"replication"];
+const QUIT: Command = &[b"QUIT"];
+
 /// Talks with a server, and with its Sentinels if it says that it is the master.
 pub(super) async fn run(
     channel: Channel,
@@ -52,14 +60,14 @@ async fn converse(
 }
 
 async fn ask(exchange: &mut Exchange, probe: &RedisProbe, password: Option<&[u8]>) -> Result<Answer, Observation> {
-    let info: Option<&[&[u8]]> = match (probe.info.is_empty(), probe.asks_lag) {
+    let info = match (probe.info.is_empty(), probe.asks_lag) {
         // Its fields may be in any section.
-        (false, _) => Some(&[b"INFO"]),
-        (true, true) => Some(&[b"INFO", b"replication"]),
+        (false, _) => Some(INFO),
+        (true, true) => Some(INFO_REPLICATION),
         (true, false) => None,
     };
-    let further = [Some(&[b"PING" as &[u8]] as &[&[u8]]), Some(&[b"ROLE"]), info, Some(&[b"QUIT"])];
-    exchange.log_in_and_say(probe.user.as_deref(), password, &further.into_iter().flatten().collect::<Vec<_>>()).await;
+    let commands: Vec<Command> = [Some(PING), Some(ROLE), info, Some(QUIT)].into_iter().flatten().collect();
+    exchange.log_in_and_say(probe.user.as_deref(), password, &commands).await;
     if password.is_some() {
         let entered = exchange.reply("AUTH").await?;
         if let Some(answer) = turned_away(&entered)? {
@@ -80,31 +88,37 @@ async fn ask(exchange: &mut Exchange, probe: &RedisProbe, password: Option<&[u8]
         Ok(role) => answer.role = Some(role),
         Err(why) => answer.unknown = Some(why),
     }
-    if info.is_none() {
-        return Ok(answer);
-    }
-    match exchange.reply("INFO").await? {
-        Reply::Bulk(text) => {
-            fields(text, probe)?;
-            if probe.asks_lag && answer.role == Some(Role::Replica) {
-                match lag(text) {
-                    Ok(lag) => answer.lag = Some(lag),
-                    Err(why) => answer.unknown = Some(why),
-                }
-            }
-        }
-        reply => {
-            let why = match reply {
-                Reply::Error(error) => may_not("INFO", error),
-                _ => Observation::Refused("does not answer INFO as Redis does".into()),
-            };
-            if !probe.info.is_empty() {
-                return Err(why);
-            }
-            answer.unknown.get_or_insert(why);
-        }
+    if info.is_some() {
+        add_info(&mut answer, &exchange.reply("INFO").await?, probe)?;
     }
     Ok(answer)
+}
+
+/// Takes in what INFO has come to.
+fn add_info(answer: &mut Answer, reply: &Reply<'_>, probe: &RedisProbe) -> Result<(), Observation> {
+    let why = match reply {
+        Reply::Bulk(text) => {
+            fields(text, probe)?;
+            if !probe.asks_lag || answer.role != Some(Role::Replica) {
+                return Ok(());
+            }
+            match lag(text) {
+                Ok(lag) => {
+                    answer.lag = Some(lag);
+                    return Ok(());
+                }
+                Err(why) => why,
+            }
+        }
+        Reply::Error(error) => may_not("INFO", error),
+        _ => Observation::Refused("does not answer INFO as Redis does".into()),
+    };
+    // Without its fields nothing is known to be as it has to be.
+    if !probe.info.is_empty() && !matches!(reply, Reply::Bulk(_)) {
+        return Err(why);
+    }
+    answer.unknown.get_or_insert(why);
+    Ok(())
 }
 
 /// What is to be made of a server that talks with nobody, or with nobody more: it says so whatever was asked, and ends.

@@ -100,7 +100,7 @@ impl Sentinel {
             Ok(Err(why)) => silent(why.text().clone()),
             Err(_) => silent(self.deadline.missed("no answer")),
         };
-        // It has said QUIT to us as well by now; whoever has not is no reason to wait.
+        // Without QUIT, which Sentinels from version 7.2 on do not know. However it takes the end, it has said its part.
         let _ = self.deadline.hold(exchange.channel.part()).await;
         vote
     }
@@ -123,7 +123,7 @@ async fn ask(exchange: &mut Exchange, login: &Login, master: &str) -> Result<(St
     const ASKED: &str = "SENTINEL GET-MASTER-ADDR-BY-NAME";
     let password = login.password.as_ref().map(|password| password.as_slice());
     let question: &[&[u8]] = &[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", master.as_bytes()];
-    exchange.log_in_and_say(login.user.as_deref(), password, &[question, &[b"QUIT"]]).await;
+    exchange.log_in_and_say(login.user.as_deref(), password, &[question]).await;
     if password.is_some() {
         exchange::entered(&exchange.reply("AUTH").await?)?;
     }
