@@ -14,6 +14,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
@@ -50,14 +51,19 @@ struct Count {
 
 /// What is known of a server that says it is the master, once the Sentinels were asked.
 pub(super) async fn confirm(answer: Answer, sentinels: &Sentinels, password: Option<&[u8]>, talk: &Talk<'_>) -> Answer {
-    let login = Login { user: sentinels.user.clone(), password: password.map(|it| Zeroizing::new(it.to_vec())) };
-    let asked = Arc::new((login, sentinels.master.clone()));
+    let question = Arc::new(Question {
+        user: sentinels.user.clone(),
+        password: password.map(|password| Zeroizing::new(password.to_vec())),
+        master: sentinels.master.clone(),
+        endpoint: talk.call.target.clone(),
+        host: talk.host.to_owned(),
+    });
     let mut asking = JoinSet::new();
     for at in &sentinels.at {
         let tls = talk.tls.and_then(|tls| tls.as_ref().ok()).map(|client| client.for_another(at.ip()));
         let sentinel = Sentinel { at: *at, source: talk.call.source, tls, deadline: talk.deadline };
-        let (asked, endpoint) = (Arc::clone(&asked), (talk.call.target.clone(), talk.host.to_owned()));
-        asking.spawn(async move { sentinel.vote(&asked.0, &asked.1, &endpoint.0, &endpoint.1).await });
+        let question = Arc::clone(&question);
+        asking.spawn(async move { sentinel.vote(&question).await });
     }
     let mut count = Count { of: sentinels.at.len(), votes: Vec::new() };
     while !count.is_decided()
@@ -68,10 +74,16 @@ pub(super) async fn confirm(answer: Answer, sentinels: &Sentinels, password: Opt
     count.applied_to(answer)
 }
 
-/// How to log in to all of them.
-struct Login {
+/// What all of them are asked.
+struct Question {
     user: Option<String>,
     password: Option<Zeroizing<Vec<u8>>>,
+    /// What they call the master.
+    master: String,
+    /// Where the server is that says it is the master.
+    endpoint: Target,
+    /// Its host name, if it has one.
+    host: String,
 }
 
 /// One Sentinel, and how it is reached.
@@ -83,7 +95,7 @@ struct Sentinel {
 }
 
 impl Sentinel {
-    async fn vote(&self, login: &Login, master: &str, endpoint: &Target, host: &str) -> Vote {
+    async fn vote(&self, question: &Question) -> Vote {
         let silent = |why: Text| Vote::Silent(format!("{}: {why}", self.at).into());
         let channel = match self.deadline.hold(self.reach()).await {
             Ok(Ok(channel)) => channel,
@@ -91,17 +103,17 @@ impl Sentinel {
             Err(_) => return silent(self.deadline.missed("no connection")),
         };
         let mut exchange = Exchange::new(channel);
-        let asked = self.deadline.hold(ask(&mut exchange, login, master)).await;
+        let asked = self.deadline.hold(ask(&mut exchange, question)).await;
         let vote = match asked {
-            Ok(Ok((named, port))) if is_at(&named, port, endpoint, host) => Vote::For,
+            Ok(Ok((named, port))) if question.is_of(&named, port) => Vote::For,
             Ok(Ok((named, port))) if named.contains(':') => Vote::Against(format!("[{named}]:{port}")),
             Ok(Ok((named, port))) => Vote::Against(format!("{named}:{port}")),
             Ok(Err(Observation::Unclear(why))) => Vote::Barred(format!("{}: {why}", self.at).into()),
             Ok(Err(why)) => silent(why.text().clone()),
             Err(_) => silent(self.deadline.missed("no answer")),
         };
-        // Without QUIT, which Sentinels from version 7.2 on do not know. However it takes the end, it has said its part.
-        let _ = self.deadline.hold(exchange.channel.part()).await;
+        // Sentinels from version 7.2 on do not know QUIT. Nothing more comes, so that there is nothing to wait for.
+        let _ = self.deadline.hold(exchange.channel.shutdown()).await;
         vote
     }
 
@@ -119,11 +131,11 @@ impl Sentinel {
 }
 
 /// Where the master is, as a Sentinel says.
-async fn ask(exchange: &mut Exchange, login: &Login, master: &str) -> Result<(String, u16), Observation> {
+async fn ask(exchange: &mut Exchange, question: &Question) -> Result<(String, u16), Observation> {
     const ASKED: &str = "SENTINEL GET-MASTER-ADDR-BY-NAME";
-    let password = login.password.as_ref().map(|password| password.as_slice());
-    let question: &[&[u8]] = &[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", master.as_bytes()];
-    exchange.log_in_and_say(login.user.as_deref(), password, &[question]).await;
+    let password = question.password.as_ref().map(|password| password.as_slice());
+    let command: &[&[u8]] = &[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", question.master.as_bytes()];
+    exchange.log_in_and_say(question.user.as_deref(), password, &[command]).await;
     if password.is_some() {
         exchange::entered(&exchange.reply("AUTH").await?)?;
     }
@@ -135,24 +147,26 @@ async fn ask(exchange: &mut Exchange, login: &Login, master: &str) -> Result<(St
             }
             _ => Err(Observation::Missing("is no Sentinel".into())),
         },
-        Reply::Null => Err(Observation::Missing(format!("knows no master called {master}").into())),
+        Reply::Null => Err(Observation::Missing(format!("knows no master called {}", question.master).into())),
         Reply::Error(error) => Err(may_not(ASKED, error)),
         _ => Err(Observation::Missing("is no Sentinel".into())),
     }
 }
 
-/// Whether this is where an endpoint is, which has this host name if any. Sentinels name a host instead of its address where
-/// they are told to (`resolve-hostnames`, `announce-hostnames`).
-fn is_at(named: &str, port: u16, endpoint: &Target, host: &str) -> bool {
-    let Target::Ip(at) = endpoint else { return false };
-    let is_host = match named.parse::<IpAddr>() {
-        Ok(named) => named.to_canonical() == at.ip().to_canonical(),
-        Err(_) => {
-            let bare = |name: &'_ str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-            !host.is_empty() && bare(named) == bare(host)
-        }
-    };
-    is_host && port == at.port()
+impl Question {
+    /// Whether it is asked of the server that is named. Sentinels name a host instead of its address where they are told to
+    /// (`resolve-hostnames`, `announce-hostnames`).
+    fn is_of(&self, named: &str, port: u16) -> bool {
+        let Target::Ip(at) = self.endpoint else { return false };
+        let is_host = match named.parse::<IpAddr>() {
+            Ok(named) => named.to_canonical() == at.ip().to_canonical(),
+            Err(_) => {
+                let bare = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+                !self.host.is_empty() && bare(named) == bare(&self.host)
+            }
+        };
+        is_host && port == at.port()
+    }
 }
 
 impl Count {
@@ -257,6 +271,10 @@ mod tests {
         }
     }
 
+    fn question(endpoint: Target, host: &str) -> Question {
+        Question { user: None, password: None, master: "main".to_owned(), endpoint, host: host.to_owned() }
+    }
+
     #[test]
     fn who_is_named() {
         for (named, port, endpoint, host, is) in [
@@ -272,9 +290,9 @@ mod tests {
             ("10.0.0.1", 6379, "10.0.0.1:6379", "redis-1.test", true),
             ("", 6379, "10.0.0.1:6379", "", false),
         ] {
-            let endpoint = Target::Ip(endpoint.parse().unwrap());
-            assert_eq!(is_at(named, port, &endpoint, host), is, "{named}:{port} and {endpoint} ({host:?})");
+            let question = question(Target::Ip(endpoint.parse().unwrap()), host);
+            assert_eq!(question.is_of(named, port), is, "{named}:{port} and {endpoint} ({host:?})");
         }
-        assert!(!is_at("", 0, &Target::Unix("/run/x".into()), ""));
+        assert!(!question(Target::Unix("/run/x".into()), "").is_of("", 0));
     }
 }
