@@ -36,6 +36,7 @@ mod postgres;
 mod probes;
 mod quiet;
 mod ranks;
+mod redis_probe;
 mod refusals;
 mod reset;
 mod retries;

@@ -322,8 +322,10 @@ fn budget(config: &Config, workers: usize, listening: usize) -> Result<Budget, S
     };
     let probed = config.pools.iter().map(|pool| {
         let ways = pool.health.as_ref();
-        let ways =
-            ways.map_or(0, |health| usize::from(health.dialogue.is_some()) + usize::from(health.agent.is_some()));
+        let ways = ways.map_or(0, |health| {
+            let probe = health.dialogue.as_ref().map_or(0, |dialogue| dialogue.probe.connections());
+            probe + usize::from(health.agent.is_some())
+        });
         ways * of_pool(pool)
     });
     let probed = probed.sum();

@@ -72,9 +72,10 @@ pub struct PoolTls {
 }
 
 /// How TLS with a server of PostgreSQL begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Negotiation {
     /// After an SSLRequest that it agrees to.
+    #[default]
     Postgres,
     /// At once, as servers from version 17 on take it.
     Direct,

@@ -13,6 +13,7 @@ mod listeners;
 mod never_panics;
 mod pools;
 mod reach;
+mod redis;
 mod reference;
 mod routes;
 mod sessions;
