@@ -225,7 +225,7 @@ impl<'a> Attempts<'a> {
             (Lack::Places, _) if shortage.queue.is_zero() => {
                 return Err(Failure::new(Outcome::QueueFull, Side::Policy));
             }
-            (Lack::Places, _) => (&commons.queued, shortage.queue, Failure::new(Outcome::QueueTimeout, Side::Policy)),
+            (Lack::Places, _) => (&*commons.queued, shortage.queue, Failure::new(Outcome::QueueTimeout, Side::Policy)),
         };
         let has_failed = self.failure.outcome != Outcome::NoEndpoint;
         let wait = self.wait.get_or_insert_default();

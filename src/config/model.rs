@@ -44,10 +44,17 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// `[route.*]`, at least one a listener.
     pub routes: Vec<Route>,
-    /// `[pool.*]`, at least one.
+    /// `[pool.*]`, at least one; one that routes lead to by role is there once for each role, one part behind the other.
     pub pools: Vec<Pool>,
     /// Environment variables that set something, by name, sorted.
     pub environment: Vec<String>,
+}
+
+impl Config {
+    /// One part of each pool that is written.
+    pub fn written_pools(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.chunk_by(|one, other| one.written == other.written).filter_map(<[Pool]>::first)
+    }
 }
 
 /// `[runtime]`: what the process takes of its machine.
@@ -206,8 +213,10 @@ pub enum NamePattern {
 /// `[pool.NAME]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
-    /// The NAME.
+    /// The NAME; of a part, the NAME, a slash and what it is a part for, such as `pg/primary`.
     pub name: String,
+    /// The NAME.
+    pub written: String,
     /// How an endpoint is chosen.
     pub balance: Balance,
     /// Endpoints as written, no name twice; at least one if there is no file of them.

@@ -58,7 +58,10 @@ pub(crate) struct Endpoint {
     warming: Mutex<Option<Instant>>,
     /// Whether it was told of that it is left out.
     told_out: AtomicBool,
+    /// Sessions that this pool has sent there.
     active: AtomicU32,
+    /// The same of all parts of the pool as it is written, where it has parts: what places and choices go by.
+    all_parts: Option<Arc<AtomicU32>>,
     /// Times it was chosen, halved every second, where the algorithm wants to know.
     recent: AtomicU32,
     trouble: Trouble,
@@ -104,6 +107,7 @@ impl Endpoint {
     /// An endpoint without sessions that nothing judges.
     pub(crate) fn new(commons: &Arc<Commons>, name: &str, target: Target, metrics: EndpointMetrics) -> Endpoint {
         Endpoint {
+            all_parts: commons.parts.as_ref().map(|parts| parts.sessions(name, &target)),
             name: name.into(),
             commons: Arc::clone(commons),
             target,
@@ -191,7 +195,7 @@ impl Endpoint {
 
     /// Whether it has fewer sessions than it may.
     pub(crate) fn has_place(&self) -> bool {
-        self.active.load(Ordering::Relaxed) < self.most.load(Ordering::Relaxed)
+        self.taken().load(Ordering::Relaxed) < self.most.load(Ordering::Relaxed)
     }
 
     /// What it is doing.
@@ -238,14 +242,19 @@ impl Endpoint {
     pub(crate) fn load(&self) -> Load {
         Load {
             weight: self.share(),
-            active: self.active.load(Ordering::Relaxed),
+            active: self.taken().load(Ordering::Relaxed),
             recent: self.recent.load(Ordering::Relaxed),
         }
     }
 
-    /// Sessions now.
+    /// Sessions now that this pool has sent there.
     pub(crate) fn active(&self) -> u32 {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// Places that are taken.
+    fn taken(&self) -> &AtomicU32 {
+        self.all_parts.as_deref().unwrap_or(&self.active)
     }
 
     /// Sessions that it may have at once.
@@ -369,7 +378,7 @@ impl Lease {
     pub(crate) fn take(endpoint: &Arc<Endpoint>) -> Option<Lease> {
         let most = endpoint.most.load(Ordering::Relaxed);
         let more = |active| (active < most).then_some(active + 1);
-        endpoint.active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        endpoint.taken().fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Lease::counted(endpoint))
     }
 
@@ -378,7 +387,7 @@ impl Lease {
         if active >= endpoint.most.load(Ordering::Relaxed) {
             return None;
         }
-        endpoint.active.compare_exchange(active, active + 1, Ordering::Relaxed, Ordering::Relaxed).ok()?;
+        endpoint.taken().compare_exchange(active, active + 1, Ordering::Relaxed, Ordering::Relaxed).ok()?;
         Some(Lease::counted(endpoint))
     }
 
@@ -393,7 +402,11 @@ impl Lease {
         self.failed = true;
     }
 
+    /// The claim for which a place was taken.
     fn counted(endpoint: &Arc<Endpoint>) -> Lease {
+        if endpoint.all_parts.is_some() {
+            endpoint.active.fetch_add(1, Ordering::Relaxed);
+        }
         if let Some(all) = &endpoint.commons.active {
             all.fetch_add(1, Ordering::Relaxed);
         }
@@ -405,14 +418,16 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let endpoint = &self.endpoint;
         endpoint.active.fetch_sub(1, Ordering::Relaxed);
+        if let Some(all) = &endpoint.all_parts {
+            all.fetch_sub(1, Ordering::Relaxed);
+        }
         if let Some(all) = &endpoint.commons.active {
             all.fetch_sub(1, Ordering::Relaxed);
         }
         if endpoint.max_connections().is_some() {
             // Either we see that somebody has joined the queue, or that somebody sees the place that we leave.
             fence(Ordering::SeqCst);
-            let queued = &endpoint.commons.queued;
-            if self.failed { queued.wake_untried() } else { queued.wake_first() }
+            endpoint.commons.place_left(self.failed);
         }
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod discovery;
 pub(crate) mod endpoint;
 pub(crate) mod leaving;
 pub(crate) mod operator;
+pub(crate) mod parts;
 mod tier;
 mod tiers;
 pub(crate) mod waiting;
@@ -26,6 +27,7 @@ use self::commons::{Bell, Commons};
 pub(crate) use self::endpoint::{Endpoint, Lease, Target};
 use self::leaving::Cause;
 use self::operator::Operator;
+use self::parts::Parts;
 use self::tier::Chooser;
 pub(crate) use self::tier::Lack;
 use self::tiers::Tiers;
@@ -116,12 +118,17 @@ pub(crate) struct Settled {
 impl Pool {
     /// The pool as configured; those that are to be discovered join later. `bell` is told of every change.
     pub(crate) fn new(pool: &model::Pool, metrics: &Metrics, bell: &Arc<Bell>) -> Pool {
+        Pool::part(pool, None, metrics, bell)
+    }
+
+    /// The same of a pool that has others beside it over the same endpoints, and shares `parts` with them.
+    pub(crate) fn part(pool: &model::Pool, parts: Option<&Arc<Parts>>, metrics: &Metrics, bell: &Arc<Bell>) -> Pool {
         let mut new = Pool {
             name: pool.name.as_str().into(),
             timeouts: pool.timeouts.clone(),
             shortage: pool.shortage,
             metrics: metrics.pool(&pool.name),
-            commons: Arc::new(Commons::new(pool, bell)),
+            commons: Arc::new(Commons::new(pool, parts, bell)),
             balance: pool.balance,
             health: pool.health.clone(),
             outliers: pool.outliers,
@@ -206,7 +213,8 @@ impl Pool {
         for member in members {
             let known = by_name.get(member.name.as_str());
             let same = known.and_then(|known| known.endpoint.upgrade()).filter(|known| known.target == member.target);
-            let operator = known.map(|known| Arc::clone(&known.operator)).unwrap_or_default();
+            let operator = known.map(|known| Arc::clone(&known.operator));
+            let operator = operator.unwrap_or_else(|| self.operator(&member.name));
             let endpoint = same.unwrap_or_else(|| {
                 let (endpoint, gauges) = self.endpoint(&member, operator, metrics);
                 // A pool that serves is not to send everything to who has just come.
@@ -224,6 +232,11 @@ impl Pool {
         }
         self.tiers.store(Arc::new(self.tiers.load().with(endpoints, self.balance, gathers)));
         self.commons.replaced();
+    }
+
+    /// What operators said of an endpoint that is not known yet.
+    fn operator(&self, name: &str) -> Arc<Operator> {
+        self.commons.parts.as_ref().map_or_else(Arc::default, |parts| parts.operator(name))
     }
 
     /// A new endpoint, and the gauges that must not outlive it.
@@ -368,7 +381,13 @@ impl Pool {
                 !known.operator.is_default()
             }
         });
+        self.commons.parts.iter().for_each(|parts| parts.forget());
     }
+}
+
+/// Whether the pool at work that is called `name` is the pool `asked`, or a part of it. Only names of parts have a slash.
+pub(crate) fn is_of(name: &str, asked: &str) -> bool {
+    name == asked || name.split_once('/').is_some_and(|(written, _)| written == asked)
 }
 
 /// The key of the network of this length that a client is in. All clients behind a unix socket are one.

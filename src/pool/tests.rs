@@ -6,6 +6,7 @@ use super::*;
 pub(super) fn described(balance: model::Balance) -> model::Pool {
     model::Pool {
         name: "p".into(),
+        written: "p".into(),
         balance,
         endpoints: Vec::new(),
         endpoints_file: None,

@@ -82,6 +82,7 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
     let own = table.get("timeouts").map(|node| node.table(keys::POOL_TIMEOUTS, check.report));
     let model = Pool {
         name: name.to_owned(),
+        written: name.to_owned(),
         balance,
         endpoints,
         endpoints_file: file,
