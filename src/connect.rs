@@ -143,6 +143,9 @@ impl<'a> Attempts<'a> {
             // Others may try meanwhile.
             self.place().inspect(|place| place.step_out());
             match self.reach(&lease).await {
+                Ok(_) if !self.pool.may_begin(lease.endpoint()) => {
+                    self.place().inspect(|place| place.step_back());
+                }
                 Ok((stream, joined)) => {
                     self.leave_queue();
                     let took = began.elapsed().saturating_sub(waited);

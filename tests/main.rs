@@ -37,6 +37,7 @@ mod ranks;
 mod refusals;
 mod reset;
 mod retries;
+mod roles;
 mod scanners;
 mod shortage;
 mod smoke;

@@ -12,7 +12,7 @@ use super::command::{
     SessionStatus, Sessions, Status,
 };
 use super::pages::State as Process;
-use crate::config::model::{BACKUP, MAX_WEIGHT};
+use crate::config::model::{BACKUP, FALLBACK, MAX_WEIGHT};
 use crate::health::{Report, Standing};
 use crate::pool::endpoint::{PARTS, State};
 use crate::pool::operator::{Mode, Operator};
@@ -170,13 +170,14 @@ fn status(shared: &Shared, only: Option<&str>) -> Result<Status, String> {
 
 fn pool_status(pool: &Pool) -> PoolStatus {
     let mut endpoints = pool.all();
-    endpoints.sort_by(|a, b| (a.priority(), &a.name).cmp(&(b.priority(), &b.name)));
+    endpoints.sort_by(|a, b| (a.rank(), &a.name).cmp(&(b.rank(), &b.name)));
     let there = endpoints.iter().map(|endpoint| endpoint_status(endpoint));
     let absent = pool.absent().into_iter().map(|(name, operator)| absent_status(&name, &operator));
     PoolStatus {
         name: pool.name.to_string(),
         serving: pool.in_use().map(rank),
         panic: pool.panics(),
+        rivals: pool.rivals().iter().map(|endpoint| endpoint.name.to_string()).collect(),
         held: pool.commons.held.len(),
         queued: pool.commons.queued.len(),
         endpoints: there.chain(absent).collect(),
@@ -200,7 +201,7 @@ fn endpoint_status(endpoint: &Endpoint) -> EndpointStatus {
         address: endpoint.target.to_string(),
         state: state.into(),
         mode: endpoint.operator.mode().word().into(),
-        priority: rank(endpoint.priority()),
+        priority: rank(endpoint.rank()),
         weight: endpoint.weight(),
         share: f64::from(endpoint.share()) / f64::from(PARTS),
         sessions: endpoint.active(),
@@ -238,7 +239,11 @@ fn health_status(report: &Report) -> HealthStatus {
 }
 
 fn rank(priority: u32) -> String {
-    if priority == BACKUP { "backup".into() } else { priority.to_string() }
+    match priority {
+        BACKUP => "backup".into(),
+        FALLBACK => "fallback".into(),
+        priority => priority.to_string(),
+    }
 }
 
 async fn sessions(shared: &Shared, only: Filter, limit: usize) -> Result<Sessions, String> {

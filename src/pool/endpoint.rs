@@ -13,6 +13,7 @@ use super::commons::Commons;
 use super::leaving::{Cause, Leaving};
 use super::operator::{Mode, Operator};
 use crate::balance::Load;
+use crate::config::model::{FALLBACK, Role};
 use crate::health::outlier::Outlier;
 use crate::health::{Finding, Health, Standing};
 use crate::observe::metrics::EndpointMetrics;
@@ -52,6 +53,8 @@ pub(crate) struct Endpoint {
     /// Sessions at once; [`u32::MAX`]: no limit.
     most: AtomicU32,
     priority: AtomicU32,
+    /// The rank that it has at the moment.
+    rank: AtomicU32,
     /// The pool no longer has it.
     gone: AtomicBool,
     /// When it began to serve, where it is not yet given its whole share.
@@ -121,6 +124,7 @@ impl Endpoint {
             share: AtomicU16::new(PARTS as u16),
             most: AtomicU32::new(u32::MAX),
             priority: AtomicU32::new(0),
+            rank: AtomicU32::new(0),
             gone: AtomicBool::new(false),
             warming: Mutex::default(),
             told_out: AtomicBool::new(false),
@@ -143,7 +147,10 @@ impl Endpoint {
     /// Takes in what a probe or an agent has found at `now`. Who comes up starts anew: what sessions found before is over.
     pub(crate) fn observe(&self, finding: &Finding, now: SystemTime) {
         let Some(health) = &self.health else { return };
-        let wishes = || (health.is_draining(), health.is_maint(), health.weight_percent(), health.was_refused());
+        let wishes = || {
+            let role = (health.was_refused(), health.role(), health.claims_primary());
+            (health.is_draining(), health.is_maint(), health.weight_percent(), role)
+        };
         let (before, wished) = (self.standing(), wishes());
         let changed = health.observe(self.pool(), &self.name, finding, now);
         if changed == Some(Standing::Up) {
@@ -190,7 +197,17 @@ impl Endpoint {
 
     /// Whether it is up, not left out and not taken out of service.
     pub(crate) fn is_fit(&self) -> bool {
-        self.is_admitted() && self.standing() == Standing::Up && !self.is_out()
+        self.is_admitted() && self.standing() == Standing::Up && self.suits() && !self.is_out()
+    }
+
+    /// Whether it has the role that the pool is for. Of one that has never said nobody knows, so that it does not.
+    pub(crate) fn suits(&self) -> bool {
+        self.health.as_ref().is_none_or(Health::has_role)
+    }
+
+    /// Whether it says that it is the primary, and nobody has taken it out of service.
+    pub(crate) fn claims_primary(&self) -> bool {
+        self.health.as_ref().is_some_and(Health::claims_primary) && self.mode() != Mode::Maintenance
     }
 
     /// Whether it has fewer sessions than it may.
@@ -220,14 +237,16 @@ impl Endpoint {
         self.health.as_ref().is_some_and(Health::was_refused)
     }
 
-    /// Why its sessions should leave as far as it is itself the cause; `unbelieved`: whatever probes found.
+    /// Why its sessions should leave as far as it is itself the cause; `unbelieved`: whatever probes found, but for its role.
     pub(super) fn cause(&self, unbelieved: bool) -> Option<Cause> {
         if self.gone.load(Ordering::Relaxed) {
             return Some(Cause::Removal);
         }
         match (self.mode(), self.standing()) {
             (Mode::Maintenance, _) => Some(Cause::Down),
-            (_, Standing::Down) if !unbelieved => Some(if self.was_refused() { Cause::Demotion } else { Cause::Down }),
+            (_, Standing::Down) if !unbelieved || !self.suits() => {
+                Some(if self.was_refused() { Cause::Demotion } else { Cause::Down })
+            }
             (Mode::Drain, _) => Some(Cause::Drain),
             (Mode::Ready, _) => None,
         }
@@ -272,9 +291,16 @@ impl Endpoint {
         self.operator.weight().unwrap_or(self.weight.load(Ordering::Relaxed))
     }
 
-    /// The rank that it has, or had.
-    pub(crate) fn priority(&self) -> u32 {
-        self.priority.load(Ordering::Relaxed)
+    /// The rank that it has, or had: its priority, or [`FALLBACK`].
+    pub(crate) fn rank(&self) -> u32 {
+        self.rank.load(Ordering::Relaxed)
+    }
+
+    /// Works out its rank anew; `falls_back`: the primary stands behind all others.
+    pub(super) fn rank_anew(&self, falls_back: bool) {
+        let role = self.health.as_ref().and_then(Health::role);
+        let is_last = falls_back && role == Some(Role::Primary);
+        self.rank.store(if is_last { FALLBACK } else { self.priority.load(Ordering::Relaxed) }, Ordering::Relaxed);
     }
 
     /// Takes in what it is to be as a member of its pool, with at most `most` sessions unless it has a limit of its own.

@@ -32,7 +32,7 @@ use self::tier::Chooser;
 pub(crate) use self::tier::Lack;
 use self::tiers::Tiers;
 use crate::balance::maglev;
-use crate::config::model::{self, WatchedTls};
+use crate::config::model::{self, Role, WatchedTls};
 use crate::health::outlier::Outlier;
 use crate::health::{Health, Standing};
 use crate::observe::metrics::{Metrics, PoolMetrics, TlsMetrics};
@@ -55,6 +55,14 @@ pub(crate) struct Pool {
     health: Option<Arc<model::Health>>,
     outliers: Option<model::Outliers>,
     slow_start: Option<Duration>,
+    /// The primary stands behind all others.
+    falls_back: bool,
+    /// While several endpoints say that they are the primary, none of them gets new sessions.
+    single_writer: bool,
+    /// That is how it is.
+    rivals: AtomicBool,
+    /// How many say so; `None` where the pool is not for the primary.
+    writers: Option<Gauge>,
     /// Sessions at once of an endpoint that has no limit of its own.
     most: Option<u32>,
     source: Vec<IpAddr>,
@@ -123,6 +131,8 @@ impl Pool {
 
     /// The same of a pool that has others beside it over the same endpoints, and shares `parts` with them.
     pub(crate) fn part(pool: &model::Pool, parts: Option<&Arc<Parts>>, metrics: &Metrics, bell: &Arc<Bell>) -> Pool {
+        // There is one primary: what share of the endpoints it is says nothing.
+        let panic_percent = pool.panic_percent.filter(|_| pool.role() != Some(Role::Primary));
         let mut new = Pool {
             name: pool.name.as_str().into(),
             timeouts: pool.timeouts.clone(),
@@ -133,11 +143,15 @@ impl Pool {
             health: pool.health.clone(),
             outliers: pool.outliers,
             slow_start: pool.slow_start,
+            falls_back: pool.part == Some(model::Part::ReplicaOrPrimary),
+            single_writer: pool.single_writer,
+            rivals: AtomicBool::new(false),
+            writers: (pool.role() == Some(Role::Primary)).then(|| metrics.pool_writers(&pool.name)),
             most: pool.max_connections_per_endpoint,
             source: pool.source.clone(),
             tls: pool.tls.clone(),
             tls_metrics: None,
-            tiers: ArcSwap::from_pointee(Tiers::none(pool.fails_back, pool.panic_percent)),
+            tiers: ArcSwap::from_pointee(Tiers::none(pool.fails_back, panic_percent)),
             position: AtomicUsize::new(0),
             gathers: AtomicBool::new(true),
             served: AtomicBool::new(false),
@@ -179,15 +193,30 @@ impl Pool {
     /// gave for the client.
     ///
     /// Endpoints of a worse priority come after all others; after those come endpoints that are left out, or of which
-    /// nothing is known yet. Those that are down or taken out of service are left alone.
+    /// nothing is known yet. Those that are down or taken out of service are left alone, and so are those that have not
+    /// said that they have the role which the pool is for.
     ///
     /// # Errors
     /// Why none was chosen. Where those whose turn it is are merely full, nobody else takes it.
     pub(crate) fn lease(&self, key: u64, tried: &[Option<Arc<Endpoint>>]) -> Result<Lease, Lack> {
-        let new = |endpoint: &Endpoint| !tried.iter().flatten().any(|tried| tried.name == endpoint.name);
+        let tiers = self.tiers.load();
+        let new = |endpoint: &Endpoint| {
+            !tried.iter().flatten().any(|tried| tried.name == endpoint.name) && self.is_sole(&tiers, endpoint)
+        };
         let again = tried.iter().any(Option::is_some);
         let chooser = Chooser { position: &self.position, active: self.commons.active.as_ref(), key, again };
-        self.tiers.load().lease(&chooser, new)
+        tiers.lease(&chooser, new)
+    }
+
+    /// Whether a session that was given `endpoint` may begin now that it is connected to it, which may have taken a while:
+    /// there is no harm in one that is down, but in one that has another role.
+    pub(crate) fn may_begin(&self, endpoint: &Endpoint) -> bool {
+        endpoint.suits() && self.is_sole(&self.tiers.load(), endpoint)
+    }
+
+    /// Whether no other endpoint says that it is the primary, where only one may.
+    fn is_sole(&self, tiers: &Tiers, endpoint: &Endpoint) -> bool {
+        !self.single_writer || tiers.writers().all(|writer| writer.target == endpoint.target)
     }
 
     /// A session could not be served by `endpoint`, and that was its own fault: leaves it out if it happens too often.
@@ -228,6 +257,7 @@ impl Pool {
             });
             endpoint.join(&member, self.most);
             endpoint.reckon(self.slow_start, now);
+            endpoint.rank_anew(self.falls_back);
             endpoints.push(endpoint);
         }
         self.tiers.store(Arc::new(self.tiers.load().with(endpoints, self.balance, gathers)));
@@ -265,14 +295,57 @@ impl Pool {
 
     /// Lets shares follow weights and time, and makes the orders anew that depend on them.
     fn share_out(&self, all: &[Arc<Endpoint>], now: Instant) {
-        all.iter().for_each(|endpoint| endpoint.reckon(self.slow_start, now));
+        for endpoint in all {
+            endpoint.reckon(self.slow_start, now);
+            endpoint.rank_anew(self.falls_back);
+        }
         let mut last = self.shared_out.lock().unwrap_or_else(PoisonError::into_inner);
         // Orders may be much work, and agents may talk all the time.
         let rests = last.is_some_and(|last| now.saturating_duration_since(last) < BETWEEN_ORDERS);
-        if !rests && self.tiers.load().is_outdated() {
+        let tiers = self.tiers.load();
+        if tiers.is_disordered() || (!rests && tiers.is_outdated()) {
             *last = Some(now);
-            self.tiers.store(Arc::new(self.tiers.load().with(self.endpoints(), self.balance, false)));
+            self.tiers.store(Arc::new(tiers.with(
+                self.endpoints(),
+                self.balance,
+                self.gathers.load(Ordering::Relaxed),
+            )));
         }
+    }
+
+    /// Counts who says that it is the primary, and tells where it is more than one and may not be. Whether it is so.
+    fn count_writers(&self, tiers: &Tiers) -> bool {
+        let Some(gauge) = &self.writers else { return false };
+        let mut writers: Vec<&Arc<Endpoint>> = Vec::new();
+        for writer in tiers.writers() {
+            // One server may be called by two names.
+            if !writers.iter().any(|known| known.target == writer.target) {
+                writers.push(writer);
+            }
+        }
+        gauge.set(writers.len() as f64);
+        let rivals = self.single_writer && writers.len() > 1;
+        let names = || writers.iter().map(|writer| &*writer.name).collect::<Vec<_>>().join(", ");
+        match (self.rivals.swap(rivals, Ordering::Relaxed), rivals) {
+            (false, true) => tracing::error!(
+                pool = &*self.name,
+                endpoints = names(),
+                "several endpoints say that they are the primary: no new sessions until it is one"
+            ),
+            (true, false) => tracing::info!(
+                pool = &*self.name,
+                endpoints = names(),
+                "no longer do several endpoints say that they are the primary: new sessions go on"
+            ),
+            _ => {}
+        }
+        rivals
+    }
+
+    /// The endpoints that all say that they are the primary, where only one may.
+    pub(crate) fn rivals(&self) -> Vec<Arc<Endpoint>> {
+        let tiers = self.tiers.load();
+        if self.rivals.load(Ordering::Relaxed) { tiers.writers().cloned().collect() } else { Vec::new() }
     }
 
     /// Brings what choices go by up to date with the state of the endpoints, and lets those try who wait for one.
@@ -284,11 +357,12 @@ impl Pool {
         let in_use = tiers.settle();
         let mut leaving = false;
         for endpoint in &all {
-            let stands_in = in_use.is_some_and(|in_use| endpoint.priority() > in_use);
+            let stands_in = in_use.is_some_and(|in_use| endpoint.rank() > in_use);
             let cause = endpoint.cause(tiers.panics()).or(stands_in.then_some(Cause::Recovery));
             leaving |= endpoint.leaving.set(cause, &self.commons.sessions, now);
         }
-        let serves = tiers.serves();
+        let rivals = self.count_writers(&tiers);
+        let serves = tiers.serves() && !rivals;
         if self.served.swap(serves, Ordering::Relaxed) != serves || stirred {
             self.commons.held.wake_all();
             self.commons.queued.wake_first();
@@ -407,5 +481,7 @@ fn key_of_network(client: Option<IpAddr>, ipv4: u8, ipv6: u8) -> u64 {
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod role_properties;
 #[cfg(test)]
 mod tests;

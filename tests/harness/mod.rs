@@ -4,6 +4,7 @@ pub mod answering;
 pub mod balancer;
 pub mod bulk;
 pub mod client;
+pub mod database;
 pub mod dns;
 pub mod endpoint;
 pub mod flow;
@@ -15,6 +16,7 @@ pub mod tls;
 
 pub use balancer::Balancer;
 pub use client::Client;
+pub use database::{Being, Database};
 pub use dns::{Broken, Dns};
 pub use endpoint::{Endpoint, Manner};
 pub use pattern::Pattern;
