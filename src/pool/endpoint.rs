@@ -12,6 +12,7 @@ use super::Member;
 use super::commons::Commons;
 use super::leaving::{Cause, Leaving};
 use super::operator::{Mode, Operator};
+use super::places::Places;
 use crate::balance::Load;
 use crate::config::model::{FALLBACK, Role};
 use crate::health::outlier::Outlier;
@@ -50,8 +51,6 @@ pub(crate) struct Endpoint {
     weight: AtomicU16,
     /// What the weight comes to now, in tenths.
     share: AtomicU16,
-    /// Sessions at once; [`u32::MAX`]: no limit.
-    most: AtomicU32,
     priority: AtomicU32,
     /// The rank that it has at the moment.
     rank: AtomicU32,
@@ -61,10 +60,7 @@ pub(crate) struct Endpoint {
     warming: Mutex<Option<Instant>>,
     /// Whether it was told of that it is left out.
     told_out: AtomicBool,
-    /// Sessions that this pool has sent there.
-    active: AtomicU32,
-    /// The same of all parts of the pool as it is written, where it has parts: what places and choices go by.
-    all_parts: Option<Arc<AtomicU32>>,
+    places: Places,
     /// Times it was chosen, halved every second, where the algorithm wants to know.
     recent: AtomicU32,
     trouble: Trouble,
@@ -110,7 +106,7 @@ impl Endpoint {
     /// An endpoint without sessions that nothing judges.
     pub(crate) fn new(commons: &Arc<Commons>, name: &str, target: Target, metrics: EndpointMetrics) -> Endpoint {
         Endpoint {
-            all_parts: commons.parts.as_ref().map(|parts| parts.sessions(name, &target)),
+            places: Places::new(commons.parts.as_ref().map(|parts| parts.sessions(name, &target))),
             name: name.into(),
             commons: Arc::clone(commons),
             target,
@@ -122,13 +118,11 @@ impl Endpoint {
             leaving: Leaving::default(),
             weight: AtomicU16::new(1),
             share: AtomicU16::new(PARTS as u16),
-            most: AtomicU32::new(u32::MAX),
             priority: AtomicU32::new(0),
             rank: AtomicU32::new(0),
             gone: AtomicBool::new(false),
             warming: Mutex::default(),
             told_out: AtomicBool::new(false),
-            active: AtomicU32::new(0),
             recent: AtomicU32::new(0),
             trouble: Trouble::default(),
         }
@@ -212,7 +206,7 @@ impl Endpoint {
 
     /// Whether it has fewer sessions than it may.
     pub(crate) fn has_place(&self) -> bool {
-        self.taken().load(Ordering::Relaxed) < self.most.load(Ordering::Relaxed)
+        self.places.has_one()
     }
 
     /// What it is doing.
@@ -259,26 +253,17 @@ impl Endpoint {
 
     /// What balancing goes by.
     pub(crate) fn load(&self) -> Load {
-        Load {
-            weight: self.share(),
-            active: self.taken().load(Ordering::Relaxed),
-            recent: self.recent.load(Ordering::Relaxed),
-        }
+        Load { weight: self.share(), active: self.places.taken(), recent: self.recent.load(Ordering::Relaxed) }
     }
 
     /// Sessions now that this pool has sent there.
     pub(crate) fn active(&self) -> u32 {
-        self.active.load(Ordering::Relaxed)
-    }
-
-    /// Places that are taken.
-    fn taken(&self) -> &AtomicU32 {
-        self.all_parts.as_deref().unwrap_or(&self.active)
+        self.places.own()
     }
 
     /// Sessions that it may have at once.
     pub(crate) fn max_connections(&self) -> Option<u32> {
-        Some(self.most.load(Ordering::Relaxed)).filter(|&most| most != u32::MAX)
+        self.places.most()
     }
 
     /// Its share of the sessions, in tenths of a weight.
@@ -306,7 +291,7 @@ impl Endpoint {
     /// Takes in what it is to be as a member of its pool, with at most `most` sessions unless it has a limit of its own.
     pub(super) fn join(&self, member: &Member, most: Option<u32>) {
         self.weight.store(member.weight, Ordering::Relaxed);
-        self.most.store(member.max_connections.or(most).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.places.limit(member.max_connections.or(most));
         self.priority.store(member.priority, Ordering::Relaxed);
         self.gone.store(false, Ordering::Relaxed);
         self.health.iter().for_each(|health| health.set_host(member.host.clone()));
@@ -355,7 +340,7 @@ impl Endpoint {
     /// of changes and of failures, of these not more often than every [`TELL_EVERY`].
     pub(crate) fn publish(&self) {
         self.recent.fetch_sub(self.recent.load(Ordering::Relaxed).div_ceil(2), Ordering::Relaxed);
-        self.metrics.active.set(f64::from(self.active.load(Ordering::Relaxed)));
+        self.metrics.active.set(f64::from(self.places.own()));
         self.metrics.usable.set(f64::from(self.is_fit() && self.share() > 0));
         self.metrics.weight.set(f64::from(self.share()) / f64::from(PARTS));
         self.outlier.iter().for_each(|outlier| outlier.look(Instant::now()));
@@ -402,19 +387,12 @@ pub(crate) struct Lease {
 impl Lease {
     /// A claim, if the endpoint has a place.
     pub(crate) fn take(endpoint: &Arc<Endpoint>) -> Option<Lease> {
-        let most = endpoint.most.load(Ordering::Relaxed);
-        let more = |active| (active < most).then_some(active + 1);
-        endpoint.taken().fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Lease::counted(endpoint))
+        endpoint.places.take().then(|| Lease::counted(endpoint))
     }
 
     /// A claim, provided that the endpoint still has `active` sessions, and a place.
     pub(crate) fn take_if(endpoint: &Arc<Endpoint>, active: u32) -> Option<Lease> {
-        if active >= endpoint.most.load(Ordering::Relaxed) {
-            return None;
-        }
-        endpoint.taken().compare_exchange(active, active + 1, Ordering::Relaxed, Ordering::Relaxed).ok()?;
-        Some(Lease::counted(endpoint))
+        endpoint.places.take_if(active).then(|| Lease::counted(endpoint))
     }
 
     /// The endpoint.
@@ -430,9 +408,6 @@ impl Lease {
 
     /// The claim for which a place was taken.
     fn counted(endpoint: &Arc<Endpoint>) -> Lease {
-        if endpoint.all_parts.is_some() {
-            endpoint.active.fetch_add(1, Ordering::Relaxed);
-        }
         if let Some(all) = &endpoint.commons.active {
             all.fetch_add(1, Ordering::Relaxed);
         }
@@ -443,10 +418,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let endpoint = &self.endpoint;
-        endpoint.active.fetch_sub(1, Ordering::Relaxed);
-        if let Some(all) = &endpoint.all_parts {
-            all.fetch_sub(1, Ordering::Relaxed);
-        }
+        endpoint.places.leave();
         if let Some(all) = &endpoint.commons.active {
             all.fetch_sub(1, Ordering::Relaxed);
         }

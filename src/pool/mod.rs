@@ -10,12 +10,14 @@ pub(crate) mod endpoint;
 pub(crate) mod leaving;
 pub(crate) mod operator;
 pub(crate) mod parts;
+mod places;
 mod tier;
 mod tiers;
 pub(crate) mod waiting;
+mod writers;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -31,6 +33,7 @@ use self::parts::Parts;
 use self::tier::Chooser;
 pub(crate) use self::tier::Lack;
 use self::tiers::Tiers;
+use self::writers::Writers;
 use crate::balance::maglev;
 use crate::config::model::{self, Role, WatchedTls};
 use crate::health::outlier::Outlier;
@@ -57,12 +60,8 @@ pub(crate) struct Pool {
     slow_start: Option<Duration>,
     /// The primary stands behind all others.
     falls_back: bool,
-    /// While several endpoints say that they are the primary, none of them gets new sessions.
-    single_writer: bool,
-    /// That is how it is.
-    rivals: AtomicBool,
-    /// How many say so; `None` where the pool is not for the primary.
-    writers: Option<Gauge>,
+    /// `None` where the pool is not for the primary.
+    writers: Option<Writers>,
     /// Sessions at once of an endpoint that has no limit of its own.
     most: Option<u32>,
     source: Vec<IpAddr>,
@@ -132,7 +131,8 @@ impl Pool {
     /// The same of a pool that has others beside it over the same endpoints, and shares `parts` with them.
     pub(crate) fn part(pool: &model::Pool, parts: Option<&Arc<Parts>>, metrics: &Metrics, bell: &Arc<Bell>) -> Pool {
         // There is one primary: what share of the endpoints it is says nothing.
-        let panic_percent = pool.panic_percent.filter(|_| pool.role() != Some(Role::Primary));
+        let is_for_primary = pool.role() == Some(Role::Primary);
+        let panic_percent = pool.panic_percent.filter(|_| !is_for_primary);
         let mut new = Pool {
             name: pool.name.as_str().into(),
             timeouts: pool.timeouts.clone(),
@@ -144,9 +144,7 @@ impl Pool {
             outliers: pool.outliers,
             slow_start: pool.slow_start,
             falls_back: pool.part == Some(model::Part::ReplicaOrPrimary),
-            single_writer: pool.single_writer,
-            rivals: AtomicBool::new(false),
-            writers: (pool.role() == Some(Role::Primary)).then(|| metrics.pool_writers(&pool.name)),
+            writers: is_for_primary.then(|| Writers::new(pool.single_writer, metrics.pool_writers(&pool.name))),
             most: pool.max_connections_per_endpoint,
             source: pool.source.clone(),
             tls: pool.tls.clone(),
@@ -184,8 +182,8 @@ impl Pool {
         let model::Balance::Maglev(hash) = self.balance else { return 0 };
         match (hash.key, name) {
             (model::HashKey::Sni, Some(name)) => maglev::key(name.as_bytes()),
-            (model::HashKey::Sni, None) => key_of_network(client, 32, 64),
-            (model::HashKey::Source { ipv4, ipv6 }, _) => key_of_network(client, ipv4, ipv6),
+            (model::HashKey::Sni, None) => maglev::key_of_network(client, 32, 64),
+            (model::HashKey::Source { ipv4, ipv6 }, _) => maglev::key_of_network(client, ipv4, ipv6),
         }
     }
 
@@ -216,7 +214,7 @@ impl Pool {
 
     /// Whether no other endpoint says that it is the primary, where only one may.
     fn is_sole(&self, tiers: &Tiers, endpoint: &Endpoint) -> bool {
-        !self.single_writer || tiers.writers().all(|writer| writer.target == endpoint.target)
+        self.writers.as_ref().is_none_or(|writers| writers.allow(tiers, endpoint))
     }
 
     /// A session could not be served by `endpoint`, and that was its own fault: leaves it out if it happens too often.
@@ -313,39 +311,9 @@ impl Pool {
         }
     }
 
-    /// Counts who says that it is the primary, and tells where it is more than one and may not be. Whether it is so.
-    fn count_writers(&self, tiers: &Tiers) -> bool {
-        let Some(gauge) = &self.writers else { return false };
-        let mut writers: Vec<&Arc<Endpoint>> = Vec::new();
-        for writer in tiers.writers() {
-            // One server may be called by two names.
-            if !writers.iter().any(|known| known.target == writer.target) {
-                writers.push(writer);
-            }
-        }
-        gauge.set(writers.len() as f64);
-        let rivals = self.single_writer && writers.len() > 1;
-        let names = || writers.iter().map(|writer| &*writer.name).collect::<Vec<_>>().join(", ");
-        match (self.rivals.swap(rivals, Ordering::Relaxed), rivals) {
-            (false, true) => tracing::error!(
-                pool = &*self.name,
-                endpoints = names(),
-                "several endpoints say that they are the primary: no new sessions until it is one"
-            ),
-            (true, false) => tracing::info!(
-                pool = &*self.name,
-                endpoints = names(),
-                "no longer do several endpoints say that they are the primary: new sessions go on"
-            ),
-            _ => {}
-        }
-        rivals
-    }
-
     /// The endpoints that all say that they are the primary, where only one may.
     pub(crate) fn rivals(&self) -> Vec<Arc<Endpoint>> {
-        let tiers = self.tiers.load();
-        if self.rivals.load(Ordering::Relaxed) { tiers.writers().cloned().collect() } else { Vec::new() }
+        self.writers.as_ref().map(|writers| writers.rivals(&self.tiers.load())).unwrap_or_default()
     }
 
     /// Brings what choices go by up to date with the state of the endpoints, and lets those try who wait for one.
@@ -361,8 +329,8 @@ impl Pool {
             let cause = endpoint.cause(tiers.panics()).or(stands_in.then_some(Cause::Recovery));
             leaving |= endpoint.leaving.set(cause, &self.commons.sessions, now);
         }
-        let rivals = self.count_writers(&tiers);
-        let serves = tiers.serves() && !rivals;
+        let are_rivals = self.writers.as_ref().is_some_and(|writers| writers.look(&self.name, &tiers));
+        let serves = tiers.serves() && !are_rivals;
         if self.served.swap(serves, Ordering::Relaxed) != serves || stirred {
             self.commons.held.wake_all();
             self.commons.queued.wake_first();
@@ -462,21 +430,6 @@ impl Pool {
 /// Whether the pool at work that is called `name` is the pool `asked`, or a part of it. Only names of parts have a slash.
 pub(crate) fn is_of(name: &str, asked: &str) -> bool {
     name == asked || name.split_once('/').is_some_and(|(written, _)| written == asked)
-}
-
-/// The key of the network of this length that a client is in. All clients behind a unix socket are one.
-fn key_of_network(client: Option<IpAddr>, ipv4: u8, ipv6: u8) -> u64 {
-    match client.map(|client| client.to_canonical()) {
-        Some(IpAddr::V4(address)) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(ipv4)).unwrap_or(0);
-            maglev::key(&Ipv4Addr::from_bits(address.to_bits() & mask).octets())
-        }
-        Some(IpAddr::V6(address)) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(ipv6)).unwrap_or(0);
-            maglev::key(&Ipv6Addr::from_bits(address.to_bits() & mask).octets())
-        }
-        None => maglev::key(b""),
-    }
 }
 
 #[cfg(test)]
