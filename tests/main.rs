@@ -40,6 +40,7 @@ mod redis_probe;
 mod refusals;
 mod reset;
 mod retries;
+mod roles;
 mod scanners;
 mod servers;
 mod shortage;

@@ -25,7 +25,8 @@ pub(super) const LISTENER: &[&str] = &["bind", "protocol", "max_connections", "b
 /// `[listener.NAME.timeouts]`
 pub(super) const LISTENER_TIMEOUTS: &[&str] = &["open"];
 /// `[route.NAME]`
-pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "allow_cleartext", "pool", "acme", "tls"];
+pub(super) const ROUTE: &[&str] =
+    &["listener", "sni", "alpn", "from", "allow_cleartext", "pool", "role", "fallback", "acme", "tls"];
 /// `[route.NAME.tls]`
 pub(super) const ROUTE_TLS: &[&str] = &["certificates", "default", "alpn", "min_version", "handshake", "client"];
 /// `[route.NAME.tls.client]`
@@ -48,6 +49,7 @@ pub(super) const POOL: &[&str] = &[
     "failback",
     "slow_start",
     "panic_percent",
+    "single_writer",
     "no_endpoint",
     "hold",
     "max_connections_per_endpoint",

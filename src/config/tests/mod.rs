@@ -11,6 +11,7 @@ mod files;
 mod health;
 mod listeners;
 mod never_panics;
+mod parts;
 mod pools;
 mod reach;
 mod redis;

@@ -93,6 +93,13 @@ impl Found {
         Found { reply: Reply::Plain(observation), expires: None, took }
     }
 
+    /// That a server has told what it is, and nothing else.
+    #[cfg(test)]
+    pub(super) fn of_server(role: Role) -> Found {
+        let answer = server::Answer { role: Some(role), ..server::Answer::of("X 1") };
+        Found { reply: Reply::Server(answer), expires: None, took: Duration::ZERO }
+    }
+
     /// What a pool makes of it.
     pub(crate) fn judge(&self, expect: &Expect) -> Observation {
         match &self.reply {
