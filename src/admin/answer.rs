@@ -231,6 +231,7 @@ fn health_status(report: &Report) -> HealthStatus {
         last: report.last.as_ref().map(|last| last.to_string()),
         last_ago: report.last_at.map(ago),
         took: report.took.as_secs_f64(),
+        role: report.role.map(|role| role.word().into()),
         agent: report.agent.clone(),
     }
 }

@@ -84,13 +84,21 @@ pub(super) const HEALTH: &[&str] = &[
     "address",
     "port",
     "source",
+    "role",
+    "max_lag",
+    "user",
+    "password_file",
+    "database",
+    "query",
+    "value",
     "tls",
     "http",
     "script",
     "agent",
 ];
 /// `[pool.NAME.health.tls]`
-pub(super) const HEALTH_TLS: &[&str] = &["name", "alpn", "verify", "ca", "pins", "certificate", "key", "warn_expiry"];
+pub(super) const HEALTH_TLS: &[&str] =
+    &["negotiation", "name", "alpn", "verify", "ca", "pins", "certificate", "key", "warn_expiry"];
 /// `[pool.NAME.health.http]`
 pub(super) const HEALTH_HTTP: &[&str] = &["method", "path", "host", "headers", "status", "body"];
 /// `[[pool.NAME.health.script]]`

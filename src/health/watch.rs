@@ -165,7 +165,7 @@ fn called(dialogue: &Dialogue, health: &Health, target: &Target) -> (Arc<str>, A
                 _ => bare(name),
             }
         }),
-        Probe::Tcp | Probe::Script(_) => String::new(),
+        Probe::Tcp | Probe::Script(_) | Probe::Postgres(_) => String::new(),
     };
     (request.into(), name.unwrap_or_default())
 }

@@ -6,6 +6,7 @@ pub mod alert;
 pub mod client_hello;
 pub mod mysql;
 pub mod name;
+pub mod pg_server;
 pub mod protocols;
 #[doc(hidden)]
 #[expect(clippy::expect_used, reason = "made for tests, from what tests write")]
