@@ -91,6 +91,8 @@ pub(super) const HEALTH: &[&str] = &[
     "database",
     "query",
     "value",
+    "galera",
+    "server_key_file",
     "tls",
     "http",
     "script",

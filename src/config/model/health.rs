@@ -115,6 +115,8 @@ pub enum Probe {
     Script(Vec<Step>),
     /// To take a login, in the protocol of PostgreSQL.
     Postgres(PostgresProbe),
+    /// To take a login, in the protocol of MySQL.
+    Mysql(MysqlProbe),
 }
 
 impl Probe {
@@ -122,6 +124,7 @@ impl Probe {
     pub(crate) fn password(&self) -> Option<&SecretFile> {
         match self {
             Probe::Postgres(probe) => probe.login.as_ref()?.password.as_ref(),
+            Probe::Mysql(probe) => probe.login.password.as_ref(),
             Probe::Tcp | Probe::Http(_) | Probe::Script(_) => None,
         }
     }
@@ -140,6 +143,23 @@ pub struct PostgresProbe {
     pub asks_lag: bool,
     /// What to ask besides.
     pub query: Option<String>,
+}
+
+/// What a MySQL or MariaDB server is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MysqlProbe {
+    /// Who logs in.
+    pub login: Login,
+    /// The database to begin in; `None`: none.
+    pub database: Option<String>,
+    /// Whether a replica is asked how far it is behind.
+    pub asks_lag: bool,
+    /// What to ask besides.
+    pub query: Option<String>,
+    /// Whether it has to be a node of a Galera cluster that is ready.
+    pub galera: bool,
+    /// The file with the server's public RSA key, for a login without TLS in which it asks for the password itself.
+    pub server_key: Option<PathBuf>,
 }
 
 /// How TLS with a PostgreSQL server begins.

@@ -47,9 +47,9 @@ fn the_table() {
             password_file = '/x', database = 'a', query = 'b', value = 'c'"),
     ]), @r#"
     without a probe
-      main.toml:10:1: pool.web.health.probe: the key is missing; expected one of "tcp", "tls", "http", "script", "postgres"
+      main.toml:10:1: pool.web.health.probe: the key is missing; expected one of "tcp", "tls", "http", "script", "postgres", "mysql"
     of another kind
-      main.toml:10:20: pool.web.health.probe: "ping" is not known; expected one of "tcp", "tls", "http", "script", "postgres"
+      main.toml:10:20: pool.web.health.probe: "ping" is not known; expected one of "tcp", "tls", "http", "script", "postgres", "mysql"
     out of range
       main.toml:10:38: pool.web.health.interval: 50ms is out of range; expected "100ms" to "1h"
       main.toml:10:53: pool.web.health.fall: 0 is out of range; expected a number from 1 to 100
@@ -81,8 +81,8 @@ fn the_table() {
       fine
     parts of servers
       main.toml:10:31: pool.web.health.tls.negotiation: only with probe = "postgres" TLS may begin in two ways
-      main.toml:10:55: pool.web.health.role: only servers of databases have one: probe = "postgres"
-      main.toml:10:69: pool.web.health.max_lag: only servers of databases know: probe = "postgres"
+      main.toml:10:55: pool.web.health.role: only servers of databases have one
+      main.toml:10:69: pool.web.health.max_lag: only servers of databases know
       main.toml:10:85: pool.web.health.user: this probe does not log in
       main.toml:10:97: pool.web.health.password_file: this probe does not log in
       main.toml:10:119: pool.web.health.database: this probe does not log in
@@ -272,6 +272,42 @@ fn servers() {
       main.toml:10:54: pool.web.health.tls.negotiation: servers take TLS at once only with "postgresql" in alpn
     another way
       main.toml:10:50: pool.web.health.tls.negotiation: "ssl" is not known; expected one of "postgres", "direct"
+    "#);
+}
+
+#[test]
+fn servers_of_mysql() {
+    assert_snapshot!(said(&[
+        ("a user", "probe = 'mysql', user = 'a'"),
+        ("all of it", "probe = 'mysql', role = 'replica', max_lag = '10s', user = 'a', password_file = '/a/b', \
+            database = 'c', query = 'SELECT 1', value = '1', galera = true, server_key_file = '/a/c'"),
+        ("in TLS", "probe = 'mysql', user = 'a', tls = {}"),
+        ("no user", "probe = 'mysql'"),
+        ("no path", "probe = 'mysql', user = 'a', server_key_file = 'b'"),
+        ("a key where there is TLS", "probe = 'mysql', user = 'a', server_key_file = '/b', tls = {}"),
+        ("no truth", "probe = 'mysql', user = 'a', galera = 'yes'"),
+        ("of another server", "probe = 'postgres', user = 'a', galera = true, server_key_file = '/b'"),
+        ("TLS at once", "probe = 'mysql', user = 'a', tls.negotiation = 'direct'"),
+    ]), @r#"
+    a user
+      fine
+    all of it
+      fine
+    in TLS
+      fine
+    no user
+      main.toml:10:1: pool.web.health.user: the key is missing; expected the name of a user: a server is probed by a login
+    no path
+      main.toml:10:59: pool.web.health.server_key_file: "b" is not an absolute path; expected the absolute path of a file with the server's public key
+    a key where there is TLS
+      main.toml:10:41: pool.web.health.server_key_file: in TLS no password is encrypted with the server's key
+    no truth
+      main.toml:10:50: pool.web.health.galera: found "yes"; expected true or false
+    of another server
+      main.toml:10:44: pool.web.health.galera: only servers of MySQL are in such a cluster: probe = "mysql"
+      main.toml:10:59: pool.web.health.server_key_file: only servers of MySQL have such a key: probe = "mysql"
+    TLS at once
+      main.toml:10:45: pool.web.health.tls.negotiation: only with probe = "postgres" TLS may begin in two ways
     "#);
 }
 

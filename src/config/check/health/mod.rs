@@ -2,6 +2,7 @@
 
 mod agent;
 mod dialogue;
+mod mysql;
 mod server;
 mod tls;
 
@@ -41,36 +42,43 @@ enum Word {
     Http,
     Script,
     Postgres,
+    Mysql,
 }
 
-const WORDS: [(&str, Word); 5] = [
+const WORDS: [(&str, Word); 6] = [
     ("tcp", Word::Tcp),
     ("tls", Word::Tls),
     ("http", Word::Http),
     ("script", Word::Script),
     ("postgres", Word::Postgres),
+    ("mysql", Word::Mysql),
 ];
 
+/// Those of servers of databases, which take a login.
+const SERVERS: [Word; 2] = [Word::Postgres, Word::Mysql];
+
 /// What only makes sense with some probes: the key, the probes, and why not with others.
-const PARTS: [(&str, &[Word], &str); 10] = [
+const PARTS: [(&str, &[Word], &str); 12] = [
     (
         "tls",
-        &[Word::Tls, Word::Http, Word::Script, Word::Postgres],
+        &[Word::Tls, Word::Http, Word::Script, Word::Postgres, Word::Mysql],
         "probe = \"tcp\" only takes a connection; \"tls\" makes a handshake",
     ),
     ("http", &[Word::Http], "only probe = \"http\" sends a request"),
     ("script", &[Word::Script], "only probe = \"script\" follows one"),
-    ("role", &[Word::Postgres], "only servers of databases have one: probe = \"postgres\""),
-    ("max_lag", &[Word::Postgres], "only servers of databases know: probe = \"postgres\""),
-    ("user", &[Word::Postgres], "this probe does not log in"),
-    ("password_file", &[Word::Postgres], "this probe does not log in"),
-    ("database", &[Word::Postgres], "this probe does not log in"),
-    ("query", &[Word::Postgres], "this probe does not ask by queries"),
-    ("value", &[Word::Postgres], "this probe does not ask by queries"),
+    ("role", &SERVERS, "only servers of databases have one"),
+    ("max_lag", &SERVERS, "only servers of databases know"),
+    ("user", &SERVERS, "this probe does not log in"),
+    ("password_file", &SERVERS, "this probe does not log in"),
+    ("database", &SERVERS, "this probe does not log in"),
+    ("query", &SERVERS, "this probe does not ask by queries"),
+    ("value", &SERVERS, "this probe does not ask by queries"),
+    ("galera", &[Word::Mysql], "only servers of MySQL are in such a cluster: probe = \"mysql\""),
+    ("server_key_file", &[Word::Mysql], "only servers of MySQL have such a key: probe = \"mysql\""),
 ];
 
 /// What makes no sense where only agents are asked.
-const PROBE_KEYS: [&str; 15] = [
+const PROBE_KEYS: [&str; 17] = [
     "interval",
     "fast_interval",
     "rise",
@@ -86,6 +94,8 @@ const PROBE_KEYS: [&str; 15] = [
     "database",
     "query",
     "value",
+    "galera",
+    "server_key_file",
 ];
 
 /// Reads how the endpoints of a pool are probed: `own`, which are `endpoints` if it has no others and all are known. `pools`
@@ -125,6 +135,7 @@ pub(super) fn read(
         (None, None) => None,
     };
     let tls = inherited.or(tls);
+    let (role, max_lag, value) = (server.role, server.max_lag, server.value.clone());
     let probe = word.map(|word| match word {
         Word::Tcp | Word::Tls => Probe::Tcp,
         Word::Http => Probe::Http(http.0),
@@ -136,8 +147,8 @@ pub(super) fn read(
             asks_lag: server.max_lag.is_some(),
             query: server.query,
         }),
+        Word::Mysql => Probe::Mysql(mysql::read(&table, &server, check)),
     });
-    let (role, max_lag, value) = (server.role, server.max_lag, server.value);
     let (interval, fast_interval) = intervals(&table, check);
     let timeout = table.get("timeout");
     let timeout = timeout.and_then(|node| node.duration_within(TIMEOUT, "\"10ms\" to \"1m\"", check.report));
