@@ -38,6 +38,7 @@ mod refusals;
 mod reset;
 mod retries;
 mod scanners;
+mod servers;
 mod shortage;
 mod smoke;
 mod stop;
