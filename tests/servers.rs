@@ -1,4 +1,4 @@
-//! The servers of databases that other tests use: each by itself, and behind a balancer that knows nothing of what it speaks.
+//! The servers of databases that other tests use: each by itself, and behind a balancer that only carries what it speaks.
 
 use std::net::SocketAddr;
 use std::process::Command;

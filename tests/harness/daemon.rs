@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::process::skipped;
-use super::{PATIENCE, eventually, eventually_within};
+use super::{PATIENCE, eventually_within};
+
+/// How long a server may take to start or to end: databases do much then, and all tests at once want the processor.
+const SERVER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a client may take.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(60);
@@ -37,7 +40,7 @@ impl Daemon {
 
     /// Waits until it is ready; fails with its log if it ends before.
     pub fn wait_until(&mut self, what: &str, mut ready: impl FnMut() -> bool) {
-        eventually(what, || {
+        eventually_within(SERVER_PATIENCE, what, || {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("{what}: {status}: {}", self.log());
             }
@@ -59,7 +62,7 @@ impl Daemon {
     pub fn end(&mut self, signal: Signal) {
         if self.child.try_wait().unwrap().is_none() {
             kill_process(Pid::from_child(&self.child), signal).expect("it is there");
-            eventually("the server ends", || self.child.try_wait().unwrap());
+            eventually_within(SERVER_PATIENCE, "the server ends", || self.child.try_wait().unwrap());
         }
     }
 

@@ -1,4 +1,5 @@
-//! PostgreSQL: servers with TLS, users and streaming replicas, of the system's packages and a current one, and their clients.
+//! PostgreSQL: servers with TLS, users and streaming replicas, of the system's packages and a current one, and their
+//! clients.
 //!
 //! The first test that needs a version has its empty cluster made, which the others copy. PostgreSQL does not run as
 //! root: where the tests do, its programs run as `nobody`, to whom everything in its folder then belongs.
@@ -10,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::{Signal, geteuid};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
 
 use super::answering::{Authority, Identity};
@@ -162,9 +163,17 @@ impl Postgres {
         self.daemon.end(Signal::INT);
     }
 
-    /// Ends it as a failure does: nobody is told.
+    /// Ends it as a failure of its machine does: all its processes at once.
     pub fn stop_now(&mut self) {
+        let id = self.daemon.id();
+        let others = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
         self.daemon.end(Signal::KILL);
+        for other in others.split_whitespace() {
+            let pid = Pid::from_raw(other.parse().unwrap()).expect("the kernel counts from one");
+            // It may have seen the end of the first already.
+            let _ = kill_process(pid, Signal::KILL);
+            eventually("its processes end", || has_ended(other).then_some(()));
+        }
         self.forget_memory();
     }
 
@@ -264,6 +273,12 @@ fn program(programs: &Path, name: &str) -> Command {
         command.uid(NOBODY).gid(NOBODY);
     }
     command
+}
+
+/// Whether a process is no more, or no more than what its parent has to be told.
+fn has_ended(id: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with('Z'))
 }
 
 /// A new folder of who runs it.
