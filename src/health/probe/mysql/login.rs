@@ -67,17 +67,29 @@ pub(super) async fn enter(
 /// A connection that a client leaves in the middle of a handshake counts against its address, until nobody at this address is
 /// let in any more (error 1129).
 pub(super) async fn leave_nameless(session: &mut Session, greeting: &Greeting) {
-    let nobody = Login { user: "", database: None, plugin: Method::NativePassword.name(), proof: &[] };
-    if session.answer(&greeting.login(&nobody, session.is_tls())).await.is_ok() {
+    let nobody = Login { user: "", database: None, plugin: &greeting.plugin, proof: &[] };
+    let mut answer = greeting.login(&nobody, session.is_tls());
+    for _ in 0..MOST_REPLIES {
+        if session.answer(&answer).await.is_err() {
+            return;
+        }
         let said = session.receive().await.and_then(|said| Ok(LoginReply::read(&said)?));
-        session.is_in = matches!(said, Ok(LoginReply::Welcome));
+        match said {
+            // Users who are not there are asked as others are.
+            Ok(LoginReply::Switch { .. } | LoginReply::More(_)) => answer = Vec::new(),
+            Ok(LoginReply::Welcome) => {
+                session.is_in = true;
+                return;
+            }
+            Ok(LoginReply::Error(_)) | Err(_) => return,
+        }
     }
 }
 
 /// Answers with no password, which counts as a failed login, where to leave would count as a broken handshake.
 async fn decline(session: &mut Session, why: Observation) -> Over {
+    // Whatever it says to that, the reason is ours.
     if session.answer(&[]).await.is_ok() {
-        // Whatever it says to that, the reason is ours.
         let _ = session.receive().await;
     }
     Over::Told(why)

@@ -49,7 +49,7 @@ impl From<ServerError> for Over {
             1047 => ("not ready for use: ", false),
             1053 => ("shutting down: ", false),
             // Nor are clients let in, whom we connect from the same address.
-            1129 => ("it has blocked our address, until FLUSH HOSTS: ", false),
+            1129 => ("it has blocked our address: ", false),
             1130 => ("it does not let our address in: ", false),
             3032 => ("in offline mode: ", false),
             _ => ("", false),
@@ -94,7 +94,7 @@ mod tests {
             (
                 1129,
                 "Host '10.0.0.1' is blocked",
-                refused("it has blocked our address, until FLUSH HOSTS: Host '10.0.0.1' is blocked (error 1129)"),
+                refused("it has blocked our address: Host '10.0.0.1' is blocked (error 1129)"),
             ),
             (
                 1130,

@@ -304,7 +304,7 @@ async fn logins_of_all_kinds() {
 #[tokio::test]
 async fn servers_that_do_not_let_anybody_in() {
     let full = || Ok(Answer { is_full: true, ..Answer::of("Too many connections (error 1040)") });
-    let blocked = "it has blocked our address, until FLUSH HOSTS: Host is blocked (error 1129)";
+    let blocked = "it has blocked our address: Host is blocked (error 1129)";
     each(vec![
         ("full at once", probe(), vec![error(1040, "Too many connections")], full(), false),
         ("full", probe(), vec![mysql(), proven(), error(1040, "Too many connections")], full(), false),
@@ -553,6 +553,10 @@ async fn a_server_without_tls_is_told_nothing() {
     let tls = || Some(Err(Observation::Refused("no certificate could have the name \"a b\"".into())));
     let steps = vec![mysql(), nobody(), Say(DENIED.into())];
     let (answer, _, rest) = Server::start(steps).await.answer(Means { tls: tls(), ..means(probe()) }).await;
+    assert_eq!((answer, &*rest), (refused("no certificate could have the name \"a b\""), &[][..]));
+    // One may ask for more, as it does of those whom it knows.
+    let asks = vec![mysql(), nobody(), switch("mysql_native_password"), Exactly(Vec::new()), Say(DENIED.into())];
+    let (answer, _, rest) = Server::start(asks).await.answer(Means { tls: tls(), ..means(probe()) }).await;
     assert_eq!((answer, &*rest), (refused("no certificate could have the name \"a b\""), &[][..]));
     // One who lets anybody in is left as well.
     let steps = vec![mysql(), nobody(), Say(OK.into())];
