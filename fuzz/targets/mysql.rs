@@ -1,5 +1,5 @@
-//! Reading what a server says in the protocol of MySQL never panics, keeps its bounds, and gives the same answer in whatever
-//! pieces it comes.
+//! Reading what a server says in the protocol of MySQL never panics, keeps its bounds, and gives the same answer in
+//! whatever pieces it comes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -30,7 +30,8 @@ pub(crate) fn read(file: &Path) -> io::Result<ServerKey> {
 }
 
 impl ServerKey {
-    /// Encrypts what only the server is to read, by RSA-OAEP with SHA-1, as servers have it; nothing where it is too long.
+    /// Encrypts what only the server is to read, by RSA-OAEP with SHA-1, as servers have it; nothing where it is too
+    /// long.
     pub(crate) fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
         let mut room = vec![0; self.0.ciphertext_size()];
         let length = self.0.encrypt(&OAEP_SHA1_MGF1SHA1, plain, &mut room, None).ok()?.len();

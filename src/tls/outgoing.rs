@@ -190,8 +190,8 @@ impl Outgoing {
         Some(Arc::new(config))
     }
 
-    /// The same, for a handshake that no certificate ends: what is given besides has to verify the one that was shown, before
-    /// anything is said.
+    /// The same, for a handshake that no certificate ends: what is given besides has to verify the one that was shown,
+    /// before anything is said.
     pub(crate) fn verifying_later(
         &self,
         protocols: &[Vec<u8>],

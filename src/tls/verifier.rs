@@ -35,8 +35,8 @@ pub(super) fn new(
     Ok(Arc::new(Verifier { by_roots, pins, provider: Arc::clone(provider) }))
 }
 
-/// Takes anybody for who it says it is, if it has the key to the certificate that it shows. Whether that certificate is one to
-/// trust is to be asked of the one within when the handshake is done, before anything is said.
+/// Takes anybody for who it says it is, if it has the key to the certificate that it shows. Whether that certificate is one
+/// to trust is to be asked of the one within when the handshake is done, before anything is said.
 #[derive(Debug)]
 pub(super) struct Later(pub(super) Arc<dyn ServerCertVerifier>);
 

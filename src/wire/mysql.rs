@@ -1,5 +1,5 @@
-//! The protocol of MySQL and MariaDB between client and server, as far as a probe speaks it: packets here, what they carry
-//! under `mysql/` (MySQL source documentation, "Client/Server Protocol").
+//! The protocol of MySQL and MariaDB between client and server, as far as a probe speaks it: packets here, what they
+//! carry under `mysql/` (MySQL source documentation, "Client/Server Protocol").
 //!
 //! Everything that a server says is bounded. What cannot be read is an error, never a guess.
 
@@ -66,8 +66,8 @@ impl Packets {
     /// Takes what the next packet carries. `Ok(None)`: more has to come.
     ///
     /// # Errors
-    /// [`MysqlError::TooLarge`], as soon as the header is there, and [`MysqlError::OutOfOrder`]: an error is read whatever
-    /// number it has, as servers that shut down count differently.
+    /// [`MysqlError::TooLarge`], as soon as the header is there, and [`MysqlError::OutOfOrder`]: an error is read
+    /// whatever number it has, as servers that shut down count differently.
     pub fn take(&mut self) -> Result<Option<Vec<u8>>, MysqlError> {
         let Some((&[low, middle, high, came], rest)) = self.incoming.split_first_chunk() else { return Ok(None) };
         let length = u32::from_le_bytes([low, middle, high, 0]) as usize;

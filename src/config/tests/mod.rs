@@ -9,6 +9,7 @@ mod endpoint_tls;
 mod files;
 mod health;
 mod listeners;
+mod mysql;
 mod never_panics;
 mod pools;
 mod reach;

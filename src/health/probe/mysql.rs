@@ -1,13 +1,17 @@
-//! The MySQL probe: a login at MySQL or MariaDB, TLS where the dialogue has it, and what the server then tells of itself.
+//! The MySQL probe: a login at MySQL or MariaDB, TLS where the dialogue has it, and what the server then tells of
+//! itself.
 //!
-//! A server counts connections that are left in the middle of a handshake, and lets nobody at our address in once there are
-//! too many in a row (max_connect_errors), sessions of clients included. So a probe never leaves one: what has not come by
-//! the deadline is missing, but the talk goes on ([`Conversation`]) until it has an end, and the next probe is its rest.
+//! A server counts connections that are left in the middle of a handshake, and lets nobody at our address in once there
+//! are too many in a row (max_connect_errors), sessions of clients included. So a probe never leaves one: what has not
+//! come by the deadline is missing, but the talk goes on ([`Conversation`]) until it has an end, and the next probe is
+//! its rest.
 
 mod login;
 mod over;
 mod proof;
 mod questions;
+#[cfg(test)]
+mod scripted;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -28,8 +32,8 @@ use crate::config::model::MysqlProbe;
 use crate::health::verdict::{Observation, Text};
 use crate::wire::mysql::Greeting;
 
-/// How long a server that does not go on is waited for: one that hangs counts us out once it wakes up, but none that is gone
-/// for good is to be taken for it.
+/// How long a server that does not go on is waited for: one that hangs counts us out once it wakes up, but none that is
+/// gone for good is to be taken for it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A talk with a server, which may take longer than one probe.

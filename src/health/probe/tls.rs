@@ -66,8 +66,8 @@ impl Client {
         }
     }
 
-    /// Makes the handshake with a server that takes it amiss if it breaks: a certificate that does not hold is told only when
-    /// it is done, and then there is a connection on which nothing must be said but what anybody may hear.
+    /// Makes the handshake with a server that takes it amiss if it breaks: a certificate that does not hold is told only
+    /// when it is done, and then there is a connection on which nothing must be said but what anybody may hear.
     ///
     /// # Errors
     /// As [`Client::open`].

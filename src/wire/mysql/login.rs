@@ -1,4 +1,5 @@
-//! The login: the request for TLS, what a client says of itself, and what a server makes of it until it lets the client in.
+//! The login: the request for TLS, what a client says of itself, and what a server makes of it until it lets the client
+//! in.
 
 use super::fields::{Fields, length};
 use super::greeting::{Capabilities, Greeting, told};

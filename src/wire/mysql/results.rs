@@ -110,7 +110,8 @@ impl Reader {
     }
 }
 
-/// What a column is called (ColumnDefinition41): the fifth text, behind catalogue, schema, table and the table's own name.
+/// What a column is called (ColumnDefinition41): the fifth text, behind catalogue, schema, table and the table's own
+/// name.
 fn column(payload: &[u8]) -> Result<String, MysqlError> {
     let mut fields = Fields(payload);
     for _ in 0..4 {

@@ -64,8 +64,8 @@ pub(super) async fn enter(
 
 /// Says nothing of ours, to a server that is not to hear it, in the way that it counts as a failed login.
 ///
-/// A connection that a client leaves in the middle of a handshake counts against its address, until nobody at this address is
-/// let in any more (error 1129).
+/// A connection that a client leaves in the middle of a handshake counts against its address, until nobody at this
+/// address is let in any more (error 1129).
 pub(super) async fn leave_nameless(session: &mut Session, greeting: &Greeting) {
     let nobody = Login { user: "", database: None, plugin: &greeting.plugin, proof: &[] };
     let mut answer = greeting.login(&nobody, session.is_tls());

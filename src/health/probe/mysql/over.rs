@@ -39,8 +39,8 @@ impl From<ServerError> for Over {
         let (before, is_ours) = match code {
             // Too many connections, of all users or of ours, and more of ours in this hour than it may have.
             1040 | 1203 | 1226 => return Over::Full(told(&error)),
-            // Something came between that says nothing of the next time: the connection was killed, a statement was ended or
-            // took too long, a packet was lost.
+            // Something came between that says nothing of the next time: the connection was killed, a statement was
+            // ended or took too long, a packet was lost.
             1158..=1161 | 1317 | 1927 | 1969 | 3024 => return Over::Told(Observation::Missing(told(&error))),
             // Another password, no such database, no right to ask.
             1044 | 1045 | 1049 | 1227 | 1698 => ("", true),

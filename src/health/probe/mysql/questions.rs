@@ -116,8 +116,8 @@ fn role(variables: &ResultSet) -> Result<Role, Over> {
     Ok(if writes { Role::Primary } else { Role::Replica })
 }
 
-/// How far a replica is behind the one of its sources that it is behind the most; `None`: that is not known, as it follows
-/// nobody, or does not get anything from one, or does not apply it.
+/// How far a replica is behind the one of its sources that it is behind the most; `None`: that is not known, as it
+/// follows nobody, or does not get anything from one, or does not apply it.
 fn lag(status: &ResultSet) -> Result<Option<Duration>, Over> {
     let mut most = None;
     for row in &status.rows {
