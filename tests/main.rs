@@ -30,6 +30,7 @@ mod leaks;
 mod leaving;
 mod limits;
 mod listeners;
+mod mysql_probe;
 mod network;
 mod observe;
 mod postgres;

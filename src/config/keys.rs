@@ -99,6 +99,8 @@ pub(super) const HEALTH: &[&str] = &[
     "sentinels",
     "sentinel_user",
     "sentinel_password_file",
+    "galera",
+    "server_key_file",
     "tls",
     "http",
     "script",

@@ -7,6 +7,7 @@
 pub(crate) mod outlier;
 mod probe;
 pub(crate) mod secret;
+pub(crate) mod server_key;
 #[cfg(test)]
 mod tests;
 mod verdict;

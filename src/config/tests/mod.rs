@@ -10,6 +10,7 @@ mod endpoint_tls;
 mod files;
 mod health;
 mod listeners;
+mod mysql;
 mod never_panics;
 mod parts;
 mod pools;
