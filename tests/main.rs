@@ -22,6 +22,7 @@ mod discovery;
 mod endpoint_tls;
 mod endpoints;
 mod expiry;
+mod failover;
 mod faults;
 mod half_close;
 mod health;

@@ -58,6 +58,11 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it is there");
+    }
+
     /// Sends a signal, and waits for its end.
     pub fn end(&mut self, signal: Signal) {
         if self.child.try_wait().unwrap().is_none() {

@@ -178,6 +178,16 @@ impl Postgres {
         self.forget_memory();
     }
 
+    /// Has it take no new sessions and answer nobody who asks for one, while those that it has go on.
+    pub fn freeze(&self) {
+        self.daemon.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.daemon.signal(Signal::CONT);
+    }
+
     /// Starts it again, at the same address and with its data, after it was ended.
     pub fn start_again(&mut self) {
         self.daemon = serve(&self.folder, &self.programs, self.address);
