@@ -3,6 +3,9 @@
 //!
 //! Nothing of the client is sent here, so every failure may move on to another endpoint.
 
+mod cover;
+
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,10 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
+use rustix::net::SendFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::time::{sleep, timeout};
 
-use crate::config::model::{NoEndpoint, PoolTls};
+use self::cover::Cover;
+pub(crate) use self::cover::Near;
+use crate::config::model::NoEndpoint;
 use crate::forward::Tools;
 use crate::observe::metrics::Metrics;
 use crate::observe::outcome::{Outcome, Side};
@@ -24,9 +30,8 @@ use crate::pool::{Endpoint, Lack, Lease, Pool, Target};
 use crate::session::Failure;
 use crate::stream::{Family, Stream};
 use crate::sys;
-use crate::tls::endpoint::EndpointTls;
-use crate::tls::handshake::{self, Joined, Unjoined};
-use crate::tls::words;
+use crate::tls::handshake::Joined;
+use crate::wire::postgres;
 
 /// Different endpoints that one session tries before it gives up or waits.
 const TRIES: usize = 2;
@@ -49,21 +54,10 @@ pub(crate) struct Attempts<'a> {
     tried: [Option<Arc<Endpoint>>; TRIES],
     /// What is to be said if no other endpoint is left.
     failure: Failure,
-    /// `None`: endpoints are spoken to as clients speak. Boxed, as that is how it is with most.
+    /// `None`: what the client says is all that is said to endpoints. Boxed, as that is how it is with most.
     cover: Option<Box<Cover<'a>>>,
     /// Boxed, for nearly every session goes without for as long as it lives.
     wait: Option<Box<Wait<'a>>>,
-}
-
-/// TLS with endpoints.
-struct Cover<'a> {
-    tls: &'a PoolTls,
-    /// What is offered.
-    protocols: Vec<Vec<u8>>,
-    tools: &'a Tools,
-    metrics: &'a Metrics,
-    /// How the last handshake went.
-    handshake: Option<Box<Handshake>>,
 }
 
 /// An endpoint that was not reached.
@@ -109,17 +103,9 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Over TLS, if that is how the pool speaks to its endpoints; `agreed` is the protocol that the client speaks within its
-    /// own, if that is known.
-    pub(crate) fn covered(mut self, agreed: Option<&[u8]>, tools: &'a Tools, metrics: &'a Metrics) -> Attempts<'a> {
-        self.cover = self.pool.tls.as_ref().map(|tls| {
-            let protocols = match &tls.alpn {
-                Some(offered) => offered.iter().map(|protocol| protocol.to_vec()).collect(),
-                // What is inside is passed on as it is, so that both sides have to speak the same.
-                None => agreed.map(<[u8]>::to_vec).into_iter().collect(),
-            };
-            Box::new(Cover { tls, protocols, tools, metrics, handshake: None })
-        });
+    /// Over TLS, if that is how the pool speaks to its endpoints and the client does not do so itself.
+    pub(crate) fn covered(mut self, near: Near<'_>, tools: &'a Tools, metrics: &'a Metrics) -> Attempts<'a> {
+        self.cover = Cover::for_client(self.pool, near, tools, metrics).map(Box::new);
         self
     }
 
@@ -143,6 +129,9 @@ impl<'a> Attempts<'a> {
             // Others may try meanwhile.
             self.place().inspect(|place| place.step_out());
             match self.reach(&lease).await {
+                Ok(_) if !self.pool.may_begin(lease.endpoint()) => {
+                    self.place().inspect(|place| place.step_back());
+                }
                 Ok((stream, joined)) => {
                     self.leave_queue();
                     let took = began.elapsed().saturating_sub(waited);
@@ -225,7 +214,7 @@ impl<'a> Attempts<'a> {
             (Lack::Places, _) if shortage.queue.is_zero() => {
                 return Err(Failure::new(Outcome::QueueFull, Side::Policy));
             }
-            (Lack::Places, _) => (&commons.queued, shortage.queue, Failure::new(Outcome::QueueTimeout, Side::Policy)),
+            (Lack::Places, _) => (&*commons.queued, shortage.queue, Failure::new(Outcome::QueueTimeout, Side::Policy)),
         };
         let has_failed = self.failure.outcome != Outcome::NoEndpoint;
         let wait = self.wait.get_or_insert_default();
@@ -265,42 +254,56 @@ impl<'a> Attempts<'a> {
     /// Connects to an endpoint and, where that is how it is spoken to, makes a handshake with it.
     async fn reach(&mut self, lease: &Lease) -> Result<(Stream, Option<Box<Joined>>), Unreached> {
         self.cover.iter_mut().for_each(|cover| cover.handshake = None);
-        let target = &lease.endpoint().target;
-        let dialled = timeout(self.pool.timeouts.connect, dial(target, self.pool.source_for(target))).await;
-        let stream = dialled.unwrap_or(Err(io::ErrorKind::TimedOut.into())).map_err(|error| Unreached {
-            failure: blame(&error),
-            code: error.raw_os_error().unwrap_or(libc::ETIMEDOUT),
-        })?;
-        let Some(tls) = &lease.endpoint().tls else { return Ok((stream, None)) };
+        let asks = self.cover.as_ref().is_some_and(|cover| cover.asks());
+        let opened = timeout(self.pool.timeouts.connect, open(self.pool, lease.endpoint(), asks)).await;
+        let stream =
+            opened.unwrap_or(Err(Unopened::Dial(io::ErrorKind::TimedOut.into()))).map_err(|why| match why {
+                Unopened::Dial(error) => {
+                    Unreached { failure: blame(&error), code: error.raw_os_error().unwrap_or(libc::ETIMEDOUT) }
+                }
+                Unopened::Refused(answer) => {
+                    self.cover.iter_mut().for_each(|cover| cover.refused(self.pool, answer));
+                    Unreached { failure: Failure::new(Outcome::EndpointTlsFailed, Side::Endpoint), code: NO_HANDSHAKE }
+                }
+            })?;
+        let Some(tls) = self.cover.as_ref().and_then(|cover| cover.tls) else { return Ok((stream, None)) };
         let unset = Unreached { failure: Failure::new(Outcome::Internal, Side::Us), code: NO_HANDSHAKE };
-        let joined = self.cover.as_mut().ok_or(unset)?.join(self.pool, tls, &stream).await?;
+        let (cover, endpoint) = self.cover.as_mut().zip(lease.endpoint().tls.as_ref()).ok_or(unset)?;
+        let joined = cover.join(self.pool, tls, endpoint, &stream).await?;
         Ok((stream, Some(Box::new(joined))))
     }
 }
 
-impl Cover<'_> {
-    async fn join(&mut self, pool: &Pool, tls: &EndpointTls, stream: &Stream) -> Result<Joined, Unreached> {
-        let began = Instant::now();
-        let made = timeout(self.tls.handshake, handshake::join(stream, tls, self.protocols.clone(), self.tools)).await;
-        let took = began.elapsed();
-        pool.tls_metrics.iter().for_each(|metrics| metrics.handshake.record(took));
-        let (cause, error) = match made {
-            Ok(Ok(joined)) => {
-                let agreed = Handshake { took, ..joined.sealed.agreed() };
-                self.metrics.pool_handshakes(&pool.name, &agreed).increment(1);
-                self.handshake = Some(Box::new(agreed));
-                return Ok(joined);
-            }
-            Ok(Err(Unjoined::Refused(why))) => (words::cause(&why), words::words(&why)),
-            Ok(Err(Unjoined::Gone)) => ("gone", "the endpoint ended the connection".into()),
-            Err(_) => ("timeout", "it was not over in time".into()),
-        };
-        self.metrics.pool_handshake_failures(&pool.name, cause).increment(1);
-        // What the client has chosen is not the endpoint's fault.
-        let by = if cause == "protocol" && self.tls.alpn.is_none() { Side::Client } else { Side::Endpoint };
-        self.handshake = Some(Box::new(Handshake { took, error: Some(error.into()), ..Handshake::default() }));
-        Err(Unreached { failure: Failure::new(Outcome::EndpointTlsFailed, by), code: NO_HANDSHAKE })
+/// Why there is no connection to an endpoint.
+pub(crate) enum Unopened {
+    /// It cannot be connected to.
+    Dial(io::Error),
+    /// It did not promise TLS but answered this, or ended.
+    Refused(Option<u8>),
+}
+
+/// Connects to `endpoint` as sessions of `pool` do and, if that `asks` for it, has it promise TLS as servers of PostgreSQL do.
+/// Takes as long as that takes.
+///
+/// # Errors
+/// Why there is no connection.
+pub(crate) async fn open(pool: &Pool, endpoint: &Endpoint, asks: bool) -> Result<Stream, Unopened> {
+    let target = &endpoint.target;
+    let stream = dial(target, pool.source_for(target)).await.map_err(Unopened::Dial)?;
+    if asks {
+        // The first bytes on a new connection always find room.
+        let asked = rustix::net::send(&stream, &postgres::SSL_REQUEST, SendFlags::NOSIGNAL);
+        asked.map_err(|_| Unopened::Refused(None))?;
+        // No more than the one byte: what comes behind it belongs to TLS.
+        let mut answer = [0];
+        let received = poll_fn(|cx| stream.poll_recv(cx, &mut answer)).await;
+        match (received, answer) {
+            (Ok(1), [postgres::YES]) => {}
+            (Ok(1), [other]) => return Err(Unopened::Refused(Some(other))),
+            _ => return Err(Unopened::Refused(None)),
+        }
     }
+    Ok(stream)
 }
 
 /// The pause after so many others, by chance up to a half more or less.

@@ -1,4 +1,5 @@
-//! The servers of databases that other tests use: each by itself, and behind a balancer that knows nothing of what it speaks.
+//! The servers of databases that other tests use: each by itself, and behind a balancer that only carries what they
+//! speak.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -99,7 +100,7 @@ fn pgbench_works_through_a_balancer() {
 
 /// A current server is found by its name where its clients start with TLS at once.
 #[test]
-fn psycopg_starts_with_tls() {
+fn clients_of_postgres_start_with_tls() {
     const SCRIPT: &str = "
 import sys, psycopg
 with psycopg.connect(sys.argv[1]) as session:
@@ -116,9 +117,12 @@ with psycopg.connect(sys.argv[1]) as session:
     ));
     for at in [server.address(), balancer.address("edge")] {
         let more = "user=alice password=secret sslnegotiation=direct channel_binding=require";
-        let Some(mut client) = psycopg(SCRIPT) else { return };
-        let said = ask(client.arg(conninfo(at, "one.test", &authority, more)));
-        assert_eq!(said.as_deref(), Ok("True alice"), "at {at}; log: {}", server.log());
+        let words = conninfo(at, "one.test", &authority, more);
+        let mut psql = Version::Current.client("psql").unwrap();
+        let said = ask(psql.args(["-XAtc", "SELECT 'alice' = current_user", &words]));
+        assert_eq!(said.as_deref(), Ok("t"), "at {at}; log: {}", server.log());
+        let Some(mut client) = psycopg(SCRIPT) else { continue };
+        assert_eq!(ask(client.arg(&words)).as_deref(), Ok("True alice"), "at {at}; log: {}", server.log());
     }
 }
 
@@ -170,6 +174,25 @@ fn mysql_by_itself_and_through_a_balancer() {
             assert_eq!(said.as_deref(), Ok("alice@%\nSsl_version\tTLSv1.3"), "{make:?} at {at}; log: {}", server.log());
         }
     }
+}
+
+/// Without TLS a password crosses under the server's key, until the server has seen it once.
+#[test]
+fn mysql_gives_its_key_to_clients_without_tls() {
+    let folder = TempDir::new().unwrap();
+    let authority = Authority::new(folder.path());
+    let Some(server) = Mysql::start(Make::MySql, &authority, "one.test") else { return };
+    server.user("alice", "caching_sha2_password", "secret");
+    let try_with = |more: &str| {
+        let mut client = Make::MySql.client().unwrap();
+        client.args(["--host=127.0.0.1", "--user=alice", "--password=secret", "--ssl-mode=DISABLED", "--batch"]);
+        client.args([&format!("--port={}", server.address().port()), "--skip-column-names"]);
+        ask(client.args([more, "--execute=SELECT CURRENT_USER()"]))
+    };
+    let refused = try_with("--skip-get-server-public-key").unwrap_err();
+    assert!(refused.contains("Authentication requires secure connection"), "{refused}");
+    assert_eq!(try_with("--get-server-public-key").as_deref(), Ok("alice@%"));
+    assert_eq!(try_with("--skip-get-server-public-key").as_deref(), Ok("alice@%"));
 }
 
 #[test]

@@ -25,7 +25,8 @@ pub(super) const LISTENER: &[&str] = &["bind", "protocol", "max_connections", "b
 /// `[listener.NAME.timeouts]`
 pub(super) const LISTENER_TIMEOUTS: &[&str] = &["open"];
 /// `[route.NAME]`
-pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "pool", "acme", "tls"];
+pub(super) const ROUTE: &[&str] =
+    &["listener", "sni", "alpn", "from", "allow_cleartext", "pool", "role", "fallback", "acme", "tls"];
 /// `[route.NAME.tls]`
 pub(super) const ROUTE_TLS: &[&str] = &["certificates", "default", "alpn", "min_version", "handshake", "client"];
 /// `[route.NAME.tls.client]`
@@ -48,6 +49,7 @@ pub(super) const POOL: &[&str] = &[
     "failback",
     "slow_start",
     "panic_percent",
+    "single_writer",
     "no_endpoint",
     "hold",
     "max_connections_per_endpoint",
@@ -56,7 +58,8 @@ pub(super) const POOL: &[&str] = &[
     "sessions",
 ];
 /// `[pool.NAME.tls]`
-pub(super) const POOL_TLS: &[&str] = &["name", "alpn", "verify", "ca", "pins", "certificate", "key", "handshake"];
+pub(super) const POOL_TLS: &[&str] =
+    &["name", "alpn", "verify", "ca", "pins", "certificate", "key", "negotiation", "handshake"];
 /// `[pool.NAME.sessions]`
 pub(super) const SESSIONS: &[&str] = &[
     "on_down",
@@ -91,6 +94,13 @@ pub(super) const HEALTH: &[&str] = &[
     "database",
     "query",
     "value",
+    "info",
+    "master_name",
+    "sentinels",
+    "sentinel_user",
+    "sentinel_password_file",
+    "galera",
+    "server_key_file",
     "tls",
     "http",
     "script",

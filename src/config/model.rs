@@ -5,6 +5,7 @@
 
 mod acme;
 mod health;
+mod part;
 mod sessions;
 mod tls;
 
@@ -19,8 +20,11 @@ use ipnet::IpNet;
 
 pub use self::acme::{Acme, Challenge, Eab, KeyKind};
 pub use self::health::*;
+pub use self::part::Part;
 pub use self::sessions::{Leave, MaxAge, NoEndpoint, Sessions, Shortage};
-pub use self::tls::{ClientRules, Identity, MinVersion, OutgoingTls, PoolTls, RouteTls, Trust, WatchedTls};
+pub use self::tls::{
+    ClientRules, Identity, MinVersion, Negotiation, OutgoingTls, PoolTls, RouteTls, Trust, WatchedTls,
+};
 use crate::wire::name::Name;
 
 /// One complete, checked configuration.
@@ -44,10 +48,17 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// `[route.*]`, at least one a listener.
     pub routes: Vec<Route>,
-    /// `[pool.*]`, at least one.
+    /// `[pool.*]`, at least one; one that routes lead to by role is there once for each role, one part behind the other.
     pub pools: Vec<Pool>,
     /// Environment variables that set something, by name, sorted.
     pub environment: Vec<String>,
+}
+
+impl Config {
+    /// One part of each pool that is written.
+    pub fn written_pools(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.chunk_by(|one, other| one.written == other.written).filter_map(<[Pool]>::first)
+    }
 }
 
 /// `[runtime]`: what the process takes of its machine.
@@ -169,6 +180,17 @@ pub enum Protocol {
     Tls,
     /// Anything: routed without reading a byte.
     Tcp,
+    /// PostgreSQL: in clear, or TLS that is asked for first or begins at once; routed by what its ClientHello says.
+    Postgres,
+    /// MySQL, where the server speaks first: routed without reading a byte.
+    Mysql,
+}
+
+impl Protocol {
+    /// Whether clients may speak TLS, and are read as far as that goes.
+    pub fn reads_hellos(self) -> bool {
+        matches!(self, Protocol::Tls | Protocol::Postgres)
+    }
 }
 
 /// `[route.NAME]`
@@ -184,6 +206,8 @@ pub struct Route {
     pub alpn: Vec<Box<[u8]>>,
     /// Networks the client must come from; empty: any.
     pub from: Vec<IpNet>,
+    /// Whether clients of PostgreSQL may come without TLS.
+    pub allow_cleartext: bool,
     /// Index into [`Config::pools`].
     pub pool: usize,
     /// Index into [`Config::acme`] of the account by which certificates for the exact names of `sni` are obtained.
@@ -206,8 +230,12 @@ pub enum NamePattern {
 /// `[pool.NAME]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
-    /// The NAME.
+    /// The NAME; of a part, the NAME, a slash and what it is a part for, such as `pg/primary`.
     pub name: String,
+    /// The NAME.
+    pub written: String,
+    /// Which part of the pool that is written it is; `None`: all of it.
+    pub part: Option<Part>,
     /// How an endpoint is chosen.
     pub balance: Balance,
     /// Endpoints as written, no name twice; at least one if there is no file of them.
@@ -234,6 +262,8 @@ pub struct Pool {
     pub panic_percent: Option<u32>,
     /// Sessions at once of an endpoint that has no limit of its own, at least 1; `None`: no limit.
     pub max_connections_per_endpoint: Option<u32>,
+    /// While several endpoints say that they are the primary, none of them gets new sessions.
+    pub single_writer: bool,
     /// What happens while no endpoint can take a client.
     pub shortage: Shortage,
     /// `[pool.NAME.sessions]`, or the defaults.
@@ -315,7 +345,9 @@ pub struct Endpoint {
 }
 
 /// The priority of a backup: after all that can be written.
-pub const BACKUP: u32 = u32::MAX;
+pub const BACKUP: u32 = u32::MAX - 1;
+/// The rank of a primary that replicas fall back on: after everything else.
+pub const FALLBACK: u32 = u32::MAX;
 /// The greatest priority that can be written.
 pub const MAX_PRIORITY: u32 = 65_535;
 

@@ -4,7 +4,9 @@
 //! whole process and bounded; a client that has sent nothing holds nothing.
 
 mod opening;
+mod postgres;
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -12,10 +14,12 @@ use std::time::Instant;
 
 use tokio::time::timeout_at;
 
-pub(crate) use self::opening::{Memory, Opening, Openings};
+pub(crate) use self::opening::{Memory, Opening, Openings, Wish};
+use self::postgres::{Asked, Heard};
 use crate::config::model::Protocol;
 use crate::forward::Tools;
 use crate::observe::outcome::{Outcome, Side};
+use crate::refusal::Manner;
 use crate::session::Failure;
 use crate::stream::Stream;
 use crate::wire::client_hello::{ClientHello, HelloError, Reader};
@@ -23,10 +27,17 @@ use crate::wire::client_hello::{ClientHello, HelloError, Reader};
 /// What was found out about a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Detected {
-    /// `None` where nothing was read.
+    /// `None` where nothing was read, and nothing has to be sent again if an endpoint ends without an answer.
     pub(crate) opening: Option<Box<Opening>>,
-    /// The hello, on a TLS listener.
+    /// The hello, where the client speaks TLS.
     pub(crate) hello: Option<ClientHello>,
+}
+
+impl Detected {
+    /// What the client wants.
+    pub(crate) fn wish(&self) -> Wish {
+        self.opening.as_ref().map_or(Wish::Session, |opening| opening.wish)
+    }
 }
 
 /// The detection of one connection, as far as it has come.
@@ -35,8 +46,12 @@ pub(crate) struct Detection<'a> {
     client: &'a Stream,
     tools: &'a Tools,
     memory: &'a Arc<Memory>,
+    /// How the client can be told that it is not served.
+    manner: &'a Cell<Manner>,
     /// `None` until the client has sent something.
     opening: Option<Box<Opening>>,
+    /// What a client of PostgreSQL has asked for so far.
+    asked: Asked,
     reader: Reader,
 }
 
@@ -48,20 +63,36 @@ pub(crate) enum Begun<'a> {
 
 impl<'a> Detection<'a> {
     /// Nothing has been read yet.
-    pub(crate) fn of(protocol: Protocol, client: &'a Stream, tools: &'a Tools, memory: &'a Arc<Memory>) -> Self {
-        Detection { protocol, client, tools, memory, opening: None, reader: Reader::default() }
+    pub(crate) fn of(
+        protocol: Protocol,
+        client: &'a Stream,
+        tools: &'a Tools,
+        memory: &'a Arc<Memory>,
+        manner: &'a Cell<Manner>,
+    ) -> Self {
+        let (opening, asked, reader) = (None, Asked::default(), Reader::default());
+        Detection { protocol, client, tools, memory, manner, opening, asked, reader }
     }
 
     /// Takes what is already there, which with deferred accepting is nearly always all.
     pub(crate) fn begin(mut self) -> Begun<'a> {
-        if self.protocol == Protocol::Tcp {
-            return Begun::Done(Ok(Detected::default()));
+        match self.protocol {
+            Protocol::Tls | Protocol::Postgres => {}
+            Protocol::Tcp => return Begun::Done(Ok(Detected::default())),
+            Protocol::Mysql => return Begun::Done(Ok(self.nothing_to_say())),
         }
         let mut scratch = self.tools.scratch.borrow_mut();
         let detected =
             self.client.try_recv(&mut scratch).and_then(|received| self.take_in(received, &scratch).transpose());
         drop(scratch);
         detected.map_or(Begun::Incomplete(self), Begun::Done)
+    }
+
+    /// A client that waits for the server to begin: until it does, nothing is lost with it.
+    fn nothing_to_say(&self) -> Detected {
+        let mut opening = self.tools.openings.take(self.memory);
+        opening.replayable = true;
+        Detected { opening: Some(opening), hello: None }
     }
 
     /// Waits for the rest of the opening.
@@ -92,8 +123,16 @@ impl<'a> Detection<'a> {
         }
         let opening = self.opening.get_or_insert_with(|| self.tools.openings.take(self.memory));
         opening.push(new)?;
+        if self.protocol == Protocol::Postgres && !self.asked.for_tls() {
+            match self.asked.next(opening, self.client, self.manner)? {
+                Heard::Tls => {}
+                Heard::Message => return Ok(Some(Detected { opening: self.opening.take(), hello: None })),
+                Heard::Part => return Ok(None),
+            }
+        }
         let Some(hello) = self.reader.advance(&opening.bytes).map_err(refusal)? else { return Ok(None) };
         opening.replayable = hello.length == opening.bytes.len() && !hello.early_data;
+        opening.wish = self.asked.wish();
         Ok(Some(Detected { opening: self.opening.take(), hello: Some(hello) }))
     }
 }

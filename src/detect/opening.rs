@@ -15,8 +15,24 @@ pub(crate) struct Opening {
     pub(crate) bytes: Vec<u8>,
     /// May be sent to another endpoint if one ends without an answer.
     pub(crate) replayable: bool,
+    /// What the client wants with it.
+    pub(crate) wish: Wish,
     /// Its share of the memory, for as long as it is kept.
     share: Share,
+}
+
+/// What a client wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// A session, as its opening begins one.
+    #[default]
+    Session,
+    /// A session of PostgreSQL that has been promised TLS: an endpoint has to promise it as well, before it gets the opening.
+    Promised,
+    /// A session of PostgreSQL in clear.
+    Clear,
+    /// The end of a query of another session: the opening says of which one.
+    Cancel,
 }
 
 impl Opening {
@@ -43,7 +59,7 @@ impl Opening {
 impl Opening {
     /// An opening that nobody counts.
     pub(crate) fn of(bytes: Vec<u8>, replayable: bool) -> Box<Opening> {
-        Box::new(Opening { bytes, replayable, share: Share::default() })
+        Box::new(Opening { bytes, replayable, ..Opening::default() })
     }
 }
 
@@ -64,6 +80,7 @@ impl Openings {
     /// An empty opening whose bytes count for `memory`.
     pub(super) fn take(&self, memory: &Arc<Memory>) -> Box<Opening> {
         let mut opening = self.idle.borrow_mut().pop().unwrap_or_default();
+        opening.wish = Wish::Session;
         opening.share = Share::none(memory);
         opening
     }

@@ -2,6 +2,7 @@
 //! runtime, whatever number of pools listens to it.
 
 use std::collections::{HashMap, HashSet};
+use std::future::pending;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -11,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::probe::lag::Memory;
+use super::probe::mysql::Conversation;
 use super::probe::{self, Call, Ending, tls};
 use super::verdict::{Observation, Text};
 use super::{Finding, Health};
@@ -26,6 +28,16 @@ struct Key {
     /// Who gives up early must not wait for who is patient, so that the time is a part of it.
     call: Call,
     ask: Ask,
+}
+
+impl Key {
+    /// The most connections that asking takes at once.
+    fn connections(&self) -> u32 {
+        match &self.ask {
+            Ask::Endpoint { dialogue, .. } => u32::try_from(dialogue.probe.connections()).unwrap_or(u32::MAX),
+            Ask::Agent(_) => 1,
+        }
+    }
 }
 
 /// What is asked.
@@ -46,6 +58,8 @@ pub(crate) struct Watch {
     watched: HashMap<Key, Watched>,
     /// Probes that may be under way at once: each takes a descriptor.
     room: Arc<Semaphore>,
+    /// How many that are.
+    places: u32,
 }
 
 /// One endpoint that is probed.
@@ -62,6 +76,8 @@ struct Prober {
     /// Of how far it was behind.
     memory: Mutex<Memory>,
     room: Arc<Semaphore>,
+    /// How many of its places one probe takes.
+    places: u32,
 }
 
 /// Who wants to know of it.
@@ -74,7 +90,8 @@ struct Listeners {
 impl Watch {
     /// Nothing yet; at most `room` probes at once.
     pub(crate) fn new(room: usize) -> Watch {
-        Watch { watched: HashMap::new(), room: Arc::new(Semaphore::new(room)) }
+        let places = u32::try_from(room).unwrap_or(u32::MAX);
+        Watch { watched: HashMap::new(), room: Arc::new(Semaphore::new(room)), places }
     }
 
     /// Probes what the pools have now, and nothing else. Endpoints that are probed already go on as they are.
@@ -98,7 +115,8 @@ impl Watch {
                     let tls = Watch::tls(&key.ask);
                     let listeners = Listeners::new(&endpoints);
                     let (memory, room) = (Mutex::default(), Arc::clone(&self.room));
-                    let prober = Prober { key: key.clone(), tls, listeners, memory, room };
+                    let places = self.places.min(key.connections());
+                    let prober = Prober { key: key.clone(), tls, listeners, memory, room, places };
                     self.watched.insert(key, Watched::start(Arc::new(prober)));
                 }
             }
@@ -171,7 +189,9 @@ fn called(dialogue: &Dialogue, health: &Health, target: &Target) -> (Arc<str>, A
     let request = match &dialogue.probe {
         Probe::Http(probe) => probe.host.clone().unwrap_or_else(usual),
         Probe::Patroni(_) => usual(),
-        Probe::Tcp | Probe::Script(_) | Probe::Postgres(_) => String::new(),
+        // Sentinels may name it.
+        Probe::Redis(probe) if probe.sentinels.is_some() => host.as_deref().unwrap_or_default().to_owned(),
+        Probe::Tcp | Probe::Script(_) | Probe::Postgres(_) | Probe::Mysql(_) | Probe::Redis(_) => String::new(),
     };
     (request.into(), name.unwrap_or_default())
 }
@@ -212,10 +232,10 @@ impl Listeners {
 
 impl Prober {
     /// Asks once. The outer error is our own; the inner one is why an agent has not said anything.
-    async fn ask(&self) -> io::Result<(Result<Finding, Text>, Ending)> {
+    async fn ask(&self, left: &mut Option<Conversation>) -> io::Result<(Result<Finding, Text>, Ending)> {
         match &self.key.ask {
             Ask::Endpoint { dialogue, host, .. } => {
-                let (mut found, ending) = probe::run(&self.key.call, dialogue, host, self.tls.as_ref()).await?;
+                let (mut found, ending) = probe::run(&self.key.call, dialogue, host, self.tls.as_ref(), left).await?;
                 found.settle_lag(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
                 Ok((Ok(Finding::Probe(found)), ending))
             }
@@ -248,12 +268,15 @@ impl Prober {
 
 /// Probes one endpoint until it is aborted.
 async fn watch(prober: Arc<Prober>) {
-    let mut silent = false;
+    let (mut silent, mut left, mut place) = (false, None, None);
     let target = &prober.key.call.target;
     loop {
         let pause = {
-            let _place = prober.room.acquire().await;
-            match prober.ask().await {
+            // A talk that was left keeps its place, as it keeps its descriptor.
+            if place.is_none() {
+                place = Arc::clone(&prober.room).acquire_many_owned(prober.places).await.ok();
+            }
+            match prober.ask(&mut left).await {
                 Ok((Ok(finding), ending)) => {
                     silent = false;
                     let (pause, told) = (prober.tell(Some(&finding)), Instant::now());
@@ -275,8 +298,25 @@ async fn watch(prober: Arc<Prober>) {
                 }
             }
         };
-        // Somebody new wants an answer at once.
-        let _ = timeout(pause, prober.listeners.changed.notified()).await;
+        if left.is_none() {
+            place = None;
+        }
+        // Somebody new wants an answer at once, and what a talk that was left comes to is one.
+        let _ = timeout(pause, async {
+            tokio::select! {
+                () = prober.listeners.changed.notified() => {}
+                () = finish(left.as_mut()) => {}
+            }
+        })
+        .await;
+    }
+}
+
+/// Has a talk that was left go on to its end; without one there is nothing to wait for.
+async fn finish(left: Option<&mut Conversation>) {
+    match left {
+        Some(conversation) => conversation.finish().await,
+        None => pending().await,
     }
 }
 

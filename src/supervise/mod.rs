@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use self::control::{Control, Finds};
@@ -24,7 +25,7 @@ use crate::acme::challenges::Challenges;
 use crate::acme::{self, Accounts};
 use crate::admin;
 use crate::admin::pages::{Pages, State};
-use crate::config::model::{AccessTarget, Address, Bind, Config, Endpoint, Pool};
+use crate::config::model::{AccessTarget, Address, Bind, Config, Endpoint, Pool, Protocol};
 use crate::detect::Memory;
 use crate::listen::admission::Capacity;
 use crate::listen::inherited::Inherited;
@@ -125,11 +126,12 @@ impl Balancer {
         let listening = groups.iter().map(|group| group.sockets.len()).sum();
         let Budget { connections: capacity, pipes, probes, look_ups, .. } = budget(config, count, listening)?;
         let (shared, inboxes, log) = share(config, count, capacity)?;
-        let sources = config.pools.iter().map(Sources::of).collect();
+        let sources: Vec<Sources> = config.written_pools().map(Sources::of).collect();
+        let sourced = sources.len();
         let finds = Finds { dns: Dns::new(config.dns.clone(), look_ups), sources };
         let control = Control::start(Arc::clone(&shared), (admin, socket), finds, accounts, probes)?;
         let began = Instant::now();
-        control.wait_resolved(config.pools.len(), PATIENCE);
+        control.wait_resolved(sourced, PATIENCE);
         wait_for_verdicts(&shared, began + PATIENCE);
 
         // From here on there may be clients, so nothing but a lack of threads may fail.
@@ -268,6 +270,7 @@ fn share(config: &Config, workers: usize, capacity: usize) -> Result<(Arc<Shared
         workers: senders.into_iter().map(Colleague::new).collect(),
         capacity: Capacity::new(capacity),
         opening_memory: Memory::new(config.runtime.opening_memory),
+        cancels: Semaphore::new(descriptors::CANCELS),
         log: access_log,
         challenges: Arc::new(Challenges::new(config)),
         secrets,
@@ -318,10 +321,13 @@ fn budget(config: &Config, workers: usize, listening: usize) -> Result<Budget, S
         pool.endpoints.iter().map(of_endpoint).sum::<usize>()
             + if pool.endpoints_file.is_some() { descriptors::PROBES } else { 0 }
     };
-    let probed = config.pools.iter().map(|pool| {
+    // The parts of a pool share its probes.
+    let probed = config.written_pools().map(|pool| {
         let ways = pool.health.as_ref();
-        let ways =
-            ways.map_or(0, |health| usize::from(health.dialogue.is_some()) + usize::from(health.agent.is_some()));
+        let ways = ways.map_or(0, |health| {
+            let probe = health.dialogue.as_ref().map_or(0, |dialogue| dialogue.probe.connections());
+            probe + usize::from(health.agent.is_some())
+        });
         ways * of_pool(pool)
     });
     let probed = probed.sum();
@@ -330,7 +336,8 @@ fn budget(config: &Config, workers: usize, listening: usize) -> Result<Budget, S
     let admin = admin + acme::descriptors(config);
     let named = |endpoint: &Endpoint| matches!(endpoint.address, Address::Host { .. } | Address::Srv(_));
     let names = config.pools.iter().any(|pool| pool.endpoints_file.is_some() || pool.endpoints.iter().any(named));
-    let dealt = descriptors::budget(limit, Needs { workers, listening, admin, probed, names });
+    let cancels = config.listeners.iter().any(|listener| listener.protocol == Protocol::Postgres);
+    let dealt = descriptors::budget(limit, Needs { workers, listening, admin, probed, names, cancels });
     let Budget { connections, fixed, .. } = dealt;
     let limit = limit.unwrap_or(u64::MAX);
     if connections == 0 {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{Ask, Close, Finding, Limits, Told, seconds};
 use crate::config::model::{Leave, MaxAge};
 use crate::observe::outcome::{Outcome, Side};
-use crate::pool::Endpoint;
 use crate::pool::leaving::Cause;
+use crate::pool::{Endpoint, is_of};
 
 /// Seconds without a byte from a peer that was sent something, after which its connection is looked at.
 const LOOK_AFTER: u32 = 30;
@@ -25,6 +25,7 @@ pub(crate) struct Entry {
     ask: Cell<Option<Ask>>,
     waker: RefCell<Option<Waker>>,
     half_closed: Cell<bool>,
+    ends_as_a_whole: Cell<bool>,
     client: Activity,
     endpoint: Activity,
     bytes_up: Cell<u64>,
@@ -100,6 +101,7 @@ impl Entry {
             ask: Cell::default(),
             waker: RefCell::default(),
             half_closed: Cell::default(),
+            ends_as_a_whole: Cell::default(),
             client: Activity::new(now),
             endpoint: Activity::new(now),
             bytes_up: Cell::default(),
@@ -166,15 +168,22 @@ impl Entry {
         self.names.get().map(|(route, pool)| (route, pool)).unzip()
     }
 
-    /// Whether its route, its pool and its endpoint are called so, where that is asked.
+    /// Whether its route, its pool and its endpoint are called so, where that is asked. A pool's name goes for its parts.
     pub(crate) fn is_of(&self, route: Option<&str>, pool: Option<&str>, endpoint: Option<&str>) -> bool {
         let (own, account) = (self.names(), self.account.borrow());
         let same = |wanted: Option<&str>, is: Option<&Arc<str>>| {
             wanted.is_none_or(|wanted| is.is_some_and(|is| &**is == wanted))
         };
         same(route, own.0)
-            && same(pool, own.1)
+            && pool.is_none_or(|wanted| own.1.is_some_and(|name| is_of(name, wanted)))
             && same(endpoint, account.as_ref().map(|account| &account.endpoint.name))
+    }
+
+    /// Name of the route and the endpoint, while a connection stands.
+    pub(crate) fn connection(&self) -> Option<(Arc<str>, Arc<Endpoint>)> {
+        self.connected.get()?;
+        let endpoint = self.account.borrow().as_ref().map(|account| Arc::clone(&account.endpoint))?;
+        self.names().0.map(|route| (Arc::clone(route), endpoint))
     }
 
     /// It was asked to leave at an idle point, and is not at one.
@@ -213,6 +222,16 @@ impl Entry {
     /// One direction has ended.
     pub(crate) fn set_half_closed(&self) {
         self.half_closed.set(true);
+    }
+
+    /// What is spoken has it so that nobody waits for anything once one side has ended.
+    pub(crate) fn end_as_a_whole(&self) {
+        self.ends_as_a_whole.set(true);
+    }
+
+    /// Whether nothing is left to be said once one side has ended.
+    pub(crate) fn ends_as_a_whole(&self) -> bool {
+        self.ends_as_a_whole.get()
     }
 
     /// Takes in that a side's connection was looked at and found alive.

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::process::skipped;
-use super::{PATIENCE, eventually, eventually_within};
+use super::{PATIENCE, eventually_within};
+
+/// How long a server may take to start or to end: databases do much then, and all tests at once want the processor.
+const SERVER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a client may take.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(60);
@@ -37,7 +40,7 @@ impl Daemon {
 
     /// Waits until it is ready; fails with its log if it ends before.
     pub fn wait_until(&mut self, what: &str, mut ready: impl FnMut() -> bool) {
-        eventually(what, || {
+        eventually_within(SERVER_PATIENCE, what, || {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("{what}: {status}: {}", self.log());
             }
@@ -64,7 +67,7 @@ impl Daemon {
     pub fn end(&mut self, signal: Signal) {
         if self.child.try_wait().unwrap().is_none() {
             kill_process(Pid::from_child(&self.child), signal).expect("it is there");
-            eventually("the server ends", || self.child.try_wait().unwrap());
+            eventually_within(SERVER_PATIENCE, "the server ends", || self.child.try_wait().unwrap());
         }
     }
 
@@ -92,10 +95,16 @@ impl Drop for Daemon {
 
 /// What a client printed, without the last line's end; or, where it failed, what it complained about.
 pub fn ask(command: &mut Command) -> Result<String, String> {
+    ask_within(CLIENT_PATIENCE, command)
+}
+
+/// The same of one that may take so long.
+pub fn ask_within(patience: Duration, command: &mut Command) -> Result<String, String> {
     let (mut out, mut complaints) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
     command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(complaints.try_clone().unwrap());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let status = eventually_within(CLIENT_PATIENCE, &format!("the end of {command:?}"), || child.try_wait().unwrap());
+    let ended = || child.try_wait().unwrap();
+    let status = eventually_within(patience, &format!("the end of {command:?}"), ended);
     let text = if status.success() { &mut out } else { &mut complaints };
     let mut bytes = Vec::new();
     text.rewind().unwrap();

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use super::daemon::ask;
 
-/// The folder of this name below the build's own, made by `make` where it is not there. Another process may make it at the
-/// same time.
+/// The folder of this name below the build's own, made by `make` where it is not there. Another process may make it at
+/// the same time.
 pub fn kept(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name.replace(|it: char| !it.is_alphanumeric(), "-"));

@@ -58,10 +58,8 @@ impl Make {
                 let root = fetched("mysql")?;
                 let mut command = Command::new(root.join("mysqld"));
                 command.arg("--no-defaults").arg("--basedir").arg(root.join("usr"));
-                command
-                    .arg("--plugin-dir")
-                    .arg(root.join("usr/lib/mysql/plugin"))
-                    .args(["--mysqlx=OFF", "--secure-file-priv="]);
+                command.arg("--plugin-dir").arg(root.join("usr/lib/mysql/plugin"));
+                command.args(["--mysqlx=OFF", "--secure-file-priv="]);
                 command
             }
         };

@@ -1,4 +1,5 @@
-//! PostgreSQL: servers with TLS, users and streaming replicas, of the system's packages and a current one, and their clients.
+//! PostgreSQL: servers with TLS, users and streaming replicas, of the system's packages and a current one, and their
+//! clients.
 //!
 //! The first test that needs a version has its empty cluster made, which the others copy. PostgreSQL does not run as
 //! root: where the tests do, its programs run as `nobody`, to whom everything in its folder then belongs.
@@ -10,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::{Signal, geteuid};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
 
 use super::answering::{Authority, Identity};
@@ -59,9 +60,10 @@ impl Version {
         match self {
             Version::Current => fetched("postgres").map(|folder| folder.join("bin")),
             Version::System => {
-                let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-                let folders = versions.map(|version| version.path().join("bin"));
-                let found = folders.filter(|folder| folder.join("postgres").exists()).max();
+                let folders = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+                let version = |folder: &Path| folder.file_name()?.to_str()?.parse::<u32>().ok();
+                let folders = folders.map(|folder| folder.path()).filter(|folder| folder.join("bin/postgres").exists());
+                let found = folders.max_by_key(|folder| version(folder)).map(|folder| folder.join("bin"));
                 if found.is_none() {
                     skipped("postgresql is not installed");
                 }
@@ -167,10 +169,28 @@ impl Postgres {
         self.daemon.signal(Signal::TERM);
     }
 
-    /// Ends it as a failure does: nobody is told.
+    /// Ends it as a failure of its machine does: all its processes at once.
     pub fn stop_now(&mut self) {
+        let id = self.daemon.id();
+        let others = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
         self.daemon.end(Signal::KILL);
+        for other in others.split_whitespace() {
+            let pid = Pid::from_raw(other.parse().unwrap()).expect("the kernel counts from one");
+            // It may have seen the end of the first already.
+            let _ = kill_process(pid, Signal::KILL);
+            eventually("its processes end", || has_ended(other).then_some(()));
+        }
         self.forget_memory();
+    }
+
+    /// Has it take no new sessions and answer nobody who asks for one, while those that it has go on.
+    pub fn freeze(&self) {
+        self.daemon.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.daemon.signal(Signal::CONT);
     }
 
     /// Starts it again, at the same address and with its data, after it was ended.
@@ -269,6 +289,12 @@ fn program(programs: &Path, name: &str) -> Command {
         command.uid(NOBODY).gid(NOBODY);
     }
     command
+}
+
+/// Whether a process is no more, or no more than what its parent has to be told.
+fn has_ended(id: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with('Z'))
 }
 
 /// A new folder of who runs it.

@@ -92,7 +92,7 @@ impl Redis {
         self.tls_address
     }
 
-    /// The answer to a command, whose words are apart by blanks, of one who may do everything. Panics without an answer.
+    /// The answer to a command, whose words are apart by blanks, from one who may do all. Panics where there is none.
     pub fn ask(&self, command: &str) -> String {
         self.try_ask(command).unwrap_or_else(|error| panic!("{command}: {error}; log: {}", self.log()))
     }

@@ -4,7 +4,7 @@
 //! answer (how many it takes, which HTTP status is good, which role, when a certificate is told of) is each pool's own.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
 
-use super::{OutgoingTls, WatchedTls};
+use super::{Negotiation, OutgoingTls, WatchedTls};
 
 /// `[pool.NAME.health]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +117,10 @@ pub enum Probe {
     Postgres(PostgresProbe),
     /// To say, as Patroni, what its PostgreSQL server is.
     Patroni(PatroniProbe),
+    /// To say what it is, in the protocol of Redis.
+    Redis(RedisProbe),
+    /// To take a login, in the protocol of MySQL.
+    Mysql(MysqlProbe),
 }
 
 impl Probe {
@@ -124,8 +128,23 @@ impl Probe {
     pub(crate) fn password(&self) -> Option<&SecretFile> {
         match self {
             Probe::Postgres(probe) => probe.login.as_ref()?.password.as_ref(),
+            Probe::Redis(probe) => probe.password.as_ref(),
+            Probe::Mysql(probe) => probe.login.password.as_ref(),
             Probe::Tcp | Probe::Http(_) | Probe::Script(_) | Probe::Patroni(_) => None,
         }
+    }
+
+    /// Those who are asked besides, if there are any.
+    pub(crate) fn sentinels(&self) -> Option<&Sentinels> {
+        match self {
+            Probe::Redis(probe) => probe.sentinels.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The most connections that it takes at once.
+    pub(crate) fn connections(&self) -> usize {
+        1 + self.sentinels().map_or(0, |sentinels| sentinels.at.len())
     }
 }
 
@@ -151,14 +170,21 @@ pub struct PatroniProbe {
     pub max_lag: Option<u64>,
 }
 
-/// How TLS with a PostgreSQL server begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Negotiation {
-    /// It is asked for in clear (SSLRequest).
-    #[default]
-    Asked,
-    /// At once, as servers from version 17 on take it.
-    Direct,
+/// What a MySQL or MariaDB server is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MysqlProbe {
+    /// Who logs in.
+    pub login: Login,
+    /// The database to begin in; `None`: none.
+    pub database: Option<String>,
+    /// Whether a replica is asked how far it is behind.
+    pub asks_lag: bool,
+    /// What to ask besides.
+    pub query: Option<String>,
+    /// Whether it has to be a node of a Galera cluster that is ready.
+    pub galera: bool,
+    /// The file with the server's public RSA key, for a login without TLS in which it asks for the password itself.
+    pub server_key: Option<PathBuf>,
 }
 
 /// Who logs in to a server.
@@ -167,6 +193,34 @@ pub struct Login {
     /// The user.
     pub user: String,
     /// Where the password is; `None`: there is none.
+    pub password: Option<SecretFile>,
+}
+
+/// What a Redis server is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RedisProbe {
+    /// Who logs in; `None`: the default user, if there is a password.
+    pub user: Option<String>,
+    /// Where the password is; `None`: nobody logs in.
+    pub password: Option<SecretFile>,
+    /// Whether a replica is asked how far it is behind.
+    pub asks_lag: bool,
+    /// Fields of INFO, and the values that they have to have.
+    pub info: Vec<(String, String)>,
+    /// Who has to agree that it is the master.
+    pub sentinels: Option<Sentinels>,
+}
+
+/// Those who watch Redis servers and agree on a master.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Sentinels {
+    /// What they call the master.
+    pub master: String,
+    /// Where all of them are, at least one, each once.
+    pub at: Vec<SocketAddr>,
+    /// Who logs in; `None`: the default user, if there is a password.
+    pub user: Option<String>,
+    /// Where the password is; `None`: nobody logs in.
     pub password: Option<SecretFile>,
 }
 

@@ -4,14 +4,18 @@
 
 mod acme;
 mod clients;
+mod databases;
 mod discovery;
 mod endpoint_tls;
 mod files;
 mod health;
 mod listeners;
+mod mysql;
 mod never_panics;
+mod parts;
 mod pools;
 mod reach;
+mod redis;
 mod reference;
 mod routes;
 mod sessions;

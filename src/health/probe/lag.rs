@@ -34,15 +34,8 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// How far a replica is behind that says now that it is so by `said`, if it knows. It is remembered.
-    pub(super) fn settle(
-        &mut self,
-        now: Instant,
-        said: Option<Duration>,
-        progress: Option<Progress>,
-    ) -> Option<Duration> {
-        if let Some(progress) = progress {
-            self.follow(now, progress);
-        }
+    pub(super) fn settle(&mut self, now: Instant, said: Option<Duration>, progress: Progress) -> Option<Duration> {
+        self.follow(now, progress);
         self.as_of = self.as_of.max(said.and_then(|said| now.checked_sub(said)));
         let known = self.as_of.map(|as_of| now.saturating_duration_since(as_of));
         known.into_iter().chain(said).min()
@@ -87,7 +80,7 @@ mod tests {
         for second in 0..10_000 {
             let progress = Progress { received: 1000 + second, replayed: 900 + second, is_fed: true };
             let now = start + Duration::from_secs(second);
-            let lag = memory.settle(now, Some(Duration::from_secs(second)), Some(progress)).unwrap().as_secs();
+            let lag = memory.settle(now, Some(Duration::from_secs(second)), progress).unwrap().as_secs();
             assert!(second < 300 || (100..150).contains(&lag), "{lag} s at {second}");
             assert!(memory.received.len() <= MOST);
         }
@@ -95,14 +88,17 @@ mod tests {
 
     #[test]
     fn lag_is_what_is_known_of_it() {
-        let fed = |received, replayed| Some(Progress { received, replayed, is_fed: true });
-        let cut = |received, replayed| Some(Progress { received, replayed, is_fed: false });
+        let fed = |received, replayed| Progress { received, replayed, is_fed: true };
+        let cut = |received, replayed| Progress { received, replayed, is_fed: false };
         // The second, what is said in seconds, positions; and what it comes to.
-        type Probe = (u64, Option<u64>, Option<Progress>, Option<u64>);
+        type Probe = (u64, Option<u64>, Progress, Option<u64>);
         let cases: [(&str, &[Probe]); 8] = [
-            ("as it is said", &[(0, Some(5), None, Some(5)), (2, Some(1), None, Some(1))]),
-            ("not known yet", &[(0, None, None, None), (2, Some(1), None, Some(1))]),
-            ("not known any more", &[(0, Some(1), None, Some(1)), (2, None, None, Some(3)), (9, None, None, Some(10))]),
+            ("as it is said", &[(0, Some(5), cut(9, 9), Some(5)), (2, Some(1), cut(9, 9), Some(1))]),
+            ("not known yet", &[(0, None, cut(9, 9), None), (2, Some(1), cut(9, 9), Some(1))]),
+            (
+                "not known any more",
+                &[(0, Some(1), cut(9, 9), Some(1)), (2, None, cut(9, 9), Some(3)), (9, None, cut(9, 9), Some(10))],
+            ),
             (
                 "cut off after an hour of rest",
                 &[

@@ -50,7 +50,7 @@ async fn start_tls(
     probe: &PostgresProbe,
     talk: &Talk<'_>,
 ) -> Result<Opened, (Observation, Option<Channel>)> {
-    if talk.tls.is_some() && probe.negotiation == Negotiation::Asked {
+    if talk.tls.is_some() && probe.negotiation == Negotiation::Postgres {
         let asked = talk.deadline.hold(ask_for_tls(&mut line)).await;
         let why = match asked {
             Ok(Ok(b'S')) => None,
@@ -87,7 +87,7 @@ async fn ask(
     match login::enter(session, probe, password).await? {
         Entry::Ready => {}
         Entry::Alive(text) => return Ok(Answer::of(text)),
-        Entry::Full(text) => return Ok(Answer { is_full: true, ..Answer::of(text) }),
+        Entry::Full(text) => return Ok(Answer::full(text)),
     }
     session.waits_for = "no answer to a query";
     let asks_role = session.in_recovery.is_none() || (probe.asks_lag && session.in_recovery == Some(true));

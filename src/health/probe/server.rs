@@ -20,8 +20,8 @@ pub(crate) struct Answer {
     pub(crate) progress: Option<Progress>,
     /// What the query gave, if there is one and it is not NULL.
     pub(crate) value: Option<String>,
-    /// It has no room for a login: what it does not tell is not held against it.
-    pub(crate) is_full: bool,
+    /// What a pool has to make of it that needs what it does not tell; `None`: that it should have told.
+    pub(crate) unknown: Option<Observation>,
     /// What it is, in a few words.
     pub(crate) text: Text,
 }
@@ -29,52 +29,56 @@ pub(crate) struct Answer {
 impl Answer {
     /// What is known of a server that has told no more than what it is.
     pub(crate) fn of(text: impl Into<Text>) -> Answer {
-        Answer { role: None, lag: None, progress: None, value: None, is_full: false, text: text.into() }
+        Answer { role: None, lag: None, progress: None, value: None, unknown: None, text: text.into() }
+    }
+
+    /// What is known of a server that has no room for a login: what it does not tell is not held against it.
+    pub(crate) fn full(text: impl Into<Text>) -> Answer {
+        let text = text.into();
+        Answer { unknown: Some(Observation::Unclear(text.clone())), ..Answer::of(text) }
     }
 
     /// Puts together what it says of how far it is behind with what was found before.
     pub(super) fn settle_lag(&mut self, memory: &mut Memory, now: Instant) {
-        match self.role {
-            Some(Role::Primary) => memory.forget(),
-            Some(Role::Replica) => self.lag = memory.settle(now, self.lag, self.progress),
-            // It is full, or was not asked.
-            None => {}
+        match (self.role, self.progress) {
+            (Some(Role::Primary), _) => memory.forget(),
+            (Some(Role::Replica), Some(progress)) => self.lag = memory.settle(now, self.lag, progress),
+            // It is full, or was not asked, or there is nothing to compare by.
+            _ => {}
         }
     }
 
     /// What a pool makes of it.
     pub(super) fn judge(&self, expect: &Expect) -> Observation {
-        let wants_more = expect.role.is_some() || expect.max_lag.is_some() || expect.value.is_some();
-        if self.is_full && wants_more {
-            return Observation::Unclear(self.text.clone());
-        }
-        match self.refusal(expect) {
-            Some(why) => Observation::Refused(why),
+        match self.fault(expect) {
+            Some(fault) => fault,
             None => Observation::Pass(self.told()),
         }
     }
 
-    /// Why it is not what it has to be.
-    fn refusal(&self, expect: &Expect) -> Option<Text> {
+    /// What it is not that it has to be.
+    fn fault(&self, expect: &Expect) -> Option<Observation> {
+        let refused = |why: String| Some(Observation::Refused(why.into()));
+        let untold = |why: &'static str| Some(self.unknown.clone().unwrap_or(Observation::Refused(why.into())));
         match (expect.role, self.role) {
-            (Some(wanted), Some(role)) if wanted != role => return Some(format!("is a {}", role.word()).into()),
-            (Some(_), None) => return Some("does not say whether it is a primary or a replica".into()),
+            (Some(wanted), Some(role)) if wanted != role => return refused(format!("is a {}", role.word())),
+            (Some(_), None) => return untold("does not say whether it is a primary or a replica"),
             _ => {}
         }
         if let Some(most) = expect.max_lag
             && self.role != Some(Role::Primary)
         {
             match self.lag {
-                None => return Some("nobody knows how far it is behind".into()),
-                Some(lag) if lag > most => return Some(format!("{}, allowed are {most:?}", behind(lag)).into()),
+                None => return untold("nobody knows how far it is behind"),
+                Some(lag) if lag > most => return refused(format!("{}, allowed are {most:?}", behind(lag))),
                 Some(_) => {}
             }
         }
         match (&expect.value, &self.value) {
             (Some(wanted), Some(value)) if wanted != value => {
-                Some(format!("the query gave {}, which is not what is expected", shown(value)).into())
+                refused(format!("the query gave {}, which is not what is expected", shown(value)))
             }
-            (Some(_), None) => Some("the query gave NULL, which is not what is expected".into()),
+            (Some(_), None) => untold("the query gave NULL, which is not what is expected"),
             _ => None,
         }
     }
@@ -121,7 +125,7 @@ mod tests {
             value: value.map(str::to_owned),
             ..Answer::of("X 1")
         };
-        let full = || Answer { is_full: true, ..Answer::of("too many connections") };
+        let full = || Answer::full("too many connections");
         let pass = |text: &'static str| Observation::Pass(text.into());
         let refused = |text: &'static str| Observation::Refused(text.into());
         for (case, answer, expect, judged) in [

@@ -2,6 +2,8 @@
 
 mod agent;
 mod dialogue;
+mod mysql;
+mod redis;
 mod server;
 mod tls;
 
@@ -44,37 +46,55 @@ enum Word {
     Script,
     Postgres,
     Patroni,
+    Redis,
+    Mysql,
 }
 
-const WORDS: [(&str, Word); 6] = [
+const WORDS: [(&str, Word); 8] = [
     ("tcp", Word::Tcp),
     ("tls", Word::Tls),
     ("http", Word::Http),
     ("script", Word::Script),
     ("postgres", Word::Postgres),
     ("patroni", Word::Patroni),
+    ("redis", Word::Redis),
+    ("mysql", Word::Mysql),
 ];
 
+/// Those that find out the role of a server.
+const ROLES: [Word; 4] = [Word::Postgres, Word::Patroni, Word::Mysql, Word::Redis];
+/// Those of servers of databases, which take a login.
+const SERVERS: [Word; 3] = [Word::Postgres, Word::Mysql, Word::Redis];
+/// Those that take queries.
+const SQL: [Word; 2] = [Word::Postgres, Word::Mysql];
+
 /// What only makes sense with some probes: the key, the probes, and why not with others.
-const PARTS: [(&str, &[Word], &str); 10] = [
+const PARTS: [(&str, &[Word], &str); 17] = [
     (
         "tls",
-        &[Word::Tls, Word::Http, Word::Script, Word::Postgres, Word::Patroni],
+        &[Word::Tls, Word::Http, Word::Script, Word::Postgres, Word::Patroni, Word::Mysql, Word::Redis],
         "probe = \"tcp\" only takes a connection; \"tls\" makes a handshake",
     ),
     ("http", &[Word::Http], "only probe = \"http\" sends a request"),
     ("script", &[Word::Script], "only probe = \"script\" follows one"),
-    ("role", &[Word::Postgres, Word::Patroni], "only probes of database servers find it out"),
-    ("max_lag", &[Word::Postgres, Word::Patroni], "only probes of database servers find it out"),
-    ("user", &[Word::Postgres], "this probe does not log in"),
-    ("password_file", &[Word::Postgres], "this probe does not log in"),
-    ("database", &[Word::Postgres], "this probe does not log in"),
-    ("query", &[Word::Postgres], "this probe does not ask by queries"),
-    ("value", &[Word::Postgres], "this probe does not ask by queries"),
+    ("role", &ROLES, "only probes of database servers find it out"),
+    ("max_lag", &ROLES, "only probes of database servers find it out"),
+    ("user", &SERVERS, "this probe does not log in"),
+    ("password_file", &SERVERS, "this probe does not log in"),
+    ("database", &SQL, "this probe does not log in"),
+    ("query", &SQL, "this probe does not ask by queries"),
+    ("value", &SQL, "this probe does not ask by queries"),
+    ("galera", &[Word::Mysql], "only servers of MySQL are in such a cluster: probe = \"mysql\""),
+    ("server_key_file", &[Word::Mysql], "only servers of MySQL have such a key: probe = \"mysql\""),
+    ("info", &[Word::Redis], "only probe = \"redis\" asks for INFO"),
+    ("master_name", &[Word::Redis], "only probe = \"redis\" asks Sentinels"),
+    ("sentinels", &[Word::Redis], "only probe = \"redis\" asks Sentinels"),
+    ("sentinel_user", &[Word::Redis], "only probe = \"redis\" asks Sentinels"),
+    ("sentinel_password_file", &[Word::Redis], "only probe = \"redis\" asks Sentinels"),
 ];
 
 /// What makes no sense where only agents are asked.
-const PROBE_KEYS: [&str; 15] = [
+const PROBE_KEYS: [&str; 22] = [
     "interval",
     "fast_interval",
     "rise",
@@ -90,6 +110,13 @@ const PROBE_KEYS: [&str; 15] = [
     "database",
     "query",
     "value",
+    "info",
+    "master_name",
+    "sentinels",
+    "sentinel_user",
+    "sentinel_password_file",
+    "galera",
+    "server_key_file",
 ];
 
 /// Reads how the endpoints of a pool are probed: `own`, which are `endpoints` if it has no others and all are known. `pools`
@@ -129,20 +156,22 @@ pub(super) fn read(
         (None, None) => None,
     };
     let tls = inherited.or(tls);
+    let (role, max_lag, value) = (server.role, server.max_lag, server.value.clone());
     let probe = word.map(|word| match word {
         Word::Tcp | Word::Tls => Probe::Tcp,
         Word::Http => Probe::Http(http.0),
         Word::Script => Probe::Script(script),
         Word::Postgres => Probe::Postgres(PostgresProbe {
-            login: server.login,
+            login: server.login(),
             database: server.database.unwrap_or_else(|| DEFAULT_DATABASE.to_owned()),
             negotiation,
             asks_lag: server.max_lag.is_some(),
             query: server.query,
         }),
         Word::Patroni => Probe::Patroni(PatroniProbe { max_lag: server.max_lag_bytes }),
+        Word::Redis => Probe::Redis(redis::read(&table, &server, own, check)),
+        Word::Mysql => Probe::Mysql(mysql::read(&table, &server, check)),
     });
-    let (role, max_lag, value) = (server.role, server.max_lag, server.value);
     let (interval, fast_interval) = intervals(&table, check);
     let timeout = table.get("timeout");
     let timeout = timeout.and_then(|node| node.duration_within(TIMEOUT, "\"10ms\" to \"1m\"", check.report));

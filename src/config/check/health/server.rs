@@ -23,7 +23,8 @@ const PASSWORD_FILE: &str =
 /// What was written of it.
 #[derive(Default)]
 pub(super) struct Server {
-    pub(super) login: Option<Login>,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<SecretFile>,
     pub(super) database: Option<String>,
     pub(super) query: Option<String>,
     pub(super) role: Option<Role>,
@@ -31,6 +32,13 @@ pub(super) struct Server {
     /// The same in bytes, where Patroni is asked.
     pub(super) max_lag_bytes: Option<u64>,
     pub(super) value: Option<String>,
+}
+
+impl Server {
+    /// Who logs in where that takes a user.
+    pub(super) fn login(&self) -> Option<Login> {
+        Some(Login { user: self.user.clone()?, password: self.password.clone() })
+    }
 }
 
 /// Reads what `word` may have of it; what it may not have is refused elsewhere.
@@ -63,8 +71,7 @@ pub(super) fn read(table: &Table<'_>, word: Option<Word>, check: &mut Check<'_>)
     if word == Some(Word::Postgres) {
         without_user(table, role, check);
     }
-    let login = user.map(|user| Login { user, password });
-    Server { login, database, query, role, max_lag: max_lag_time, max_lag_bytes, value }
+    Server { user, password, database, query, role, max_lag: max_lag_time, max_lag_bytes, value }
 }
 
 /// Refuses what takes a login where there is no user.
@@ -79,14 +86,14 @@ fn without_user(table: &Table<'_>, role: Option<Role>, check: &mut Check<'_>) {
     }
 }
 
-fn name(node: &Node<'_>, expected: &str, check: &mut Check<'_>) -> Option<String> {
+pub(super) fn name(node: &Node<'_>, expected: &str, check: &mut Check<'_>) -> Option<String> {
     node.parse(expected, check.report, |text| match text.len() {
         1..=LONGEST_NAME if !text.chars().any(char::is_control) => Ok(text.to_owned()),
         _ => Err(Refused::misread(text, "cannot be a name")),
     })
 }
 
-fn password(node: &Node<'_>, check: &mut Check<'_>) -> Option<SecretFile> {
+pub(super) fn password(node: &Node<'_>, check: &mut Check<'_>) -> Option<SecretFile> {
     let file = node.parse(PASSWORD_FILE, check.report, |text| match text.strip_prefix("credential:") {
         Some(name) if !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']) => {
             Ok(SecretFile::Credential(name.to_owned()))

@@ -33,7 +33,7 @@ pub(super) fn negotiation(
     if word.is_some_and(|word| word != Word::Postgres) {
         check.report.add(node.key_at, node.path(), "only with probe = \"postgres\" TLS may begin in two ways");
     }
-    let words = [("postgres", Negotiation::Asked), ("direct", Negotiation::Direct)];
+    let words = [("postgres", Negotiation::Postgres), ("direct", Negotiation::Direct)];
     let negotiation = node.choice(&words, check.report).unwrap_or_default();
     if negotiation == Negotiation::Direct && tls.alpn.is_empty() {
         tls.alpn.push(POSTGRES.into());
