@@ -6,6 +6,7 @@ pub mod alert;
 pub mod client_hello;
 pub mod name;
 pub mod protocols;
+pub mod proxy_header;
 #[doc(hidden)]
 #[expect(clippy::expect_used, reason = "made for tests, from what tests write")]
 pub mod sample;
