@@ -3,8 +3,9 @@
 //!
 //! Nothing of the client is sent here, so every failure may move on to another endpoint.
 
+mod introduction;
+
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -13,12 +14,13 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::time::{sleep, timeout};
 
+pub(crate) use self::introduction::{Introduction, Source, send};
 use crate::config::model::{NoEndpoint, PoolTls};
 use crate::forward::Tools;
 use crate::observe::metrics::Metrics;
 use crate::observe::outcome::{Outcome, Side};
 use crate::observe::record::Handshake;
-use crate::pool::endpoint::{NO_ANSWER, NO_HANDSHAKE};
+use crate::pool::endpoint::{NO_ADDRESS, NO_ANSWER, NO_HANDSHAKE};
 use crate::pool::waiting::Place;
 use crate::pool::{Endpoint, Lack, Lease, Pool, Target};
 use crate::session::Failure;
@@ -49,6 +51,8 @@ pub(crate) struct Attempts<'a> {
     tried: [Option<Arc<Endpoint>>; TRIES],
     /// What is to be said if no other endpoint is left.
     failure: Failure,
+    /// What endpoints are to know of the client, if anything.
+    introduction: Option<Box<Introduction>>,
     /// `None`: endpoints are spoken to as clients speak. Boxed, as that is how it is with most.
     cover: Option<Box<Cover<'a>>>,
     /// Boxed, for nearly every session goes without for as long as it lives.
@@ -104,9 +108,16 @@ impl<'a> Attempts<'a> {
             awaits_answer,
             tried: Default::default(),
             failure: Failure::new(Outcome::NoEndpoint, Side::Policy),
+            introduction: None,
             cover: None,
             wait: None,
         }
+    }
+
+    /// With this in front of everything else.
+    pub(crate) fn introducing(mut self, introduction: Option<Box<Introduction>>) -> Attempts<'a> {
+        self.introduction = introduction;
+        self
     }
 
     /// Over TLS, if that is how the pool speaks to its endpoints; `agreed` is the protocol that the client speaks within its
@@ -266,7 +277,18 @@ impl<'a> Attempts<'a> {
     async fn reach(&mut self, lease: &Lease) -> Result<(Stream, Option<Box<Joined>>), Unreached> {
         self.cover.iter_mut().for_each(|cover| cover.handshake = None);
         let target = &lease.endpoint().target;
-        let dialled = timeout(self.pool.timeouts.connect, dial(target, self.pool.source_for(target))).await;
+        let source = self
+            .source(target)
+            .ok_or(Unreached { failure: Failure::new(Outcome::ConnectFailed, Side::Us), code: NO_ADDRESS })?;
+        let dialled = timeout(self.pool.timeouts.connect, async {
+            let stream = dial(target, source).await?;
+            if let Some(introduction) = &self.introduction {
+                let something_follows = self.awaits_answer || lease.endpoint().tls.is_some();
+                introduction.send(&stream, something_follows).await?;
+            }
+            Ok(stream)
+        });
+        let dialled = dialled.await;
         let stream = dialled.unwrap_or(Err(io::ErrorKind::TimedOut.into())).map_err(|error| Unreached {
             failure: blame(&error),
             code: error.raw_os_error().unwrap_or(libc::ETIMEDOUT),
@@ -275,6 +297,19 @@ impl<'a> Attempts<'a> {
         let unset = Unreached { failure: Failure::new(Outcome::Internal, Side::Us), code: NO_HANDSHAKE };
         let joined = self.cover.as_mut().ok_or(unset)?.join(self.pool, tls, &stream).await?;
         Ok((stream, Some(Box::new(joined))))
+    }
+}
+
+impl Attempts<'_> {
+    /// Where `target` is connected to from; `None` where that would have to be an address that the client does not have.
+    fn source(&self, target: &Target) -> Option<Source> {
+        match target {
+            Target::Ip(target) if self.pool.is_transparent => {
+                let client = self.introduction.as_ref().and_then(|introduction| introduction.client())?;
+                (client.is_ipv4() == target.is_ipv4()).then_some(Source::Client(client))
+            }
+            _ => Some(Source::own(self.pool.source_for(target))),
+        }
     }
 }
 
@@ -312,7 +347,7 @@ fn again(pauses: u32) -> Duration {
 ///
 /// # Errors
 /// Those of socket(2), bind(2) and connect(2).
-pub(crate) async fn dial(target: &Target, source: Option<IpAddr>) -> io::Result<Stream> {
+pub(crate) async fn dial(target: &Target, source: Source) -> io::Result<Stream> {
     let (address, family) = match target {
         Target::Ip(address) => (SockAddr::from(*address), Family::Tcp),
         Target::Unix(path) => (SockAddr::unix(path)?, Family::Unix),
@@ -333,15 +368,18 @@ pub(crate) async fn dial(target: &Target, source: Option<IpAddr>) -> io::Result<
     }
 }
 
-fn socket(address: &SockAddr, source: Option<IpAddr>) -> io::Result<Socket> {
+fn socket(address: &SockAddr, source: Source) -> io::Result<Socket> {
     let socket = Socket::new(address.domain(), Type::STREAM.nonblocking().cloexec(), None)?;
     if address.domain() == Domain::UNIX {
         return Ok(socket);
     }
     socket.set_tcp_nodelay(true)?;
-    if let Some(source) = source {
+    if let Source::Client(client) = source {
+        sys::set_transparent(socket.as_fd(), client.is_ipv4())?;
+    }
+    if let Some(from) = source.address() {
         sys::set_bind_address_no_port(socket.as_fd())?;
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.bind(&from.into())?;
     }
     Ok(socket)
 }

@@ -5,6 +5,7 @@
 //! outcome, whatever happens.
 
 mod challenge;
+mod proxied;
 mod story;
 
 use std::future::Future;
@@ -16,7 +17,7 @@ use std::time::Instant;
 
 use self::story::Story;
 use crate::config::model::Protocol;
-use crate::connect::{Attempts, Reached};
+use crate::connect::{Attempts, Introduction, Reached};
 use crate::detect::{Begun, Detected, Detection, Opening};
 use crate::forward::tls::ForwardTls;
 use crate::forward::{End, Forward, closing};
@@ -55,6 +56,8 @@ struct Routed {
     route: Arc<Route>,
     /// What the route's pool knows the client by.
     key: u64,
+    /// What endpoints are to know of the client, if anything.
+    introduction: Option<Box<Introduction>>,
     opening: Option<Box<Opening>>,
 }
 
@@ -76,13 +79,15 @@ pub(crate) fn serve(worker: Rc<Worker>, accepted: listen::Accepted) {
     };
     spawn(async move {
         let travelled = travel(&worker, &mut story, &client).await;
+        story.entry().disconnected();
         let ended = part(travelled, client, story.says_alerts()).await;
         drop((permit, seat));
         story.end(ended);
     });
 }
 
-/// The line: detect, answer where an authority asks, route, terminate where the route says so, choose, connect, forward.
+/// The line: read the header of a proxy, where one has to come, detect, answer where an authority asks, route, terminate where
+/// the route says so, choose, connect, forward.
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, for as long as the session lives")]
 fn travel<'a>(
     worker: &'a Worker,
@@ -91,18 +96,22 @@ fn travel<'a>(
 ) -> impl Future<Output = Result<Travelled, Failure>> + 'a {
     async move {
         story.entry().set_waker(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-        let detected = match Detection::of(story.protocol(), client, &worker.tools, worker.memory()).begin() {
+        let behind = proxied::read(worker, story, client).await?;
+        let detection = Detection::of(story.protocol(), client, &worker.tools, worker.memory());
+        let detected = match detection.after(behind).begin() {
             Begun::Done(detected) => detected?,
             Begun::Incomplete(detection) => unless_asked(story.entry(), detection.wait(story.deadline())).await?,
         };
         let detected = challenge::answer(worker, story, client, detected).await?;
-        let Routed { route, key, mut opening } = route(worker, story, detected)?;
+        let Routed { route, key, mut introduction, mut opening } = route(worker, story, client, detected)?;
         let mut accepted = terminate(worker, story, client, &route, &mut opening).await?;
 
         // A client whose TLS ends here may have said all that it has to say.
         let awaits_answer = story.protocol() == Protocol::Tls && accepted.is_none();
         let agreed = accepted.as_ref().and_then(|accepted| accepted.sealed.protocol());
-        let attempts = Attempts::on(&route.pool, key, client, awaits_answer);
+        let sealed = accepted.as_ref().map(|accepted| &*accepted.sealed);
+        introduction.iter_mut().for_each(|introduction| introduction.complete(sealed));
+        let attempts = Attempts::on(&route.pool, key, client, awaits_answer).introducing(introduction);
         let mut attempts = attempts.covered(agreed, &worker.tools, &worker.shared.metrics);
         loop {
             let reached = unless_asked(story.entry(), attempts.next()).await;
@@ -110,10 +119,10 @@ fn travel<'a>(
             story.tried(attempts.last(), handshake);
             // In TLS of ours the client is cut off: an end would be taken for an empty answer.
             let Reached { stream: endpoint, mut lease, joined, took } = reached?;
-            story.connected(&route.pool, took);
+            story.connected(&route.pool, &endpoint, took);
             if accepted.is_some() || joined.is_some() {
                 let (near, far) = ((client, accepted.take()), (&endpoint, joined));
-                let end = Box::pin(ForwardTls::new(near, far, &worker.tools, story.entry())).await;
+                let end = Box::pin(ForwardTls::new(near, far, opening.take(), &worker.tools, story.entry())).await;
                 match &end {
                     End::Unanswered(_) => attempts.unanswered(&mut lease),
                     End::Broken(side, why) => story.broken(*side, why),
@@ -149,13 +158,15 @@ fn blame(end: &End, story: &Story, route: &Route, lease: &Lease) {
 }
 
 /// Finds the route for what was detected, and notes both.
-fn route(worker: &Worker, story: &mut Story, detected: Detected) -> Result<Routed, Failure> {
+fn route(worker: &Worker, story: &mut Story, client: &Stream, detected: Detected) -> Result<Routed, Failure> {
     let Detected { opening, hello } = detected;
     let found = worker.live().route(story.listener(), hello.as_ref(), story.client());
     let name = hello.as_ref().and_then(|hello| hello.server_name.as_ref());
     let key = found
         .as_ref()
         .map_or(0, |route| route.pool.key(story.client().map(|client| client.ip()), name.map(Name::as_str)));
+    let introduce = |route: &Arc<Route>| Introduction::of(&route.pool, story.entry(), client, name.map(Name::as_str));
+    let introduction = found.as_ref().ok().and_then(introduce);
     let waits = found.as_ref().is_ok_and(|route| route.tls.as_ref().is_some_and(|tls| tls.lacks(name)));
     story.heard(hello);
     let route = found?;
@@ -163,7 +174,7 @@ fn route(worker: &Worker, story: &mut Story, detected: Detected) -> Result<Route
     if waits {
         return Err(Failure::new(Outcome::NoCertificate, Side::Us));
     }
-    Ok(Routed { route, key, opening })
+    Ok(Routed { route, key, introduction, opening })
 }
 
 /// Makes the handshake, where the route says that TLS ends here.

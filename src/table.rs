@@ -6,6 +6,7 @@
 mod entry;
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -74,6 +75,10 @@ pub(crate) fn seconds(duration: Duration) -> u32 {
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
     pub(crate) identity: Identity,
+    /// Where the client is; `None` behind a unix socket.
+    pub(crate) client: Option<SocketAddr>,
+    /// Whoever connected has spoken for the client.
+    pub(crate) is_proxied: bool,
     pub(crate) route: Option<Arc<str>>,
     pub(crate) pool: Option<Arc<str>>,
     pub(crate) endpoint: Option<Arc<str>>,
@@ -142,6 +147,12 @@ impl Table {
             }
         }
         (listed, count)
+    }
+
+    /// Tells of those sessions of which `find` finds something, and of what that is.
+    pub(crate) fn find<T>(&self, now: u32, find: impl Fn(&Entry) -> Option<T>) -> Vec<(Told, T)> {
+        let entries = self.entries.borrow();
+        entries.iter().filter_map(|(_, entry)| Some((entry.tell(now), find(entry)?))).collect()
     }
 
     /// Asks those sessions to end that `wanted` picks; how many they are.

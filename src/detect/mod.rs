@@ -3,6 +3,7 @@
 //! One absolute deadline covers the whole opening. What is held of clients that are not routed yet is counted over the
 //! whole process and bounded; a client that has sent nothing holds nothing.
 
+mod header;
 mod opening;
 
 use std::io;
@@ -12,6 +13,7 @@ use std::time::Instant;
 
 use tokio::time::timeout_at;
 
+pub(crate) use self::header::header;
 pub(crate) use self::opening::{Memory, Opening, Openings};
 use crate::config::model::Protocol;
 use crate::forward::Tools;
@@ -52,10 +54,19 @@ impl<'a> Detection<'a> {
         Detection { protocol, client, tools, memory, opening: None, reader: Reader::default() }
     }
 
+    /// This has come already.
+    pub(crate) fn after(mut self, opening: Option<Box<Opening>>) -> Self {
+        self.opening = opening;
+        self
+    }
+
     /// Takes what is already there, which with deferred accepting is nearly always all.
     pub(crate) fn begin(mut self) -> Begun<'a> {
         if self.protocol == Protocol::Tcp {
-            return Begun::Done(Ok(Detected::default()));
+            return Begun::Done(Ok(Detected { opening: self.opening, hello: None }));
+        }
+        if let Some(detected) = self.look().transpose() {
+            return Begun::Done(detected);
         }
         let mut scratch = self.tools.scratch.borrow_mut();
         let detected =
@@ -90,9 +101,15 @@ impl<'a> Detection<'a> {
         if new.is_empty() {
             return Err(Failure::new(Outcome::ClientGone, Side::Client));
         }
-        let opening = self.opening.get_or_insert_with(|| self.tools.openings.take(self.memory));
-        opening.push(new)?;
+        self.opening.get_or_insert_with(|| self.tools.openings.take(self.memory)).push(new)?;
+        self.look()
+    }
+
+    /// Looks at what has come.
+    fn look(&mut self) -> Result<Option<Detected>, Failure> {
+        let Some(opening) = &mut self.opening else { return Ok(None) };
         let Some(hello) = self.reader.advance(&opening.bytes).map_err(refusal)? else { return Ok(None) };
+        opening.asks = true;
         opening.replayable = hello.length == opening.bytes.len() && !hello.early_data;
         Ok(Some(Detected { opening: self.opening.take(), hello: Some(hello) }))
     }

@@ -15,6 +15,8 @@ pub(crate) struct Opening {
     pub(crate) bytes: Vec<u8>,
     /// May be sent to another endpoint if one ends without an answer.
     pub(crate) replayable: bool,
+    /// The client waits for an answer to it.
+    pub(crate) asks: bool,
     /// Its share of the memory, for as long as it is kept.
     share: Share,
 }
@@ -43,7 +45,7 @@ impl Opening {
 impl Opening {
     /// An opening that nobody counts.
     pub(crate) fn of(bytes: Vec<u8>, replayable: bool) -> Box<Opening> {
-        Box::new(Opening { bytes, replayable, share: Share::default() })
+        Box::new(Opening { bytes, replayable, asks: true, share: Share::default() })
     }
 }
 
@@ -73,6 +75,7 @@ impl Openings {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < Openings::KEPT && opening.bytes.capacity() <= Openings::LARGEST {
             opening.bytes.clear();
+            (opening.replayable, opening.asks) = (false, false);
             opening.share = Share::default();
             idle.push(opening);
         }

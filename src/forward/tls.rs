@@ -19,6 +19,7 @@ use rustls::Error;
 use self::party::{Kept, Party, Phase, Stop, send, send_ahead};
 use super::half::TURN;
 use super::{End, SCRATCH, Tools, finding, has_unsent, is_dead, lost_end, lost_outcome, other};
+use crate::detect::Opening;
 use crate::observe::outcome::{Outcome, Side};
 use crate::stream::Stream;
 use crate::sys;
@@ -46,10 +47,12 @@ pub(crate) struct ForwardTls<'a> {
 }
 
 impl<'a> ForwardTls<'a> {
-    /// Forwards between a client and a connected endpoint, with whichever of them a handshake is over.
+    /// Forwards between a client and a connected endpoint, with whichever of them a handshake is over; the opening, of a client
+    /// in clear, first.
     pub(crate) fn new(
         (client, accepted): (&'a Stream, Option<Box<Accepted>>),
         (endpoint, joined): (&'a Stream, Option<Box<Joined>>),
+        opening: Option<Box<Opening>>,
         tools: &'a Tools,
         entry: &'a Entry,
     ) -> ForwardTls<'a> {
@@ -58,7 +61,14 @@ impl<'a> ForwardTls<'a> {
                 tools.openings.give_back(opening);
                 (Some(sealed), plain)
             }
-            None => (None, Vec::new()),
+            None => {
+                let up = opening.map(|mut opening| {
+                    let up = std::mem::take(&mut opening.bytes);
+                    tools.openings.give_back(opening);
+                    up
+                });
+                (None, up.unwrap_or_default())
+            }
         };
         let (endpoint_tls, down) = joined.map_or((None, Vec::new()), |joined| (Some(joined.sealed), joined.plain));
         let silent = down.is_empty();

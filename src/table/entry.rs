@@ -2,12 +2,14 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{Ask, Close, Finding, Limits, Told, seconds};
 use crate::config::model::{Leave, MaxAge};
+use crate::listen::senders::Proxied;
 use crate::observe::outcome::{Outcome, Side};
 use crate::pool::Endpoint;
 use crate::pool::leaving::Cause;
@@ -16,6 +18,9 @@ use crate::pool::leaving::Cause;
 const LOOK_AFTER: u32 = 30;
 /// Seconds until the next look at a connection that retransmits.
 const LOOK_AGAIN: u32 = 5;
+
+/// No socket.
+const NONE: RawFd = -1;
 
 /// One live session as others see it. All numbers are written by the session's own task.
 #[derive(Debug)]
@@ -30,10 +35,14 @@ pub(crate) struct Entry {
     bytes_up: Cell<u64>,
     bytes_down: Cell<u64>,
     account: RefCell<Option<Account>>,
+    /// What a proxy has said of it.
+    proxied: OnceCell<Box<Proxied>>,
     /// Names of the route and its pool, once they are known.
     names: OnceCell<(Arc<str>, Arc<str>)>,
     /// Since when a connection to the endpoint stands.
     connected: Cell<Option<Instant>>,
+    /// Number of the socket of that connection; negative: there is none.
+    socket: Cell<RawFd>,
     /// Until then it is not asked again to leave at an idle point: it was not at one.
     busy_until: Cell<u32>,
 }
@@ -45,8 +54,8 @@ pub(crate) struct Identity {
     pub(crate) id: u64,
     /// Index of the listener.
     pub(crate) listener: usize,
-    /// Where the client is; `None` behind a unix socket.
-    pub(crate) client: Option<SocketAddr>,
+    /// Where whoever connected is, which may be a proxy; `None` behind a unix socket.
+    pub(crate) peer: Option<SocketAddr>,
     /// When it was accepted.
     pub(crate) at: Instant,
     /// The same by the calendar.
@@ -105,14 +114,17 @@ impl Entry {
             bytes_up: Cell::default(),
             bytes_down: Cell::default(),
             account: RefCell::default(),
+            proxied: OnceCell::new(),
             names: OnceCell::new(),
             connected: Cell::default(),
+            socket: Cell::new(NONE),
             busy_until: Cell::default(),
         }
     }
 
     /// A connection to an endpoint stands: the limits of the session's pool count from now.
-    pub(crate) fn connected(&self, limits: Limits, now: u32) {
+    pub(crate) fn connected(&self, socket: BorrowedFd<'_>, limits: Limits, now: u32) {
+        self.socket.set(socket.as_raw_fd());
         self.limits.set(limits);
         self.connected.set(Some(Instant::now()));
         self.half_closed.set(false);
@@ -146,13 +158,30 @@ impl Entry {
         self.publish_bytes();
         // What an earlier endpoint got and did not answer was not delivered.
         self.bytes_up.set(0);
-        self.connected.set(None);
+        self.disconnected();
         *self.account.borrow_mut() = Some(Account { endpoint: Arc::clone(endpoint), up: 0, down: 0 });
     }
 
-    /// The session looks for another endpoint: what becomes of this one is no longer its business.
+    /// The session leaves its endpoint, for another one or for good: what becomes of that is no longer its business.
     pub(crate) fn disconnected(&self) {
+        self.socket.set(NONE);
         self.connected.set(None);
+    }
+
+    /// A proxy has said whom it speaks for.
+    pub(crate) fn set_proxied(&self, proxied: Proxied) {
+        // It does so once.
+        let _ = self.proxied.set(Box::new(proxied));
+    }
+
+    /// What a proxy has said of it.
+    pub(crate) fn proxied(&self) -> Option<&Proxied> {
+        self.proxied.get().map(|proxied| &**proxied)
+    }
+
+    /// Where the client is; `None` behind a unix socket.
+    pub(crate) fn client(&self) -> Option<SocketAddr> {
+        self.proxied().map_or(self.identity.peer, |proxied| proxied.client)
     }
 
     /// The route and its pool are known.
@@ -175,6 +204,11 @@ impl Entry {
         same(route, own.0)
             && same(pool, own.1)
             && same(endpoint, account.as_ref().map(|account| &account.endpoint.name))
+    }
+
+    /// Number of the socket that it has with its endpoint.
+    pub(crate) fn socket(&self) -> Option<RawFd> {
+        Some(self.socket.get()).filter(|socket| *socket != NONE)
     }
 
     /// It was asked to leave at an idle point, and is not at one.
@@ -300,6 +334,8 @@ impl Entry {
         let (route, pool) = self.names();
         Told {
             identity: self.identity,
+            client: self.client(),
+            is_proxied: self.proxied().is_some(),
             route: route.cloned(),
             pool: pool.cloned(),
             endpoint: endpoint.map(|endpoint| Arc::clone(&endpoint.name)),
@@ -319,7 +355,7 @@ impl Entry {
 impl Identity {
     /// Of a session that was just accepted and has nothing to tell.
     pub(crate) fn nobody() -> Identity {
-        Identity { id: 1, listener: 0, client: None, at: Instant::now(), start: SystemTime::now() }
+        Identity { id: 1, listener: 0, peer: None, at: Instant::now(), start: SystemTime::now() }
     }
 
     /// Whether the session is older than the limit, each by a little more or less.

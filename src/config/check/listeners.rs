@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::node::{Node, Table};
 use super::settings::{self, MOST_CONNECTIONS};
-use super::{Check, keys, named};
+use super::{Check, keys, named, proxy};
 use crate::config::address;
 use crate::config::model::{Bind, Listener, Protocol, Timeouts};
 use crate::config::report::At;
@@ -57,6 +57,8 @@ fn listener(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<
     let most = table.get("max_connections").and_then(|node| node.count("off", MOST_CONNECTIONS, check.report));
     let backlog = table.get("backlog").and_then(|node| node.number(1..=MOST_BACKLOG, check.report));
     let defer_accept = table.get("defer_accept").and_then(|node| node.truth(check.report));
+    let proxy_from = table.get("proxy_from");
+    let proxy_from = proxy_from.map(|node| proxy::senders(&node, bind_known.then_some(&bind), check));
     let own = table.get("timeouts").map(|node| node.table(keys::LISTENER_TIMEOUTS, check.report));
     Read {
         model: Listener {
@@ -66,6 +68,7 @@ fn listener(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<
             max_connections: most.flatten(),
             backlog: backlog.unwrap_or(DEFAULT_BACKLOG),
             defer_accept: defer_accept.unwrap_or(protocol == Protocol::Tls),
+            proxy_from,
             open: settings::open(own.as_ref(), timeouts.open, check),
         },
         at: table.at,
@@ -97,9 +100,10 @@ pub(super) struct Families {
 }
 
 impl Read {
-    /// Families of the clients that can arrive. IPv6 sockets take no IPv4 clients.
+    /// Families of the clients that can arrive. IPv6 sockets take no IPv4 clients, but a PROXY header may speak for any.
     pub(super) fn families(&self) -> Families {
-        let any = |test: fn(&Bind) -> bool| self.bind.iter().any(|(bind, ..)| test(bind));
+        let proxied = self.model.proxy_from.is_some();
+        let any = |test: fn(&Bind) -> bool| proxied || self.bind.iter().any(|(bind, ..)| test(bind));
         Families {
             v4: any(|bind| matches!(bind, Bind::Tcp(address) if address.is_ipv4())),
             v6: any(|bind| matches!(bind, Bind::Tcp(address) if address.is_ipv6())),

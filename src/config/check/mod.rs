@@ -12,6 +12,7 @@ mod listeners;
 mod node;
 mod outgoing;
 mod pools;
+mod proxy;
 mod reach;
 mod routes;
 mod sessions;

@@ -11,6 +11,7 @@ mod health;
 mod listeners;
 mod never_panics;
 mod pools;
+mod proxy;
 mod reach;
 mod reference;
 mod routes;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use self::channel::{Channel, Line};
 use super::verdict::{Observation, Text};
 use crate::config::model::{Dialogue, HttpExpect, Probe, Secret};
-use crate::connect;
+use crate::connect::{self, Source};
 use crate::observe::outcome::Side;
 use crate::pool::Target;
 
@@ -25,6 +25,8 @@ use crate::pool::Target;
 pub(crate) struct Call {
     pub(crate) target: Target,
     pub(crate) source: Option<IpAddr>,
+    /// What is sent before anything else: a PROXY header, where sessions send one.
+    pub(crate) preface: &'static [u8],
     pub(crate) patience: Duration,
 }
 
@@ -113,7 +115,7 @@ pub(crate) async fn run(
     let deadline = Deadline::from(began, call.patience);
     let (reply, expires, channel) = match dial(call, deadline).await? {
         Err(why) => (Reply::Plain(Observation::Missing(why)), None, None),
-        Ok(line) => talk(line, dialogue, host, tls, deadline).await,
+        Ok(line) => talk(line, !call.preface.is_empty(), dialogue, host, tls, deadline).await,
     };
     let found = Found { reply, expires, took: began.elapsed() };
     Ok((found, Ending(channel)))
@@ -137,7 +139,12 @@ pub(crate) async fn ask_agent(call: &Call, send: &Secret) -> io::Result<(Result<
 
 /// The outer error is our own; the inner one is why there is no connection.
 async fn dial(call: &Call, deadline: Deadline) -> io::Result<Result<Line, Text>> {
-    match deadline.hold(connect::dial(&call.target, call.source)).await {
+    let dialled = deadline.hold(async {
+        let stream = connect::dial(&call.target, Source::own(call.source)).await?;
+        connect::send(&stream, call.preface, false).await?;
+        Ok(stream)
+    });
+    match dialled.await {
         Ok(Ok(stream)) => Ok(Ok(Line(stream))),
         Ok(Err(error)) if connect::blame(&error).by == Side::Us => Err(error),
         Ok(Err(error)) => Ok(Err(error.to_string().into())),
@@ -147,6 +154,7 @@ async fn dial(call: &Call, deadline: Deadline) -> io::Result<Result<Line, Text>>
 
 async fn talk(
     line: Line,
+    is_prefaced: bool,
     dialogue: &Dialogue,
     host: &str,
     tls: Option<&Result<tls::Client, Observation>>,
@@ -164,7 +172,9 @@ async fn talk(
     };
     match &dialogue.probe {
         // A connection in clear on which nothing was said needs no more than to be closed.
-        Probe::Tcp if tls.is_none() => plain(Observation::Pass("connected".into()), None, None),
+        Probe::Tcp if tls.is_none() => {
+            plain(Observation::Pass("connected".into()), None, is_prefaced.then_some(channel))
+        }
         Probe::Tcp => {
             let confirmed = deadline.hold(tls::confirm(channel)).await;
             let (observation, channel) = confirmed.unwrap_or((Observation::Pass("TLS".into()), None));

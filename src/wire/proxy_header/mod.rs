@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use proxy_protocol::{ProxyHeader, version1, version2};
 
 pub use self::tlv::{Kind, Ssl, SslKind, Tlvs};
-pub use self::write::{local, v1, v2};
+pub use self::write::{LOCAL, UNKNOWN, v1, v2};
 
 /// The most bytes of a header of version 1, its line end included.
 pub const MAX_V1: usize = 107;

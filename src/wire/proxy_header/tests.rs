@@ -59,7 +59,7 @@ fn headers_as_they_come() {
         ("UNSPEC", binary(0x21, 0x00, &[]), Origin::Unknown, &[]),
         ("UNSPEC with addresses of no kind", binary(0x21, 0x00, &[9; 50]), Origin::Unknown, &[]),
         ("UNSPEC with values", binary(0x21, 0x00, &[5, 0, 1, b'x']), Origin::Unknown, &[(5, &b"x"[..])]),
-        ("LOCAL", local().to_vec(), Origin::Local, &[]),
+        ("LOCAL", LOCAL.to_vec(), Origin::Local, &[]),
         ("LOCAL of any family", binary(0x20, 0x77, &[1; 40]), Origin::Local, &[]),
         (
             "values",

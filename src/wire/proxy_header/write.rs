@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::tlv::{self, CHECKSUM};
-use super::{Addresses, FIXED, Kind, Tlvs, V2};
+use super::{Addresses, Kind, Tlvs, V2};
 
 /// Version 1; without addresses it says that they are unknown.
 pub fn v1(addresses: Option<Addresses>) -> Vec<u8> {
-    let Some((from, to)) = addresses.map(same_family) else { return b"PROXY UNKNOWN\r\n".to_vec() };
+    let Some((from, to)) = addresses.map(same_family) else { return UNKNOWN.to_vec() };
     let family = if from.is_ipv4() { 4 } else { 6 };
     format!("PROXY TCP{family} {} {} {} {}\r\n", from.ip(), to.ip(), from.port(), to.port()).into_bytes()
 }
@@ -46,14 +46,10 @@ pub fn v2(addresses: Option<Addresses>, tlvs: &Tlvs, has_checksum: bool) -> Vec<
     header
 }
 
-/// Version 2 for a connection of the sender's own, such as a probe.
-pub fn local() -> [u8; FIXED] {
-    let mut header = [0; FIXED];
-    for (to, from) in header.iter_mut().zip(V2.iter().chain(&[0x20])) {
-        *to = *from;
-    }
-    header
-}
+/// Version 1 where nothing is known, or where the connection is the sender's own, such as a probe.
+pub const UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\n";
+/// Version 2 for a connection of the sender's own.
+pub const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 /// Both ends in one family, which is all that a header has: IPv4 if both are, in whatever clothes they come, else IPv6.
 fn same_family(Addresses { source, destination }: Addresses) -> (SocketAddr, SocketAddr) {
