@@ -28,6 +28,7 @@ use crate::stream::{Family, Stream};
 use crate::sys;
 use crate::tls::endpoint::EndpointTls;
 use crate::tls::handshake::{self, Joined, Unjoined};
+use crate::tls::sealed::Sealed;
 use crate::tls::words;
 
 /// Different endpoints that one session tries before it gives up or waits.
@@ -51,12 +52,19 @@ pub(crate) struct Attempts<'a> {
     tried: [Option<Arc<Endpoint>>; TRIES],
     /// What is to be said if no other endpoint is left.
     failure: Failure,
-    /// What endpoints are to know of the client, if anything.
-    introduction: Option<Box<Introduction>>,
-    /// `None`: endpoints are spoken to as clients speak. Boxed, as that is how it is with most.
-    cover: Option<Box<Cover<'a>>>,
+    /// Boxed, for most sessions go without.
+    special: Option<Box<Special<'a>>>,
     /// Boxed, for nearly every session goes without for as long as it lives.
     wait: Option<Box<Wait<'a>>>,
+}
+
+/// What not every pool asks for.
+#[derive(Default)]
+struct Special<'a> {
+    /// What endpoints are to know of the client.
+    introduction: Option<Box<Introduction>>,
+    /// `None`: endpoints are spoken to as clients speak.
+    cover: Option<Cover<'a>>,
 }
 
 /// TLS with endpoints.
@@ -108,29 +116,36 @@ impl<'a> Attempts<'a> {
             awaits_answer,
             tried: Default::default(),
             failure: Failure::new(Outcome::NoEndpoint, Side::Policy),
-            introduction: None,
-            cover: None,
+            special: None,
             wait: None,
         }
     }
 
-    /// With this in front of everything else.
-    pub(crate) fn introducing(mut self, introduction: Option<Box<Introduction>>) -> Attempts<'a> {
-        self.introduction = introduction;
+    /// With this in front of everything else; `sealed` is the client's TLS, where that ends here.
+    pub(crate) fn introducing(
+        mut self,
+        introduction: Option<Box<Introduction>>,
+        sealed: Option<&Sealed>,
+    ) -> Attempts<'a> {
+        if let Some(mut introduction) = introduction {
+            introduction.complete(sealed);
+            self.special.get_or_insert_default().introduction = Some(introduction);
+        }
         self
     }
 
     /// Over TLS, if that is how the pool speaks to its endpoints; `agreed` is the protocol that the client speaks within its
     /// own, if that is known.
     pub(crate) fn covered(mut self, agreed: Option<&[u8]>, tools: &'a Tools, metrics: &'a Metrics) -> Attempts<'a> {
-        self.cover = self.pool.tls.as_ref().map(|tls| {
+        if let Some(tls) = &self.pool.tls {
             let protocols = match &tls.alpn {
                 Some(offered) => offered.iter().map(|protocol| protocol.to_vec()).collect(),
                 // What is inside is passed on as it is, so that both sides have to speak the same.
                 None => agreed.map(<[u8]>::to_vec).into_iter().collect(),
             };
-            Box::new(Cover { tls, protocols, tools, metrics, handshake: None })
-        });
+            let cover = Cover { tls, protocols, tools, metrics, handshake: None };
+            self.special.get_or_insert_default().cover = Some(cover);
+        }
         self
     }
 
@@ -188,7 +203,7 @@ impl<'a> Attempts<'a> {
 
     /// How the last handshake with an endpoint went, if there was one.
     pub(crate) fn take_handshake(&mut self) -> Option<Box<Handshake>> {
-        self.cover.as_mut()?.handshake.take()
+        self.cover()?.handshake.take()
     }
 
     /// The endpoint took the connection but ended it without an answer.
@@ -275,14 +290,14 @@ impl<'a> Attempts<'a> {
 
     /// Connects to an endpoint and, where that is how it is spoken to, makes a handshake with it.
     async fn reach(&mut self, lease: &Lease) -> Result<(Stream, Option<Box<Joined>>), Unreached> {
-        self.cover.iter_mut().for_each(|cover| cover.handshake = None);
+        self.cover().into_iter().for_each(|cover| cover.handshake = None);
         let target = &lease.endpoint().target;
         let source = self
             .source(target)
             .ok_or(Unreached { failure: Failure::new(Outcome::ConnectFailed, Side::Us), code: NO_ADDRESS })?;
         let dialled = timeout(self.pool.timeouts.connect, async {
             let stream = dial(target, source).await?;
-            if let Some(introduction) = &self.introduction {
+            if let Some(introduction) = self.introduction() {
                 let something_follows = self.awaits_answer || lease.endpoint().tls.is_some();
                 introduction.send(&stream, something_follows).await?;
             }
@@ -295,17 +310,26 @@ impl<'a> Attempts<'a> {
         })?;
         let Some(tls) = &lease.endpoint().tls else { return Ok((stream, None)) };
         let unset = Unreached { failure: Failure::new(Outcome::Internal, Side::Us), code: NO_HANDSHAKE };
-        let joined = self.cover.as_mut().ok_or(unset)?.join(self.pool, tls, &stream).await?;
+        let pool = self.pool;
+        let joined = self.cover().ok_or(unset)?.join(pool, tls, &stream).await?;
         Ok((stream, Some(Box::new(joined))))
     }
 }
 
-impl Attempts<'_> {
+impl<'a> Attempts<'a> {
+    fn introduction(&self) -> Option<&Introduction> {
+        self.special.as_ref()?.introduction.as_deref()
+    }
+
+    fn cover(&mut self) -> Option<&mut Cover<'a>> {
+        self.special.as_mut()?.cover.as_mut()
+    }
+
     /// Where `target` is connected to from; `None` where that would have to be an address that the client does not have.
     fn source(&self, target: &Target) -> Option<Source> {
         match target {
             Target::Ip(target) if self.pool.is_transparent => {
-                let client = self.introduction.as_ref().and_then(|introduction| introduction.client())?;
+                let client = self.introduction()?.client()?;
                 (client.is_ipv4() == target.is_ipv4()).then_some(Source::Client(client))
             }
             _ => Some(Source::own(self.pool.source_for(target))),

@@ -29,6 +29,7 @@ use crate::stream::{Family, Stream};
 use crate::supervise::worker::{Worker, spawn};
 use crate::table::{Ask, Entry};
 use crate::tls::handshake::{self, Accepted};
+use crate::tls::termination::Termination;
 use crate::wire::alert::Alert;
 use crate::wire::name::Name;
 
@@ -103,15 +104,17 @@ fn travel<'a>(
             Begun::Incomplete(detection) => unless_asked(story.entry(), detection.wait(story.deadline())).await?,
         };
         let detected = challenge::answer(worker, story, client, detected).await?;
-        let Routed { route, key, mut introduction, mut opening } = route(worker, story, client, detected)?;
-        let mut accepted = terminate(worker, story, client, &route, &mut opening).await?;
+        let Routed { route, key, introduction, mut opening } = route(worker, story, client, detected)?;
+        let mut accepted = match &route.tls {
+            Some(tls) => Some(Box::pin(terminate(worker, story, client, &route, tls, &mut opening)).await?),
+            None => None,
+        };
 
         // A client whose TLS ends here may have said all that it has to say.
         let awaits_answer = story.protocol() == Protocol::Tls && accepted.is_none();
         let agreed = accepted.as_ref().and_then(|accepted| accepted.sealed.protocol());
         let sealed = accepted.as_ref().map(|accepted| &*accepted.sealed);
-        introduction.iter_mut().for_each(|introduction| introduction.complete(sealed));
-        let attempts = Attempts::on(&route.pool, key, client, awaits_answer).introducing(introduction);
+        let attempts = Attempts::on(&route.pool, key, client, awaits_answer).introducing(introduction, sealed);
         let mut attempts = attempts.covered(agreed, &worker.tools, &worker.shared.metrics);
         loop {
             let reached = unless_asked(story.entry(), attempts.next()).await;
@@ -177,15 +180,15 @@ fn route(worker: &Worker, story: &mut Story, client: &Stream, detected: Detected
     Ok(Routed { route, key, introduction, opening })
 }
 
-/// Makes the handshake, where the route says that TLS ends here.
+/// Makes the handshake with a client whose TLS ends here.
 async fn terminate(
     worker: &Worker,
     story: &mut Story,
     client: &Stream,
     route: &Route,
+    tls: &Termination,
     opening: &mut Option<Box<Opening>>,
-) -> Result<Option<Box<Accepted>>, Failure> {
-    let Some(tls) = &route.tls else { return Ok(None) };
+) -> Result<Box<Accepted>, Failure> {
     // Without a hello, which every listener for TLS reads, nothing must go on in clear.
     let hello = opening.take().ok_or(Failure::new(Outcome::Internal, Side::Us))?;
     story.seals();
@@ -194,7 +197,7 @@ async fn terminate(
     let handshake = handshake::accept(client, hello, &config, &worker.tools, deadline);
     let began = Instant::now();
     let made = unless_asked(story.entry(), async { Ok(handshake.await) }).await?;
-    story.shook_hands(Some(route), made, began.elapsed()).map(Some)
+    story.shook_hands(Some(route), made, began.elapsed())
 }
 
 /// Takes leave of both sides. Only what has to be said or waited for takes memory and time; most ends are silent.

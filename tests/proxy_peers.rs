@@ -47,6 +47,13 @@ impl Peer {
 
     fn nginx(stream: &str, at: SocketAddr) -> Option<Peer> {
         let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
+        let built = Command::new("nginx").arg("-V").output();
+        let is_apart =
+            built.is_ok_and(|built| String::from_utf8_lossy(&built.stderr).contains("--with-stream=dynamic"));
+        if is_apart && !Path::new(module).exists() {
+            skipped("the stream module of nginx is not installed");
+            return None;
+        }
         let load = if Path::new(module).exists() { format!("load_module {module};\n") } else { String::new() };
         let config = format!(
             "{load}daemon off;\nmaster_process off;\npid FOLDER/pid;\nerror_log FOLDER/error.log;\nevents {{}}\n\
@@ -141,7 +148,7 @@ fn haproxy_hears_where_the_client_is() {
         let client: SocketAddr = record["client"].as_str().unwrap().parse().unwrap();
         let told = format!("{} {} {} 1 ", client.ip(), client.port(), balancer.address("edge").port());
         assert!(status == 200 && said.starts_with(&told), "{version}: {said:?}, expected {told:?}");
-        assert_eq!(said.contains(&format!("- {}-", record["id"])), version == "v2", "{said:?}");
+        assert_eq!(said.contains(&format!(" {}-", record["id"])), version == "v2", "{said:?}");
     }
     // All that there is to tell, with a checksum that HAProxy verifies.
     let folder = tempfile::tempdir().unwrap();

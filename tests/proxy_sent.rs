@@ -192,7 +192,7 @@ fn tls_that_ends_here_is_told_of() {
         assert_eq!(ssl.is_verified, shows, "{case}");
         let told = |kind| ssl.get(kind).map(|value| String::from_utf8(value.to_vec()).unwrap());
         assert_eq!(told(SslKind::Version).as_deref(), Some("TLSv1.3"), "{case}");
-        assert!(told(SslKind::Cipher).unwrap().starts_with("TLS_"), "{case}");
+        assert!(told(SslKind::Cipher).unwrap().starts_with("TLS_"), "{case}: {:?}", told(SslKind::Cipher));
         assert_eq!(told(SslKind::CommonName).is_some(), shows, "{case}: {:?}", told(SslKind::CommonName));
         session.conn.send_close_notify();
         session.flush().unwrap();

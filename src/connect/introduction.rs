@@ -58,7 +58,7 @@ impl Introduction {
                 if let Some(sealed) = sealed {
                     add_tls(wanted, sealed, tlvs);
                 }
-                proxy_header::v2(*addresses, tlvs, wanted.crc32c)
+                proxy_header::v2(*addresses, &std::mem::take(tlvs), wanted.crc32c)
             }
         };
     }
@@ -135,10 +135,12 @@ fn add_tls(wanted: SentTlvs, sealed: &Sealed, tlvs: &mut Tlvs) {
     if shown {
         client |= Ssl::CERTIFICATE_OF_SESSION | if agreed.resumed { 0 } else { Ssl::CERTIFICATE };
     }
+    // As IANA calls it, which is what OpenSSL says of TLS 1.3 too.
+    let suite = agreed.suite.map(|suite| suite.replacen("TLS13_", "TLS_", 1));
     let values = [
         (SslKind::Version, version.as_deref()),
         (SslKind::CommonName, name.as_deref()),
-        (SslKind::Cipher, agreed.suite),
+        (SslKind::Cipher, suite.as_deref()),
     ];
     let values: Vec<_> = values.into_iter().filter_map(|(kind, value)| Some((kind, value?.as_bytes()))).collect();
     // A client whose certificate is not good does not get this far.

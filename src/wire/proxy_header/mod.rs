@@ -96,8 +96,8 @@ pub enum HeaderError {
 /// Reads the header that `bytes`, everything received so far, begin with. `Ok(None)`: more is needed.
 ///
 /// # Errors
-/// As soon as the bytes cannot become a header any more, without waiting for the rest. The error is the same in whatever
-/// pieces they come.
+/// As soon as the bytes cannot become a header any more, without waiting for the rest; of a line as soon as it is whole. The
+/// error is the same in whatever pieces they come.
 pub fn read(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
     match bytes.first() {
         None => Ok(None),

@@ -148,6 +148,25 @@ fn what_is_no_header_is_refused_in_whatever_pieces_it_comes() {
     }
 }
 
+/// What the fuzz target starts from.
+#[test]
+fn recorded_headers_are_read() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/proxy_headers");
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let files: Vec<_> = files.filter(|path| path.extension().is_some_and(|extension| extension == "bin")).collect();
+    assert!(files.len() >= 9, "{files:?}");
+    for path in files {
+        let bytes = std::fs::read(&path).unwrap();
+        let header = read(&bytes).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        assert_eq!(header.map(|header| header.length), Some(bytes.len()), "{path:?}");
+    }
+    let values = read(include_bytes!("../../../tests/data/proxy_headers/values.bin")).unwrap().unwrap().tlvs;
+    let ssl = Ssl::read(values.get(Kind::Ssl).unwrap()).unwrap();
+    assert_eq!(ssl.get(SslKind::KeyAlgorithm), Some(&b"RSA2048"[..]));
+    assert_eq!(ssl.get(SslKind::SignatureAlgorithm), Some(&b"SHA256"[..]));
+    assert_eq!(values.get(Kind::Namespace), Some(&b"blue"[..]));
+}
+
 #[test]
 fn a_checksum_covers_every_byte() {
     // Of a test vector for CRC32C (RFC 3720, B.4): 32 zeros, four of them in place of the checksum.
