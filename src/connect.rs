@@ -3,19 +3,25 @@
 //!
 //! Nothing of the client is sent here, so every failure may move on to another endpoint.
 
+mod cover;
 mod introduction;
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
+use rustix::net::SendFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::time::{sleep, timeout};
 
+use self::cover::Cover;
+pub(crate) use self::cover::Near;
 pub(crate) use self::introduction::{Introduction, Source, send};
-use crate::config::model::{NoEndpoint, PoolTls};
+use crate::config::model::NoEndpoint;
+use crate::detect::Opening;
 use crate::forward::Tools;
 use crate::observe::metrics::Metrics;
 use crate::observe::outcome::{Outcome, Side};
@@ -26,10 +32,8 @@ use crate::pool::{Endpoint, Lack, Lease, Pool, Target};
 use crate::session::Failure;
 use crate::stream::{Family, Stream};
 use crate::sys;
-use crate::tls::endpoint::EndpointTls;
-use crate::tls::handshake::{self, Joined, Unjoined};
-use crate::tls::sealed::Sealed;
-use crate::tls::words;
+use crate::tls::handshake::{Accepted, Joined};
+use crate::wire::postgres;
 
 /// Different endpoints that one session tries before it gives up or waits.
 const TRIES: usize = 2;
@@ -58,24 +62,13 @@ pub(crate) struct Attempts<'a> {
     wait: Option<Box<Wait<'a>>>,
 }
 
-/// What not every pool asks for.
+/// What not every session asks for.
 #[derive(Default)]
 struct Special<'a> {
     /// What endpoints are to know of the client.
     introduction: Option<Box<Introduction>>,
-    /// `None`: endpoints are spoken to as clients speak.
+    /// `None`: what the client says is all that is said to endpoints.
     cover: Option<Cover<'a>>,
-}
-
-/// TLS with endpoints.
-struct Cover<'a> {
-    tls: &'a PoolTls,
-    /// What is offered.
-    protocols: Vec<Vec<u8>>,
-    tools: &'a Tools,
-    metrics: &'a Metrics,
-    /// How the last handshake went.
-    handshake: Option<Box<Handshake>>,
 }
 
 /// An endpoint that was not reached.
@@ -121,29 +114,23 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// With this in front of everything else; `sealed` is the client's TLS, where that ends here.
+    /// With this in front of everything else; the client's TLS, where that ends here, and its opening are known.
     pub(crate) fn introducing(
         mut self,
         introduction: Option<Box<Introduction>>,
-        sealed: Option<&Sealed>,
+        (accepted, opening): (Option<&Accepted>, Option<&Opening>),
     ) -> Attempts<'a> {
         if let Some(mut introduction) = introduction {
-            introduction.complete(sealed);
+            let something_follows = opening.is_some_and(|opening| !opening.bytes.is_empty());
+            introduction.complete(accepted.map(|accepted| &*accepted.sealed), something_follows);
             self.special.get_or_insert_default().introduction = Some(introduction);
         }
         self
     }
 
-    /// Over TLS, if that is how the pool speaks to its endpoints; `agreed` is the protocol that the client speaks within its
-    /// own, if that is known.
-    pub(crate) fn covered(mut self, agreed: Option<&[u8]>, tools: &'a Tools, metrics: &'a Metrics) -> Attempts<'a> {
-        if let Some(tls) = &self.pool.tls {
-            let protocols = match &tls.alpn {
-                Some(offered) => offered.iter().map(|protocol| protocol.to_vec()).collect(),
-                // What is inside is passed on as it is, so that both sides have to speak the same.
-                None => agreed.map(<[u8]>::to_vec).into_iter().collect(),
-            };
-            let cover = Cover { tls, protocols, tools, metrics, handshake: None };
+    /// Over TLS, if that is how the pool speaks to its endpoints and the client does not do so itself.
+    pub(crate) fn covered(mut self, near: Near<'_>, tools: &'a Tools, metrics: &'a Metrics) -> Attempts<'a> {
+        if let Some(cover) = Cover::for_client(self.pool, near, tools, metrics) {
             self.special.get_or_insert_default().cover = Some(cover);
         }
         self
@@ -291,74 +278,90 @@ impl<'a> Attempts<'a> {
     /// Connects to an endpoint and, where that is how it is spoken to, makes a handshake with it.
     async fn reach(&mut self, lease: &Lease) -> Result<(Stream, Option<Box<Joined>>), Unreached> {
         self.cover().into_iter().for_each(|cover| cover.handshake = None);
-        let target = &lease.endpoint().target;
-        let source = self
-            .source(target)
-            .ok_or(Unreached { failure: Failure::new(Outcome::ConnectFailed, Side::Us), code: NO_ADDRESS })?;
-        let dialled = timeout(self.pool.timeouts.connect, async {
-            let stream = dial(target, source).await?;
-            if let Some(introduction) = self.introduction() {
-                let something_follows = self.awaits_answer || lease.endpoint().tls.is_some();
-                introduction.send(&stream, something_follows).await?;
-            }
-            Ok(stream)
-        });
-        let dialled = dialled.await;
-        let stream = dialled.unwrap_or(Err(io::ErrorKind::TimedOut.into())).map_err(|error| Unreached {
-            failure: blame(&error),
-            code: error.raw_os_error().unwrap_or(libc::ETIMEDOUT),
-        })?;
-        let Some(tls) = &lease.endpoint().tls else { return Ok((stream, None)) };
-        let unset = Unreached { failure: Failure::new(Outcome::Internal, Side::Us), code: NO_HANDSHAKE };
+        let (asks, tls) = self.cover().map_or((false, None), |cover| (cover.asks(), cover.tls));
+        let introduction = self.special.as_ref().and_then(|special| special.introduction.as_deref());
+        let opening = open(self.pool, lease.endpoint(), introduction, (asks, tls.is_some()));
+        let opened = timeout(self.pool.timeouts.connect, opening).await;
         let pool = self.pool;
-        let joined = self.cover().ok_or(unset)?.join(pool, tls, &stream).await?;
+        let stream =
+            opened.unwrap_or(Err(Unopened::Dial(io::ErrorKind::TimedOut.into()))).map_err(|why| match why {
+                Unopened::NoAddress => {
+                    Unreached { failure: Failure::new(Outcome::ConnectFailed, Side::Us), code: NO_ADDRESS }
+                }
+                Unopened::Dial(error) => {
+                    Unreached { failure: blame(&error), code: error.raw_os_error().unwrap_or(libc::ETIMEDOUT) }
+                }
+                Unopened::Refused(answer) => {
+                    self.cover().into_iter().for_each(|cover| cover.refused(pool, answer));
+                    Unreached { failure: Failure::new(Outcome::EndpointTlsFailed, Side::Endpoint), code: NO_HANDSHAKE }
+                }
+            })?;
+        let Some(tls) = tls else { return Ok((stream, None)) };
+        let unset = Unreached { failure: Failure::new(Outcome::Internal, Side::Us), code: NO_HANDSHAKE };
+        let (cover, endpoint) = self.cover().zip(lease.endpoint().tls.as_ref()).ok_or(unset)?;
+        let joined = cover.join(pool, tls, endpoint, &stream).await?;
         Ok((stream, Some(Box::new(joined))))
     }
 }
 
 impl<'a> Attempts<'a> {
-    fn introduction(&self) -> Option<&Introduction> {
-        self.special.as_ref()?.introduction.as_deref()
-    }
-
     fn cover(&mut self) -> Option<&mut Cover<'a>> {
         self.special.as_mut()?.cover.as_mut()
     }
-
-    /// Where `target` is connected to from; `None` where that would have to be an address that the client does not have.
-    fn source(&self, target: &Target) -> Option<Source> {
-        match target {
-            Target::Ip(target) if self.pool.is_transparent => {
-                let client = self.introduction()?.client()?;
-                (client.is_ipv4() == target.is_ipv4()).then_some(Source::Client(client))
-            }
-            _ => Some(Source::own(self.pool.source_for(target))),
-        }
-    }
 }
 
-impl Cover<'_> {
-    async fn join(&mut self, pool: &Pool, tls: &EndpointTls, stream: &Stream) -> Result<Joined, Unreached> {
-        let began = Instant::now();
-        let made = timeout(self.tls.handshake, handshake::join(stream, tls, self.protocols.clone(), self.tools)).await;
-        let took = began.elapsed();
-        pool.tls_metrics.iter().for_each(|metrics| metrics.handshake.record(took));
-        let (cause, error) = match made {
-            Ok(Ok(joined)) => {
-                let agreed = Handshake { took, ..joined.sealed.agreed() };
-                self.metrics.pool_handshakes(&pool.name, &agreed).increment(1);
-                self.handshake = Some(Box::new(agreed));
-                return Ok(joined);
-            }
-            Ok(Err(Unjoined::Refused(why))) => (words::cause(&why), words::words(&why)),
-            Ok(Err(Unjoined::Gone)) => ("gone", "the endpoint ended the connection".into()),
-            Err(_) => ("timeout", "it was not over in time".into()),
-        };
-        self.metrics.pool_handshake_failures(&pool.name, cause).increment(1);
-        // What the client has chosen is not the endpoint's fault.
-        let by = if cause == "protocol" && self.tls.alpn.is_none() { Side::Client } else { Side::Endpoint };
-        self.handshake = Some(Box::new(Handshake { took, error: Some(error.into()), ..Handshake::default() }));
-        Err(Unreached { failure: Failure::new(Outcome::EndpointTlsFailed, by), code: NO_HANDSHAKE })
+/// Why there is no connection to an endpoint.
+pub(crate) enum Unopened {
+    /// It would have to be connected to from an address that the client does not have.
+    NoAddress,
+    /// It cannot be connected to.
+    Dial(io::Error),
+    /// It did not promise TLS but answered this, or ended.
+    Refused(Option<u8>),
+}
+
+/// Connects to `endpoint` as sessions of `pool` do, with the `introduction` of a client in front of everything else. If it is
+/// `asked` to, the endpoint has to promise TLS as servers of PostgreSQL do; whether or not, something may follow at once. Takes
+/// as long as that takes.
+///
+/// # Errors
+/// Why there is no connection.
+pub(crate) async fn open(
+    pool: &Pool,
+    endpoint: &Endpoint,
+    introduction: Option<&Introduction>,
+    (asked, something_follows): (bool, bool),
+) -> Result<Stream, Unopened> {
+    let target = &endpoint.target;
+    let source = source(pool, target, introduction).ok_or(Unopened::NoAddress)?;
+    let stream = dial(target, source).await.map_err(Unopened::Dial)?;
+    if let Some(introduction) = introduction {
+        introduction.send(&stream, asked || something_follows).await.map_err(Unopened::Dial)?;
+    }
+    if asked {
+        // The first bytes on a new connection always find room.
+        let asked = rustix::net::send(&stream, &postgres::SSL_REQUEST, SendFlags::NOSIGNAL);
+        asked.map_err(|_| Unopened::Refused(None))?;
+        // No more than the one byte: what comes behind it belongs to TLS.
+        let mut answer = [0];
+        let received = poll_fn(|cx| stream.poll_recv(cx, &mut answer)).await;
+        match (received, answer) {
+            (Ok(1), [postgres::YES]) => {}
+            (Ok(1), [other]) => return Err(Unopened::Refused(Some(other))),
+            _ => return Err(Unopened::Refused(None)),
+        }
+    }
+    Ok(stream)
+}
+
+/// Where `target` is connected to from; `None` where that would have to be an address that the client does not have.
+fn source(pool: &Pool, target: &Target, introduction: Option<&Introduction>) -> Option<Source> {
+    match target {
+        Target::Ip(target) if pool.is_transparent => {
+            let client = introduction?.client()?;
+            (client.is_ipv4() == target.is_ipv4()).then_some(Source::Client(client))
+        }
+        _ => Some(Source::own(pool.source_for(target))),
     }
 }
 

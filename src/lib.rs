@@ -55,6 +55,7 @@ pub mod listen;
 mod live;
 pub mod observe;
 mod pool;
+mod refusal;
 pub mod route;
 mod session;
 mod stamp;

@@ -30,6 +30,8 @@ pub(crate) struct Route {
     pub(crate) name: Arc<str>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) metrics: RouteMetrics,
+    /// Whether clients of PostgreSQL may come without TLS.
+    pub(crate) allow_cleartext: bool,
     /// How TLS ends here; `None`: it goes on to the endpoint.
     pub(crate) tls: Option<Termination>,
 }
@@ -44,6 +46,7 @@ impl Live {
                 name: route.name.as_str().into(),
                 pool,
                 metrics: metrics.route(&route.name),
+                allow_cleartext: route.allow_cleartext,
                 tls: route
                     .tls
                     .as_ref()

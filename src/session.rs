@@ -4,6 +4,8 @@
 //! record, closes the sockets in the way the end calls for, and makes sure that every connection ends in exactly one
 //! outcome, whatever happens.
 
+mod aside;
+mod cancel;
 mod challenge;
 mod proxied;
 mod story;
@@ -17,20 +19,20 @@ use std::time::Instant;
 
 use self::story::Story;
 use crate::config::model::Protocol;
-use crate::connect::{Attempts, Introduction, Reached};
-use crate::detect::{Begun, Detected, Detection, Opening};
+use crate::connect::{Attempts, Introduction, Near, Reached};
+use crate::detect::{Begun, Detected, Detection, Opening, Wish};
 use crate::forward::tls::ForwardTls;
 use crate::forward::{End, Forward, closing};
 use crate::listen;
 use crate::live::Route;
 use crate::observe::outcome::{Outcome, Side};
 use crate::pool::Lease;
+use crate::refusal::Manner;
 use crate::stream::{Family, Stream};
 use crate::supervise::worker::{Worker, spawn};
 use crate::table::{Ask, Entry};
 use crate::tls::handshake::{self, Accepted};
 use crate::tls::termination::Termination;
-use crate::wire::alert::Alert;
 use crate::wire::name::Name;
 
 /// Why a stage ends a connection before anything is forwarded, and who is to blame.
@@ -81,14 +83,15 @@ pub(crate) fn serve(worker: Rc<Worker>, accepted: listen::Accepted) {
     spawn(async move {
         let travelled = travel(&worker, &mut story, &client).await;
         story.entry().disconnected();
-        let ended = part(travelled, client, story.says_alerts()).await;
+        let ways = (story.manner().get(), story.entry().ends_as_a_whole());
+        let ended = part(travelled, client, ways).await;
         drop((permit, seat));
         story.end(ended);
     });
 }
 
-/// The line: read the header of a proxy, where one has to come, detect, answer where an authority asks, route, terminate where
-/// the route says so, choose, connect, forward.
+/// The line: read the header of a proxy, where one has to come, detect, answer what asks for something else, route, terminate
+/// where the route says so, choose, connect, forward.
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, for as long as the session lives")]
 fn travel<'a>(
     worker: &'a Worker,
@@ -98,34 +101,31 @@ fn travel<'a>(
     async move {
         story.entry().set_waker(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
         let behind = proxied::read(worker, story, client).await?;
-        let detection = Detection::of(story.protocol(), client, &worker.tools, worker.memory());
+        let detection = Detection::of(story.protocol(), client, &worker.tools, worker.memory(), story.manner());
         let detected = match detection.after(behind).begin() {
             Begun::Done(detected) => detected?,
             Begun::Incomplete(detection) => unless_asked(story.entry(), detection.wait(story.deadline())).await?,
         };
-        let detected = challenge::answer(worker, story, client, detected).await?;
+        let detected = aside::answer(worker, story, client, detected).await?;
         let Routed { route, key, introduction, mut opening } = route(worker, story, client, detected)?;
-        let mut accepted = match &route.tls {
-            Some(tls) => Some(Box::pin(terminate(worker, story, client, &route, tls, &mut opening)).await?),
-            None => None,
-        };
+        let mut accepted = terminate(worker, story, client, &route, &mut opening).await?;
 
+        let near = Near::of(story.protocol(), opening.as_deref(), accepted.as_deref());
         // A client whose TLS ends here may have said all that it has to say.
-        let awaits_answer = story.protocol() == Protocol::Tls && accepted.is_none();
-        let agreed = accepted.as_ref().and_then(|accepted| accepted.sealed.protocol());
-        let sealed = accepted.as_ref().map(|accepted| &*accepted.sealed);
-        let attempts = Attempts::on(&route.pool, key, client, awaits_answer).introducing(introduction, sealed);
-        let mut attempts = attempts.covered(agreed, &worker.tools, &worker.shared.metrics);
+        let awaits_answer = story.protocol() != Protocol::Tcp && accepted.is_none();
+        let known = (accepted.as_deref(), opening.as_deref());
+        let attempts = Attempts::on(&route.pool, key, client, awaits_answer).introducing(introduction, known);
+        let mut attempts = attempts.covered(near, &worker.tools, &worker.shared.metrics);
         loop {
             let reached = unless_asked(story.entry(), attempts.next()).await;
             let handshake = attempts.take_handshake();
             story.tried(attempts.last(), handshake);
-            // In TLS of ours the client is cut off: an end would be taken for an empty answer.
+            let reached = reached.inspect_err(|failure| turn_away(story, failure, client, accepted.as_deref_mut()));
             let Reached { stream: endpoint, mut lease, joined, took } = reached?;
             story.connected(&route.pool, &endpoint, took);
             if accepted.is_some() || joined.is_some() {
-                let (near, far) = ((client, accepted.take()), (&endpoint, joined));
-                let end = Box::pin(ForwardTls::new(near, far, opening.take(), &worker.tools, story.entry())).await;
+                let (near, far) = ((client, accepted.take(), opening.take()), (&endpoint, joined));
+                let end = Box::pin(ForwardTls::new(near, far, &worker.tools, story.entry())).await;
                 match &end {
                     End::Unanswered(_) => attempts.unanswered(&mut lease),
                     End::Broken(side, why) => story.broken(*side, why),
@@ -162,6 +162,7 @@ fn blame(end: &End, story: &Story, route: &Route, lease: &Lease) {
 
 /// Finds the route for what was detected, and notes both.
 fn route(worker: &Worker, story: &mut Story, client: &Stream, detected: Detected) -> Result<Routed, Failure> {
+    let is_clear = detected.wish() == Wish::Clear;
     let Detected { opening, hello } = detected;
     let found = worker.live().route(story.listener(), hello.as_ref(), story.client());
     let name = hello.as_ref().and_then(|hello| hello.server_name.as_ref());
@@ -177,35 +178,70 @@ fn route(worker: &Worker, story: &mut Story, client: &Stream, detected: Detected
     if waits {
         return Err(Failure::new(Outcome::NoCertificate, Side::Us));
     }
+    if is_clear && !route.allow_cleartext {
+        return Err(Failure::new(Outcome::CleartextDenied, Side::Policy));
+    }
     Ok(Routed { route, key, introduction, opening })
 }
 
-/// Makes the handshake with a client whose TLS ends here.
-async fn terminate(
+/// Makes the handshake, where the route says that TLS ends here. Boxed there alone.
+fn terminate<'a>(
+    worker: &'a Worker,
+    story: &'a mut Story,
+    client: &'a Stream,
+    route: &'a Route,
+    opening: &mut Option<Box<Opening>>,
+) -> impl Future<Output = Result<Option<Box<Accepted>>, Failure>> + 'a {
+    // What comes in clear, where that is allowed, has no hello.
+    let sealed = opening.as_ref().is_none_or(|opening| opening.wish != Wish::Clear);
+    let tls = route.tls.as_ref().filter(|_| sealed);
+    let mut handshake = tls.map(|tls| Box::pin(shake_hands(worker, story, client, (route, tls), opening.take())));
+    std::future::poll_fn(move |cx| match &mut handshake {
+        Some(handshake) => handshake.as_mut().poll(cx).map_ok(Some),
+        None => Poll::Ready(Ok(None)),
+    })
+}
+
+async fn shake_hands(
     worker: &Worker,
     story: &mut Story,
     client: &Stream,
-    route: &Route,
-    tls: &Termination,
-    opening: &mut Option<Box<Opening>>,
+    (route, tls): (&Route, &Termination),
+    hello: Option<Box<Opening>>,
 ) -> Result<Box<Accepted>, Failure> {
     // Without a hello, which every listener for TLS reads, nothing must go on in clear.
-    let hello = opening.take().ok_or(Failure::new(Outcome::Internal, Side::Us))?;
+    let hello = hello.ok_or(Failure::new(Outcome::Internal, Side::Us))?;
     story.seals();
     let config = tls.config();
     let deadline = Instant::now() + tls.patience();
     let handshake = handshake::accept(client, hello, &config, &worker.tools, deadline);
     let began = Instant::now();
     let made = unless_asked(story.entry(), async { Ok(handshake.await) }).await?;
-    story.shook_hands(Some(route), made, began.elapsed())
+    let mut accepted = story.shook_hands(Some(route), made, began.elapsed())?;
+    if story.protocol() == Protocol::Postgres {
+        cancel::within(worker, story, client, route, &mut accepted, deadline).await?;
+    }
+    Ok(accepted)
+}
+
+/// Tells a client whose TLS ends here that it is not served, where its protocol has words for that. Otherwise it is cut off:
+/// an end would be taken for an empty answer.
+fn turn_away(story: &Story, failure: &Failure, client: &Stream, accepted: Option<&mut Accepted>) {
+    if let (Protocol::Postgres, Some(accepted)) = (story.protocol(), accepted) {
+        handshake::say(&mut accepted.sealed, client, &Manner::Postgres.words(failure.outcome));
+    }
 }
 
 /// Takes leave of both sides. Only what has to be said or waited for takes memory and time; most ends are silent.
-fn part(travelled: Result<Travelled, Failure>, client: Stream, alerts: bool) -> impl Future<Output = Failure> {
+fn part(
+    travelled: Result<Travelled, Failure>,
+    client: Stream,
+    (manner, as_a_whole): (Manner, bool),
+) -> impl Future<Output = Failure> {
     let mut leave: Result<Failure, Pin<Box<dyn Future<Output = Failure>>>> = match travelled {
         Ok(Travelled { end: End::Finished(side), .. }) => Ok(Failure::new(Outcome::Ok, side)),
-        Ok(travelled) => Err(Box::pin(close(travelled, client, alerts))),
-        Err(failure) => Err(Box::pin(refuse(failure, client, alerts))),
+        Ok(travelled) => Err(Box::pin(close(travelled, client, manner, as_a_whole))),
+        Err(failure) => Err(Box::pin(refuse(failure, client, manner))),
     };
     std::future::poll_fn(move |cx| match &mut leave {
         Ok(ended) => Poll::Ready(*ended),
@@ -215,7 +251,7 @@ fn part(travelled: Result<Travelled, Failure>, client: Stream, alerts: bool) -> 
 
 /// Closes both sockets so that each side learns the truth: a finish as a finish, a loss as a reset, after everything
 /// that the lost side had sent.
-async fn close(travelled: Travelled, client: Stream, alerts: bool) -> Failure {
+async fn close(travelled: Travelled, client: Stream, manner: Manner, as_a_whole: bool) -> Failure {
     // In this order: the lease goes last.
     let Travelled { lease, endpoint, end } = travelled;
     match end {
@@ -234,6 +270,11 @@ async fn close(travelled: Travelled, client: Stream, alerts: bool) -> Failure {
         End::Lost(side, outcome) => {
             let (lost, left) = if side == Side::Client { (client, endpoint) } else { (endpoint, client) };
             lost.reset();
+            // Where both are leaving, what one says to that is answered by a reset of the other, who does not read any more.
+            if as_a_whole && outcome != Outcome::PeerDead && closing::leaves(&left).await {
+                left.reset();
+                return Failure::new(Outcome::Ok, Side::Client);
+            }
             closing::reset_after_delivery(left).await;
             Failure::new(outcome, side)
         }
@@ -246,16 +287,15 @@ async fn close(travelled: Travelled, client: Stream, alerts: bool) -> Failure {
         }
         End::Unanswered(_) => {
             drop((endpoint, lease));
-            refuse(Failure::new(Outcome::EndpointSilent, Side::Endpoint), client, alerts).await
+            refuse(Failure::new(Outcome::EndpointSilent, Side::Endpoint), client, manner).await
         }
     }
 }
 
-/// Sends a client away: with an alert where its protocol has one for the reason, and in any case with a clean close.
-async fn refuse(failure: Failure, client: Stream, alerts: bool) -> Failure {
+/// Sends a client away: in the words that its protocol has for the reason, if any, and in any case with a clean close.
+async fn refuse(failure: Failure, client: Stream, manner: Manner) -> Failure {
     if failure.outcome != Outcome::ClientGone {
-        let alert = failure.outcome.alert().filter(|_| alerts).map(Alert::record);
-        closing::say(client, alert.as_ref().map(<[u8; 7]>::as_slice).unwrap_or_default()).await;
+        closing::say(client, &manner.words(failure.outcome)).await;
     }
     failure
 }

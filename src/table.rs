@@ -6,7 +6,7 @@
 mod entry;
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 pub(crate) use self::entry::{Entry, Identity};
 use crate::observe::outcome::Outcome;
+use crate::pool::Endpoint;
 
 /// What a look at a side's connection has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +154,24 @@ impl Table {
     pub(crate) fn find<T>(&self, now: u32, find: impl Fn(&Entry) -> Option<T>) -> Vec<(Told, T)> {
         let entries = self.entries.borrow();
         entries.iter().filter_map(|(_, entry)| Some((entry.tell(now), find(entry)?))).collect()
+    }
+
+    /// Endpoints with a session of this listener and client, on one `route` or on any, each with its route's name.
+    pub(crate) fn connected(
+        &self,
+        listener: usize,
+        client: Option<IpAddr>,
+        route: Option<&str>,
+    ) -> Vec<(Arc<str>, Arc<Endpoint>)> {
+        let entries = self.entries.borrow();
+        let own = entries.iter().map(|(_, entry)| entry).filter(|entry| {
+            let from = entry.client().map(|from| from.ip());
+            entry.identity.listener == listener && from == client && entry.is_of(route, None, None)
+        });
+        let mut found: Vec<(Arc<str>, Arc<Endpoint>)> = own.filter_map(|entry| entry.connection()).collect();
+        found.sort_by_key(|(_, endpoint)| Arc::as_ptr(endpoint));
+        found.dedup_by_key(|(_, endpoint)| Arc::as_ptr(endpoint));
+        found
     }
 
     /// Asks those sessions to end that `wanted` picks; how many they are.

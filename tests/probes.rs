@@ -1,14 +1,15 @@
 //! Probes that ask something: TLS, HTTP, scripts and agents, between a balancer and servers that answer as they are told.
 
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::harness::answering::{Authority, Server, Speaks, http};
+use crate::harness::daemon::Daemon;
 use crate::harness::process::free_address;
-use crate::harness::{Balancer, Endpoint, Manner, Process, eventually};
+use crate::harness::{Balancer, Endpoint, Manner, Process, Redis, eventually};
 
 /// Quick enough for a test.
 const QUICK: &str = "interval = '200ms', fast_interval = '100ms', timeout = '1s'";
@@ -349,28 +350,11 @@ fn pools_share_probes_and_judge_by_themselves() {
     assert!((8..=17).contains(&probes), "{probes} probes in {time:?}");
 }
 
-/// A server that is installed; ended with the test.
-struct Installed(Child);
-
-impl Installed {
-    /// Starts it, and waits until it listens; nothing where it is not installed.
-    fn start(words: &[&str], at: SocketAddr) -> Option<Installed> {
-        let child = Command::new(words[0]).args(&words[1..]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let Ok(child) = child else {
-            eprintln!("left out: {} is not installed", words[0]);
-            return None;
-        };
-        let installed = Installed(child);
-        eventually("it listens", || TcpStream::connect(at).ok());
-        Some(installed)
-    }
-}
-
-impl Drop for Installed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// A server that is installed, once it listens; nothing where it is not.
+fn installed(words: &[&str], at: SocketAddr, folder: &TempDir) -> Option<Daemon> {
+    let mut daemon = Daemon::start(Command::new(words[0]).args(&words[1..]), &folder.path().join("log"))?;
+    daemon.wait_until("it listens", || TcpStream::connect(at).is_ok());
+    Some(daemon)
 }
 
 #[test]
@@ -385,7 +369,7 @@ fn openssl_answers_in_every_version_of_tls() {
         let accept = at.to_string();
         let words = ["openssl", "s_server", "-accept", &accept, version, "-www", "-cert", &certificate, "-key", &key];
         let demand = ["-Verify", "1", "-verify_return_error", "-CAfile", &ca];
-        let Some(_server) = Installed::start(&[&words[..], &demand].concat(), at) else { return };
+        let Some(_server) = installed(&[&words[..], &demand].concat(), at, &folder) else { return };
         for probe in ["tls", "http"] {
             let tls = |more: &str| format!("probe = '{probe}', tls = {{ name = 'web.test', ca = '{ca}', {more} }}");
             assert!(is_well(at, &tls(&shown)), "{probe} over {version}");
@@ -396,16 +380,14 @@ fn openssl_answers_in_every_version_of_tls() {
 
 #[test]
 fn redis_follows_the_script() {
-    let at = free_address();
-    let port = at.port().to_string();
-    let words = ["redis-server", "--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"];
-    let Some(_server) = Installed::start(&words, at) else { return };
+    let folder = TempDir::new().unwrap();
+    let Some(server) = Redis::start(&Authority::new(folder.path()), "redis.test") else { return };
     let script = |expected: &str| {
         format!(
             "probe = 'script', script = [{{ send = \"INFO replication\\r\\n\" }}, {{ expect = '{expected}' }}, \
              {{ send = \"QUIT\\r\\n\" }}]"
         )
     };
-    assert!(is_well(at, &script("role:master")));
-    assert!(!is_well(at, &script("role:slave")));
+    assert!(is_well(server.address(), &script("role:master")));
+    assert!(!is_well(server.address(), &script("role:slave")));
 }

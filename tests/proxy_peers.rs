@@ -1,4 +1,4 @@
-//! PROXY headers between us and others who speak the protocol: HAProxy and nginx, as senders and as receivers.
+//! PROXY headers between us and others who speak the protocol: HAProxy and nginx, as senders and as receivers; MariaDB.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use crate::harness::answering::Authority;
 use crate::harness::client::{get, hello};
+use crate::harness::daemon::ask;
+use crate::harness::mysql::{Make, Mysql};
 use crate::harness::process::{free_address, skipped};
 use crate::harness::tls::connect;
 use crate::harness::{Balancer, Client, Endpoint, Manner, eventually};
@@ -181,5 +183,29 @@ fn nginx_hears_where_the_client_is() {
         let said = String::from_utf8(client.rest().unwrap()).unwrap();
         let own = client.0.local_addr().unwrap();
         assert_eq!(said, format!("{} {} {}", own.ip(), own.port(), balancer.address("edge").port()), "{version}");
+    }
+}
+
+/// MariaDB takes a client for who the header says that it is, with all that stands in it, and probes for whom they are.
+#[test]
+fn mariadb_hears_where_the_client_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let words = ["--proxy-protocol-networks=127.0.0.1", "--skip-name-resolve"];
+    let Some(server) = Mysql::start_with(Make::MariaDb, &authority, "one.test", &words) else { return };
+    server.user("alice", "mysql_native_password", "secret");
+    for how in ["send_proxy = 'v1'", "send_proxy = 'v2'"] {
+        let balancer = Balancer::start(&format!(
+            "listener.sql = {{ bind = '127.0.0.1:0', protocol = 'mysql' }}\n\
+             route.sql = {{ listener = 'sql', pool = 'sql' }}\n[pool.sql]\nendpoints = '{}'\n{how}\n",
+            server.address()
+        ));
+        let mut client = Make::MariaDb.client().unwrap();
+        client.args(["--host=127.0.0.1", "--user=alice", "--password=secret", "--batch", "--skip-column-names"]);
+        client.args([format!("--port={}", balancer.address("sql").port()), format!("--ssl-ca={}", authority.file())]);
+        let statement = "SELECT HOST FROM information_schema.processlist WHERE ID = CONNECTION_ID()";
+        let said = ask(client.args(["--execute", statement]));
+        let record = balancer.record();
+        assert_eq!(said.as_deref(), Ok(record["client"].as_str().unwrap()), "{how}: {record}; log: {}", server.log());
     }
 }

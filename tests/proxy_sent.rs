@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pointsman::wire::proxy_header::{
     Addresses, Header, Kind, LOCAL, Origin, Ssl, SslKind, Tlvs, UNKNOWN, read, v1, v2,
@@ -104,16 +105,51 @@ fn endpoints_are_told_where_the_client_is() {
 /// A server that speaks first must not wait for a header that waits for what its client says.
 #[test]
 fn a_header_does_not_wait_for_the_client() {
-    let endpoint = Endpoint::start(Manner::Answers("hello\n"));
+    for protocol in ["tcp", "mysql"] {
+        let endpoint = Endpoint::start(Manner::Answers("hello\n"));
+        let balancer = Balancer::start(&format!(
+            "listener.edge = {{ bind = '127.0.0.1:0', protocol = '{protocol}' }}\n\
+             route.all = {{ listener = 'edge', pool = 'all' }}\n\
+             pool.all = {{ endpoints = '{}', send_proxy = 'v2' }}",
+            endpoint.address()
+        ));
+        let began = Instant::now();
+        let mut client = Client::connect(balancer.address("edge"));
+        client.expect(b"hello\n");
+        assert!(began.elapsed() < Duration::from_millis(150), "{protocol}: {:?}", began.elapsed());
+    }
+}
+
+/// PostgreSQL by both: in front of the session and of a request to cancel.
+#[test]
+fn databases_get_the_header_first() {
+    let endpoint = Endpoint::start(Manner::Echoes);
     let balancer = Balancer::start(&format!(
-        "listener.edge = {{ bind = '127.0.0.1:0', protocol = 'tcp' }}\nroute.all = {{ listener = 'edge', pool = 'all' }}\n\
-         pool.all = {{ endpoints = '{}', send_proxy = 'v2' }}",
+        "listener.pg = {{ bind = '127.0.0.1:0', protocol = 'postgres', proxy_from = '127.0.0.1' }}\n\
+         route.pg = {{ listener = 'pg', pool = 'pg', allow_cleartext = true }}\n\
+         pool.pg = {{ endpoints = '{}', send_proxy = 'v1' }}",
         endpoint.address()
     ));
-    let began = std::time::Instant::now();
-    let mut client = Client::connect(balancer.address("edge"));
-    client.expect(b"hello\n");
-    assert!(began.elapsed() < std::time::Duration::from_millis(150), "{:?}", began.elapsed());
+    let addresses =
+        |source: &str| Addresses { source: source.parse().unwrap(), destination: "198.51.100.2:5432".parse().unwrap() };
+    let message = |code: &[u8], rest: &[u8]| [&(rest.len() as u32 + 8).to_be_bytes()[..], code, rest].concat();
+    let startup = message(&[0, 3, 0, 0], b"user\0alice\0\0");
+    let cancel = message(&[4, 0xd2, 0x16, 0x2e], &[7; 8]);
+    let begin = |source: &str, said: &[u8]| {
+        Client::sending(balancer.address("pg"), &[&v1(Some(addresses(source)))[..], said].concat())
+    };
+    let session = begin("192.0.2.1:1", &startup);
+    let heard =
+        eventually("the session", || endpoint.heard().into_iter().find(|heard| heard.bytes.ends_with(&startup)));
+    assert_eq!((split(&heard).0.origin, split(&heard).1), (Origin::Tcp(addresses("192.0.2.1:1")), startup.clone()));
+    // Of another client, by the same proxy: nobody's session is meant.
+    let mut stranger = begin("192.0.2.9:1", &cancel);
+    assert_eq!(stranger.rest().unwrap(), b"");
+    assert_eq!(balancer.log().record_of("192.0.2.9:1")["outcome"], "cancel_failed");
+    let _client = begin("192.0.2.1:2", &cancel);
+    let heard = eventually("the request", || endpoint.heard().into_iter().find(|heard| heard.bytes.ends_with(&cancel)));
+    assert_eq!((split(&heard).0.origin, split(&heard).1), (Origin::Tcp(addresses("192.0.2.1:2")), cancel));
+    drop(session);
 }
 
 #[test]

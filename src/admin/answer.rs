@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, Instant, SystemTime};
-
-use tokio::sync::mpsc::unbounded_channel;
-use tokio::time::timeout_at;
+use std::time::{Instant, SystemTime};
 
 use super::command::{
     Changed, Command, EndpointStatus, Filter, HealthStatus, Killed, LISTED, ListenerStatus, Place, PoolStatus, Refusal,
@@ -18,11 +15,9 @@ use crate::health::Report;
 use crate::pool::endpoint::{PARTS, State};
 use crate::pool::operator::{Mode, Operator};
 use crate::pool::{Endpoint, Pool};
-use crate::supervise::shared::{Order, Shared};
+use crate::supervise::shared::Shared;
 use crate::table::{Entry, Identity, Told};
 
-/// How long workers may take to answer.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// The most sessions that are listed, whatever is asked for.
 const MOST_LISTED: usize = 10_000;
 
@@ -233,6 +228,7 @@ fn health_status(report: &Report) -> HealthStatus {
         last: report.last.as_ref().map(|last| last.to_string()),
         last_ago: report.last_at.map(ago),
         took: report.took.as_secs_f64(),
+        role: report.role.map(|role| role.word().into()),
         agent: report.agent.clone(),
     }
 }
@@ -245,7 +241,7 @@ async fn sessions(shared: &Shared, only: Filter, limit: usize) -> Result<Session
     // Workers share the limit, so that what is sent is bounded by it.
     let left = Arc::new(AtomicUsize::new(limit));
     let picks = picker(shared, only);
-    let parts = ask_all(shared, move |worker| worker.table.list(worker.tools.clock.now(), &left, &picks)).await?;
+    let parts = shared.ask_all(move |worker| worker.table.list(worker.tools.clock.now(), &left, &picks)).await?;
     let total = parts.iter().map(|(_, total)| total).sum();
     let mut all: Vec<Told> = parts.into_iter().flat_map(|(listed, _)| listed).collect();
     all.sort_by_key(|told| told.identity.id);
@@ -255,38 +251,9 @@ async fn sessions(shared: &Shared, only: Filter, limit: usize) -> Result<Session
 async fn kill(shared: &Shared, only: Filter) -> Result<usize, String> {
     let told = format!("{only:?}");
     let picks = picker(shared, only);
-    let killed: usize = ask_all(shared, move |worker| worker.table.kill(&picks)).await?.into_iter().sum();
+    let killed: usize = shared.ask_all(move |worker| worker.table.kill(&picks)).await?.into_iter().sum();
     tracing::warn!(killed, "an operator ended sessions: {told}");
     Ok(killed)
-}
-
-/// Has every worker do something, and gives what they answer.
-pub(super) async fn ask_all<T: Send + 'static>(
-    shared: &Shared,
-    ask: impl Fn(&crate::supervise::worker::Worker) -> T + Clone + Send + 'static,
-) -> Result<Vec<T>, String> {
-    let (sender, mut answers) = unbounded_channel();
-    for worker in &shared.workers {
-        let (sender, ask) = (sender.clone(), ask.clone());
-        let order = Order::Do(Box::new(move |worker| {
-            // Who asked may have given up.
-            let _ = sender.send(ask(worker));
-        }));
-        // A worker that has ended has no sessions.
-        let _ = worker.tell(order);
-    }
-    drop(sender);
-    let (until, mut all) = (tokio::time::Instant::now() + PATIENCE, Vec::new());
-    loop {
-        match timeout_at(until, answers.recv()).await {
-            Ok(Some(answer)) => all.push(answer),
-            Ok(None) => return Ok(all),
-            Err(_) => {
-                let (missing, patience) = (shared.workers.len() - all.len(), PATIENCE.as_secs());
-                return Err(format!("{missing} workers did not answer within {patience} s; they may do it later"));
-            }
-        }
-    }
 }
 
 /// Whether a session fits.

@@ -168,6 +168,8 @@ pub(crate) struct HealthStatus {
     pub(crate) last_ago: Option<u64>,
     /// How long that probe took, in seconds.
     pub(crate) took: f64,
+    /// `primary` or `replica`, if the endpoint has told the last probe.
+    pub(crate) role: Option<String>,
     /// What the agent has said last.
     pub(crate) agent: Option<String>,
 }

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 
-use super::answer::{ask_all, session_status};
+use super::answer::session_status;
 use super::command::{SessionStatus, Sessions};
 use crate::supervise::shared::Shared;
 use crate::sys;
@@ -38,7 +38,7 @@ impl Seen {
 pub(super) async fn who(shared: &Shared, seen: Seen) -> Result<Sessions, String> {
     let sockets = tokio::task::spawn_blocking(move || sockets(seen)).await;
     let sockets = sockets.map_err(|error| error.to_string())?.map_err(|error| format!("/proc/self/fd: {error}"))?;
-    let found = ask_all(shared, move |worker| {
+    let found = shared.ask_all(move |worker| {
         worker.table.find(worker.tools.clock.now(), |entry| {
             // Meanwhile the number may have become that of another socket.
             let socket = entry.socket().filter(|socket| sockets.contains(socket))?;

@@ -292,7 +292,8 @@ fn state(EndpointStatus { state, mode, .. }: &EndpointStatus) -> String {
 
 /// For how long an endpoint has been what it is, and what was found out last.
 fn told(health: &HealthStatus) -> (String, String) {
-    let HealthStatus { since, last, last_ago, took, agent } = health;
+    // The words of the probe have its role in them.
+    let HealthStatus { since, last, last_ago, took, role: _, agent } = health;
     let probe = last.as_ref().map(|last| {
         let ago = last_ago.map(|ago| format!(", {} ago", time(ago))).unwrap_or_default();
         format!("{last} ({:.1} ms{ago})", took * 1000.0)

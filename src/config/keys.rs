@@ -26,7 +26,7 @@ pub(super) const LISTENER: &[&str] =
 /// `[listener.NAME.timeouts]`
 pub(super) const LISTENER_TIMEOUTS: &[&str] = &["open"];
 /// `[route.NAME]`
-pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "pool", "acme", "tls"];
+pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "allow_cleartext", "pool", "acme", "tls"];
 /// `[route.NAME.tls]`
 pub(super) const ROUTE_TLS: &[&str] = &["certificates", "default", "alpn", "min_version", "handshake", "client"];
 /// `[route.NAME.tls.client]`
@@ -60,7 +60,8 @@ pub(super) const POOL: &[&str] = &[
     "sessions",
 ];
 /// `[pool.NAME.tls]`
-pub(super) const POOL_TLS: &[&str] = &["name", "alpn", "verify", "ca", "pins", "certificate", "key", "handshake"];
+pub(super) const POOL_TLS: &[&str] =
+    &["name", "alpn", "verify", "ca", "pins", "certificate", "key", "negotiation", "handshake"];
 /// `[pool.NAME.sessions]`
 pub(super) const SESSIONS: &[&str] = &[
     "on_down",
@@ -88,13 +89,26 @@ pub(super) const HEALTH: &[&str] = &[
     "address",
     "port",
     "source",
+    "role",
+    "max_lag",
+    "user",
+    "password_file",
+    "database",
+    "query",
+    "value",
+    "info",
+    "master_name",
+    "sentinels",
+    "sentinel_user",
+    "sentinel_password_file",
     "tls",
     "http",
     "script",
     "agent",
 ];
 /// `[pool.NAME.health.tls]`
-pub(super) const HEALTH_TLS: &[&str] = &["name", "alpn", "verify", "ca", "pins", "certificate", "key", "warn_expiry"];
+pub(super) const HEALTH_TLS: &[&str] =
+    &["negotiation", "name", "alpn", "verify", "ca", "pins", "certificate", "key", "warn_expiry"];
 /// `[pool.NAME.health.http]`
 pub(super) const HEALTH_HTTP: &[&str] = &["method", "path", "host", "headers", "status", "body"];
 /// `[[pool.NAME.health.script]]`

@@ -22,7 +22,9 @@ pub use self::acme::{Acme, Challenge, Eab, KeyKind};
 pub use self::health::*;
 pub use self::proxy::{ProxyFrom, SendProxy, SentTlvs};
 pub use self::sessions::{Leave, MaxAge, NoEndpoint, Sessions, Shortage};
-pub use self::tls::{ClientRules, Identity, MinVersion, OutgoingTls, PoolTls, RouteTls, Trust, WatchedTls};
+pub use self::tls::{
+    ClientRules, Identity, MinVersion, Negotiation, OutgoingTls, PoolTls, RouteTls, Trust, WatchedTls,
+};
 use crate::wire::name::Name;
 
 /// One complete, checked configuration.
@@ -173,6 +175,17 @@ pub enum Protocol {
     Tls,
     /// Anything: routed without reading a byte.
     Tcp,
+    /// PostgreSQL: in clear, or TLS that is asked for first or begins at once; routed by what its ClientHello says.
+    Postgres,
+    /// MySQL, where the server speaks first: routed without reading a byte.
+    Mysql,
+}
+
+impl Protocol {
+    /// Whether clients may speak TLS, and are read as far as that goes.
+    pub fn reads_hellos(self) -> bool {
+        matches!(self, Protocol::Tls | Protocol::Postgres)
+    }
 }
 
 /// `[route.NAME]`
@@ -188,6 +201,8 @@ pub struct Route {
     pub alpn: Vec<Box<[u8]>>,
     /// Networks the client must come from; empty: any.
     pub from: Vec<IpNet>,
+    /// Whether clients of PostgreSQL may come without TLS.
+    pub allow_cleartext: bool,
     /// Index into [`Config::pools`].
     pub pool: usize,
     /// Index into [`Config::acme`] of the account by which certificates for the exact names of `sni` are obtained.

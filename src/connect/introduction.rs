@@ -21,6 +21,8 @@ pub(crate) struct Introduction {
     header: Option<Unsent>,
     /// Where the client is; `None` behind a unix socket.
     client: Option<IpAddr>,
+    /// The client has said something that is sent at once.
+    something_follows: bool,
 }
 
 /// A header that is not complete yet, or no longer needs to be changed.
@@ -46,11 +48,14 @@ impl Introduction {
             bytes: Vec::new(),
         });
         let client = entry.client().map(|client| client.ip());
-        (header.is_some() || pool.is_transparent).then(|| Box::new(Introduction { header, client }))
+        (header.is_some() || pool.is_transparent)
+            .then(|| Box::new(Introduction { header, client, something_follows: false }))
     }
 
-    /// All that is to be said of the client is known: its TLS, where it ends here.
-    pub(crate) fn complete(&mut self, sealed: Option<&Sealed>) {
+    /// All that is to be said of the client is known: its TLS, where it ends here, and whether it has said something that is
+    /// sent at once.
+    pub(crate) fn complete(&mut self, sealed: Option<&Sealed>, something_follows: bool) {
+        self.something_follows = something_follows;
         let Some(Unsent { how, addresses, tlvs, bytes }) = &mut self.header else { return };
         *bytes = match *how {
             SendProxy::V1 => proxy_header::v1(*addresses),
@@ -63,13 +68,13 @@ impl Introduction {
         };
     }
 
-    /// Sends the header, if there is one; `ahead` where something follows at once, so that both may leave in one segment.
+    /// Sends the header, if there is one; `ahead` where something of ours follows at once, so that both may leave in one segment.
     ///
     /// # Errors
     /// Those of send(2).
     pub(crate) async fn send(&self, endpoint: &Stream, ahead: bool) -> io::Result<()> {
         let bytes = self.header.as_ref().map_or(&[][..], |header| &header.bytes);
-        send(endpoint, bytes, ahead).await
+        send(endpoint, bytes, ahead || self.something_follows).await
     }
 
     /// The address to connect from, if that is the client's.

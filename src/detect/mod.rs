@@ -5,7 +5,9 @@
 
 mod header;
 mod opening;
+mod postgres;
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -14,10 +16,12 @@ use std::time::Instant;
 use tokio::time::timeout_at;
 
 pub(crate) use self::header::header;
-pub(crate) use self::opening::{Memory, Opening, Openings};
+pub(crate) use self::opening::{Memory, Opening, Openings, Wish};
+use self::postgres::{Asked, Heard};
 use crate::config::model::Protocol;
 use crate::forward::Tools;
 use crate::observe::outcome::{Outcome, Side};
+use crate::refusal::Manner;
 use crate::session::Failure;
 use crate::stream::Stream;
 use crate::wire::client_hello::{ClientHello, HelloError, Reader};
@@ -25,10 +29,17 @@ use crate::wire::client_hello::{ClientHello, HelloError, Reader};
 /// What was found out about a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Detected {
-    /// `None` where nothing was read.
+    /// `None` where nothing was read, and nothing has to be sent again if an endpoint ends without an answer.
     pub(crate) opening: Option<Box<Opening>>,
-    /// The hello, on a TLS listener.
+    /// The hello, where the client speaks TLS.
     pub(crate) hello: Option<ClientHello>,
+}
+
+impl Detected {
+    /// What the client wants.
+    pub(crate) fn wish(&self) -> Wish {
+        self.opening.as_ref().map_or(Wish::Session, |opening| opening.wish)
+    }
 }
 
 /// The detection of one connection, as far as it has come.
@@ -37,8 +48,12 @@ pub(crate) struct Detection<'a> {
     client: &'a Stream,
     tools: &'a Tools,
     memory: &'a Arc<Memory>,
+    /// How the client can be told that it is not served.
+    manner: &'a Cell<Manner>,
     /// `None` until the client has sent something.
     opening: Option<Box<Opening>>,
+    /// What a client of PostgreSQL has asked for so far.
+    asked: Asked,
     reader: Reader,
 }
 
@@ -50,8 +65,15 @@ pub(crate) enum Begun<'a> {
 
 impl<'a> Detection<'a> {
     /// Nothing has been read yet.
-    pub(crate) fn of(protocol: Protocol, client: &'a Stream, tools: &'a Tools, memory: &'a Arc<Memory>) -> Self {
-        Detection { protocol, client, tools, memory, opening: None, reader: Reader::default() }
+    pub(crate) fn of(
+        protocol: Protocol,
+        client: &'a Stream,
+        tools: &'a Tools,
+        memory: &'a Arc<Memory>,
+        manner: &'a Cell<Manner>,
+    ) -> Self {
+        let (opening, asked, reader) = (None, Asked::default(), Reader::default());
+        Detection { protocol, client, tools, memory, manner, opening, asked, reader }
     }
 
     /// This has come already.
@@ -62,8 +84,13 @@ impl<'a> Detection<'a> {
 
     /// Takes what is already there, which with deferred accepting is nearly always all.
     pub(crate) fn begin(mut self) -> Begun<'a> {
-        if self.protocol == Protocol::Tcp {
-            return Begun::Done(Ok(Detected { opening: self.opening, hello: None }));
+        match self.protocol {
+            Protocol::Tls | Protocol::Postgres => {}
+            Protocol::Tcp => {
+                self.opening.iter_mut().for_each(|opening| opening.unread = true);
+                return Begun::Done(Ok(Detected { opening: self.opening, hello: None }));
+            }
+            Protocol::Mysql => return Begun::Done(Ok(self.nothing_to_say())),
         }
         if let Some(detected) = self.look().transpose() {
             return Begun::Done(detected);
@@ -73,6 +100,17 @@ impl<'a> Detection<'a> {
             self.client.try_recv(&mut scratch).and_then(|received| self.take_in(received, &scratch).transpose());
         drop(scratch);
         detected.map_or(Begun::Incomplete(self), Begun::Done)
+    }
+
+    /// A client that waits for the server to begin: until it does, nothing is lost with it.
+    fn nothing_to_say(self) -> Detected {
+        // Unless it has said something all the same.
+        if let Some(opening) = self.opening {
+            return Detected { opening: Some(opening), hello: None };
+        }
+        let mut opening = self.tools.openings.take(self.memory);
+        opening.replayable = true;
+        Detected { opening: Some(opening), hello: None }
     }
 
     /// Waits for the rest of the opening.
@@ -108,9 +146,16 @@ impl<'a> Detection<'a> {
     /// Looks at what has come.
     fn look(&mut self) -> Result<Option<Detected>, Failure> {
         let Some(opening) = &mut self.opening else { return Ok(None) };
+        if self.protocol == Protocol::Postgres && !self.asked.for_tls() {
+            match self.asked.next(opening, self.client, self.manner)? {
+                Heard::Tls => {}
+                Heard::Message => return Ok(Some(Detected { opening: self.opening.take(), hello: None })),
+                Heard::Part => return Ok(None),
+            }
+        }
         let Some(hello) = self.reader.advance(&opening.bytes).map_err(refusal)? else { return Ok(None) };
-        opening.asks = true;
         opening.replayable = hello.length == opening.bytes.len() && !hello.early_data;
+        opening.wish = self.asked.wish();
         Ok(Some(Detected { opening: self.opening.take(), hello: Some(hello) }))
     }
 }

@@ -15,10 +15,26 @@ pub(crate) struct Opening {
     pub(crate) bytes: Vec<u8>,
     /// May be sent to another endpoint if one ends without an answer.
     pub(crate) replayable: bool,
-    /// The client waits for an answer to it.
-    pub(crate) asks: bool,
+    /// Nothing was read of it: nobody knows whether the client waits for an answer.
+    pub(crate) unread: bool,
+    /// What the client wants with it.
+    pub(crate) wish: Wish,
     /// Its share of the memory, for as long as it is kept.
     share: Share,
+}
+
+/// What a client wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// A session, as its opening begins one.
+    #[default]
+    Session,
+    /// A session of PostgreSQL that has been promised TLS: an endpoint has to promise it as well, before it gets the opening.
+    Promised,
+    /// A session of PostgreSQL in clear.
+    Clear,
+    /// The end of a query of another session: the opening says of which one.
+    Cancel,
 }
 
 impl Opening {
@@ -45,7 +61,7 @@ impl Opening {
 impl Opening {
     /// An opening that nobody counts.
     pub(crate) fn of(bytes: Vec<u8>, replayable: bool) -> Box<Opening> {
-        Box::new(Opening { bytes, replayable, asks: true, share: Share::default() })
+        Box::new(Opening { bytes, replayable, ..Opening::default() })
     }
 }
 
@@ -66,6 +82,7 @@ impl Openings {
     /// An empty opening whose bytes count for `memory`.
     pub(super) fn take(&self, memory: &Arc<Memory>) -> Box<Opening> {
         let mut opening = self.idle.borrow_mut().pop().unwrap_or_default();
+        opening.wish = Wish::Session;
         opening.share = Share::none(memory);
         opening
     }
@@ -75,7 +92,7 @@ impl Openings {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < Openings::KEPT && opening.bytes.capacity() <= Openings::LARGEST {
             opening.bytes.clear();
-            (opening.replayable, opening.asks) = (false, false);
+            (opening.replayable, opening.unread) = (false, false);
             opening.share = Share::default();
             idle.push(opening);
         }

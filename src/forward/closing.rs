@@ -12,6 +12,8 @@ use crate::sys;
 
 /// How long a peer may take to receive what was sent before it is left.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
+/// How long one who is just leaving may take to end its connection.
+const MOMENT: Duration = Duration::from_millis(50);
 /// Bytes of a refused client that are read and thrown away.
 const DISCARD: usize = 64 * 1024;
 
@@ -39,6 +41,11 @@ pub(crate) async fn say(stream: Stream, last: &[u8]) {
         }
     })
     .await;
+}
+
+/// Whether the peer has ended what it sends, or does so in a moment.
+pub(crate) async fn leaves(stream: &Stream) -> bool {
+    timeout(MOMENT, stream.gone(true)).await.is_ok()
 }
 
 /// Resets the connection once the peer has acknowledged everything that was written, or after [`GRACE`].

@@ -47,28 +47,25 @@ pub(crate) struct ForwardTls<'a> {
 }
 
 impl<'a> ForwardTls<'a> {
-    /// Forwards between a client and a connected endpoint, with whichever of them a handshake is over; the opening, of a client
-    /// in clear, first.
+    /// Forwards between a client and a connected endpoint, with whichever of them a handshake is over; the opening first of a
+    /// client in clear.
     pub(crate) fn new(
-        (client, accepted): (&'a Stream, Option<Box<Accepted>>),
+        (client, accepted, opening): (&'a Stream, Option<Box<Accepted>>, Option<Box<Opening>>),
         (endpoint, joined): (&'a Stream, Option<Box<Joined>>),
-        opening: Option<Box<Opening>>,
         tools: &'a Tools,
         entry: &'a Entry,
     ) -> ForwardTls<'a> {
-        let (client_tls, up) = match accepted.map(|accepted| *accepted) {
-            Some(Accepted { sealed, plain, opening }) => {
+        let (client_tls, up) = match (accepted.map(|accepted| *accepted), opening) {
+            (Some(Accepted { sealed, plain, opening }), _) => {
                 tools.openings.give_back(opening);
                 (Some(sealed), plain)
             }
-            None => {
-                let up = opening.map(|mut opening| {
-                    let up = std::mem::take(&mut opening.bytes);
-                    tools.openings.give_back(opening);
-                    up
-                });
-                (None, up.unwrap_or_default())
+            (None, Some(mut opening)) => {
+                let said = std::mem::take(&mut opening.bytes);
+                tools.openings.give_back(opening);
+                (None, said)
             }
+            (None, None) => (None, Vec::new()),
         };
         let (endpoint_tls, down) = joined.map_or((None, Vec::new()), |joined| (Some(joined.sealed), joined.plain));
         let silent = down.is_empty();
@@ -162,7 +159,9 @@ impl<'a> ForwardTls<'a> {
     /// clean one.
     fn lose(&mut self, side: Side, error: &io::Error) {
         let is_over = self.endpoint.phase == Phase::Ended && self.lost.is_none() && self.broken.is_none();
-        let outcome = lost_outcome(side, error, self.client.stream, is_over.then_some(self.client.last_words));
+        let is_done = self.entry.ends_as_a_whole() && self.first_end.is_some();
+        let last_words = is_over.then_some(self.client.last_words);
+        let outcome = lost_outcome(side, error, is_done, self.client.stream, last_words);
         self.lost.get_or_insert((side, outcome));
         self.entry.set_half_closed();
         let (lost, left) = self.sides(side);

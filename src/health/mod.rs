@@ -6,6 +6,7 @@
 
 pub(crate) mod outlier;
 mod probe;
+pub(crate) mod secret;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -19,7 +20,7 @@ use std::time::{Duration, SystemTime};
 use self::probe::Found;
 use self::probe::agent::{AgentState, Mode, Said};
 pub(crate) use self::verdict::Standing;
-use self::verdict::{Rules, Text, Verdict};
+use self::verdict::{Observation, Rules, Text, Verdict};
 use crate::config::model;
 use crate::observe::metrics::HealthMetrics;
 use crate::pool::Target;
@@ -44,6 +45,8 @@ pub(crate) struct Health {
 #[derive(Debug)]
 struct State {
     verdict: Verdict,
+    /// The last probe could not find out more.
+    is_unclear: bool,
     agent: AgentState,
     warning: expiry::Warning,
     report: Report,
@@ -61,6 +64,8 @@ pub(crate) struct Report {
     pub(crate) last_at: Option<SystemTime>,
     /// How long that probe took.
     pub(crate) took: Duration,
+    /// What the endpoint is to the others, if it has told then.
+    pub(crate) role: Option<model::Role>,
     /// What the agent has said last.
     pub(crate) agent: Option<String>,
 }
@@ -82,8 +87,10 @@ impl Health {
         let standing = verdict.standing();
         metrics.up.set(f64::from(standing == Standing::Up));
         let since = SystemTime::now();
-        let report = Report { standing, since, last: None, last_at: None, took: Duration::ZERO, agent: None };
-        let state = State { verdict, agent: AgentState::default(), warning: expiry::Warning::default(), report };
+        let report =
+            Report { standing, since, last: None, last_at: None, took: Duration::ZERO, role: None, agent: None };
+        let (agent, warning) = (AgentState::default(), expiry::Warning::default());
+        let state = State { verdict, is_unclear: false, agent, warning, report };
         Health {
             settings: Arc::clone(settings),
             host: Mutex::new(host),
@@ -147,10 +154,16 @@ impl Health {
             Finding::Probe(found) => {
                 let observation = found.judge(&self.settings.expect);
                 let rules = Rules { rise: self.settings.rise, fall: self.settings.fall };
-                state.verdict.observe(rules, &observation);
+                let changed = state.verdict.observe(rules, &observation);
+                let is_unclear = matches!(observation, Observation::Unclear(_));
+                if is_unclear && !state.is_unclear && changed.is_none() {
+                    tracing::warn!(pool, endpoint, "what was known of it holds: {}", observation.text());
+                }
+                state.is_unclear = is_unclear;
                 self.metrics.probe.set(found.took.as_secs_f64());
                 let text = self.told(pool, endpoint, found, observation.text(), &mut state.warning, now);
                 (state.report.last, state.report.last_at, state.report.took) = (Some(text), Some(now), found.took);
+                state.report.role = found.role();
                 self.settle(pool, endpoint, &mut state, observation.text(), now)
             }
             Finding::Agent(said) => {

@@ -102,6 +102,7 @@ fn what_was_found_last_is_reported() {
         last: Some("no answer in 2s".into()),
         last_at: Some(at(20)),
         took: Duration::from_millis(3),
+        role: None,
         agent: Some("up 50%".into()),
     };
     assert_eq!(health.report(), wanted);

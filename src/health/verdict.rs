@@ -20,6 +20,9 @@ pub(crate) enum Observation {
     Refused(Text),
     /// No answer, or none that says anything.
     Missing(Text),
+    /// It is there, but something of ours keeps us from finding out more, or it is too busy to say: what was known of it
+    /// holds.
+    Unclear(Text),
 }
 
 /// A few words for people.
@@ -29,7 +32,10 @@ impl Observation {
     /// Its words.
     pub(crate) fn text(&self) -> &Text {
         match self {
-            Observation::Pass(text) | Observation::Refused(text) | Observation::Missing(text) => text,
+            Observation::Pass(text)
+            | Observation::Refused(text)
+            | Observation::Missing(text)
+            | Observation::Unclear(text) => text,
         }
     }
 }
@@ -74,12 +80,15 @@ impl Verdict {
 
     /// Takes in an observation. The new standing, if it is another one.
     ///
-    /// The first answer decides at once, so that a start does not have to wait for `rise`. A definite answer always does.
+    /// The first answer decides at once, so that a start does not have to wait for `rise`. A definite answer always does. One
+    /// that is unclear changes nothing, but nobody is up who was never found to be.
     pub(crate) fn observe(&mut self, rules: Rules, observation: &Observation) -> Option<Standing> {
         let (seen, needed) = match observation {
             Observation::Pass(_) => (Standing::Up, rules.rise),
             Observation::Refused(_) => (Standing::Down, 1),
             Observation::Missing(_) => (Standing::Down, rules.fall),
+            Observation::Unclear(_) if self.standing == Standing::Unknown => (Standing::Down, 1),
+            Observation::Unclear(_) => return None,
         };
         if seen == self.standing {
             self.against = 0;
@@ -103,7 +112,7 @@ impl Verdict {
 mod tests {
     use super::*;
 
-    /// Runs observations (`+` is a pass, `!` is a refusal, `-` is a miss) and writes down the standing after each (`u`,
+    /// Runs observations (`+` is a pass, `!` a refusal, `-` a miss, `?` an unclear answer) and writes down the standing after each (`u`,
     /// `d`).
     fn run(rise: u32, fall: u32, observations: &str) -> String {
         let mut verdict = Verdict::default();
@@ -111,6 +120,7 @@ mod tests {
             let observation = match what {
                 '+' => Observation::Pass("".into()),
                 '!' => Observation::Refused("".into()),
+                '?' => Observation::Unclear("".into()),
                 _ => Observation::Missing("".into()),
             };
             verdict.observe(Rules { rise, fall }, &observation);
@@ -138,6 +148,9 @@ mod tests {
             ("a refusal in between starts anew", 2, 3, "!+!++", "ddddu"),
             ("a refusal at the start", 2, 3, "!", "d"),
             ("rise and fall of one", 1, 1, "+-+-", "udud"),
+            ("what is unclear changes nothing", 2, 2, "+??-?-?", "uuuuudd"),
+            ("nor does it bring anything up", 2, 3, "!?+?+", "ddddu"),
+            ("and at the start it is not enough", 2, 3, "?++", "ddu"),
         ] {
             assert_eq!(run(rise, fall, observations), standings, "{case}");
         }

@@ -28,6 +28,16 @@ struct Key {
     ask: Ask,
 }
 
+impl Key {
+    /// The most connections that asking takes at once.
+    fn connections(&self) -> u32 {
+        match &self.ask {
+            Ask::Endpoint { dialogue, .. } => u32::try_from(dialogue.probe.connections()).unwrap_or(u32::MAX),
+            Ask::Agent(_) => 1,
+        }
+    }
+}
+
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Ask {
@@ -46,6 +56,8 @@ pub(crate) struct Watch {
     watched: HashMap<Key, Watched>,
     /// Probes that may be under way at once: each takes a descriptor.
     room: Arc<Semaphore>,
+    /// How many that are.
+    places: u32,
 }
 
 /// One endpoint that is probed.
@@ -60,6 +72,8 @@ struct Prober {
     tls: Option<Result<tls::Client, Observation>>,
     listeners: Listeners,
     room: Arc<Semaphore>,
+    /// How many of its places one probe takes.
+    places: u32,
 }
 
 /// Who wants to know of it.
@@ -72,7 +86,8 @@ struct Listeners {
 impl Watch {
     /// Nothing yet; at most `room` probes at once.
     pub(crate) fn new(room: usize) -> Watch {
-        Watch { watched: HashMap::new(), room: Arc::new(Semaphore::new(room)) }
+        let places = u32::try_from(room).unwrap_or(u32::MAX);
+        Watch { watched: HashMap::new(), room: Arc::new(Semaphore::new(room)), places }
     }
 
     /// Probes what the pools have now, and nothing else. Endpoints that are probed already go on as they are.
@@ -95,7 +110,8 @@ impl Watch {
                 None => {
                     let tls = Watch::tls(&key.ask);
                     let listeners = Listeners::new(&endpoints);
-                    let prober = Prober { key: key.clone(), tls, listeners, room: Arc::clone(&self.room) };
+                    let (room, places) = (Arc::clone(&self.room), self.places.min(key.connections()));
+                    let prober = Prober { key: key.clone(), tls, listeners, room, places };
                     self.watched.insert(key, Watched::start(Arc::new(prober)));
                 }
             }
@@ -173,7 +189,9 @@ fn called(dialogue: &Dialogue, health: &Health, target: &Target) -> (Arc<str>, A
                 _ => bare(name),
             }
         }),
-        Probe::Tcp | Probe::Script(_) => String::new(),
+        // Sentinels may name it.
+        Probe::Redis(probe) if probe.sentinels.is_some() => host.as_deref().unwrap_or_default().to_owned(),
+        Probe::Tcp | Probe::Script(_) | Probe::Postgres(_) | Probe::Redis(_) => String::new(),
     };
     (request.into(), name.unwrap_or_default())
 }
@@ -253,7 +271,7 @@ async fn watch(prober: Arc<Prober>) {
     let target = &prober.key.call.target;
     loop {
         let pause = {
-            let _place = prober.room.acquire().await;
+            let _place = prober.room.acquire_many(prober.places).await;
             match prober.ask().await {
                 Ok((Ok(finding), ending)) => {
                     silent = false;

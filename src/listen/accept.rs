@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::io::Errno;
-use rustix::net::{Shutdown, SocketFlags};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,7 @@ use super::Accepted;
 use super::admission::Permit;
 use crate::observe::outcome::{Outcome, Side};
 use crate::observe::record::Record;
+use crate::refusal::Manner;
 use crate::supervise::shared::Door;
 use crate::supervise::worker::Worker;
 use crate::sys;
@@ -145,7 +146,11 @@ fn take_some(worker: &Rc<Worker>, socket: &AsyncFd<OwnedFd>, listener: usize) ->
             Err(error) if is_the_clients(error) => {}
             Err(error @ (Errno::MFILE | Errno::NFILE)) => {
                 // Closed before the spare is taken back: there is one descriptor for both.
-                let lent = || accept(socket.get_ref(), worker.door(listener)).map(|(_closed, client)| client);
+                let lent = || {
+                    let (connection, client) = accept(socket.get_ref(), worker.door(listener))?;
+                    tell(&connection, worker.door(listener));
+                    Ok::<_, Errno>(client)
+                };
                 if let Ok(client) = worker.spare.lend(lent) {
                     send_away(worker, client, listener);
                 }
@@ -189,8 +194,25 @@ fn arrived(worker: &Rc<Worker>, socket: OwnedFd, client: Option<SocketAddr>, lis
             let (at, start, seat) = (Instant::now(), SystemTime::now(), worker.choose_seat());
             worker.place(Accepted { socket, client, listener, at, start, permit, seat });
         }
-        None => send_away(worker, client, listener),
+        None => {
+            tell(&socket, door);
+            send_away(worker, client, listener);
+        }
     }
+}
+
+/// Tells a client that there is no room for it, where its protocol lets it be told before it has been read, and as far as
+/// that takes no time.
+fn tell(connection: &OwnedFd, door: &Door) {
+    let words = match Manner::of(door.protocol) {
+        // An alert is an answer to a hello.
+        Manner::Silent | Manner::Alert => return,
+        manner => manner.words(Outcome::Full),
+    };
+    // What has come already would turn the end into a reset, which takes the words with it.
+    let _ = rustix::net::recv(connection, &mut [0; 2048], RecvFlags::empty());
+    let _ = rustix::net::send(connection, &words, SendFlags::NOSIGNAL);
+    let _ = rustix::net::shutdown(connection, Shutdown::Write);
 }
 
 /// Records a connection that was closed because there was no room for it.

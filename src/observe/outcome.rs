@@ -27,6 +27,8 @@ pub enum Outcome {
     HelloMalformed,
     /// The opening is not TLS.
     NotTls,
+    /// The opening is not PostgreSQL.
+    NotPostgres,
     /// The client and we could not agree on a handshake.
     HandshakeFailed,
     /// The handshake was not over in time.
@@ -45,6 +47,12 @@ pub enum Outcome {
     NoRoute,
     /// Routes have this name, but they refuse the protocol or the source.
     Denied,
+    /// A client of PostgreSQL came without TLS, which its route does not allow.
+    CleartextDenied,
+    /// The request to cancel a query was passed on to every endpoint that it may have been meant for.
+    Cancel,
+    /// No endpoint was reached that the request to cancel a query may have been meant for.
+    CancelFailed,
     /// `runtime.max_connections` or `listener.max_connections` is reached, or descriptors ran out.
     Full,
     /// The pool has no endpoint that could be tried.
@@ -100,7 +108,7 @@ pub enum Side {
 
 impl Outcome {
     /// Every outcome, in the order of the documentation.
-    pub const ALL: [Outcome; 39] = [
+    pub const ALL: [Outcome; 43] = [
         Outcome::Ok,
         Outcome::ClientReset,
         Outcome::EndpointReset,
@@ -112,6 +120,7 @@ impl Outcome {
         Outcome::HelloTooLarge,
         Outcome::HelloMalformed,
         Outcome::NotTls,
+        Outcome::NotPostgres,
         Outcome::HandshakeFailed,
         Outcome::HandshakeTimeout,
         Outcome::AcmeChallenge,
@@ -121,6 +130,9 @@ impl Outcome {
         Outcome::OpeningMemory,
         Outcome::NoRoute,
         Outcome::Denied,
+        Outcome::CleartextDenied,
+        Outcome::Cancel,
+        Outcome::CancelFailed,
         Outcome::Full,
         Outcome::NoEndpoint,
         Outcome::ConnectFailed,
@@ -156,6 +168,7 @@ impl Outcome {
             Outcome::HelloTooLarge => "hello_too_large",
             Outcome::HelloMalformed => "hello_malformed",
             Outcome::NotTls => "not_tls",
+            Outcome::NotPostgres => "not_postgres",
             Outcome::HandshakeFailed => "handshake_failed",
             Outcome::HandshakeTimeout => "handshake_timeout",
             Outcome::AcmeChallenge => "acme_challenge",
@@ -165,6 +178,9 @@ impl Outcome {
             Outcome::OpeningMemory => "opening_memory",
             Outcome::NoRoute => "no_route",
             Outcome::Denied => "denied",
+            Outcome::CleartextDenied => "cleartext_denied",
+            Outcome::Cancel => "cancel",
+            Outcome::CancelFailed => "cancel_failed",
             Outcome::Full => "full",
             Outcome::NoEndpoint => "no_endpoint",
             Outcome::ConnectFailed => "connect_failed",

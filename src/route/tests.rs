@@ -25,6 +25,7 @@ pub(super) fn route(name: &str, sni: &str, alpn: &str, from: &str) -> Route {
         listener: 0,
         sni: sni.split_whitespace().map(pattern).collect(),
         alpn: protocols(alpn),
+        allow_cleartext: false,
         from: from.split_whitespace().map(|network| network.parse().unwrap()).collect(),
         tls: None,
         pool: 0,

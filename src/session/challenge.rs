@@ -1,8 +1,6 @@
 //! Authorities that want to see that a name is ours (RFC 8737): answered on any listener for TLS, wherever the name
 //! leads.
 
-use std::future::Future;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::story::Story;
@@ -17,29 +15,11 @@ use crate::tls::handshake;
 /// How long the handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// Answers a hello that asks for a proof, if there is one. Others go on as they were, and cost a look at the protocols they
-/// offer.
+/// Shows the proof, if there is one.
 ///
 /// # Errors
-/// [`Outcome::AcmeChallenge`]: it was answered, and nothing is left to be done. Else why it could not be.
-pub(super) fn answer<'a>(
-    worker: &'a Worker,
-    story: &'a mut Story,
-    client: &'a Stream,
-    detected: Detected,
-) -> impl Future<Output = Result<Detected, Failure>> + 'a {
-    // Boxed where there is anything to be done, because sessions keep room for the largest of their stages.
-    let mut proof = match worker.shared.challenges.asked(detected.hello.as_ref()) {
-        Some(asked) => Ok(Box::pin(prove(worker, story, client, detected, asked))),
-        None => Err(Some(detected)),
-    };
-    std::future::poll_fn(move |cx| match &mut proof {
-        Ok(proof) => proof.as_mut().poll(cx),
-        Err(detected) => Poll::Ready(detected.take().ok_or(Failure::new(Outcome::Internal, Side::Us))),
-    })
-}
-
-async fn prove(
+/// [`Outcome::AcmeChallenge`]: it was shown, and nothing is left to be done. Else why it could not be.
+pub(super) async fn prove(
     worker: &Worker,
     story: &mut Story,
     client: &Stream,

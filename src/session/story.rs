@@ -1,5 +1,6 @@
 //! The story of one session: what is known of it so far, told as a [`Record`] when it ends.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -14,6 +15,7 @@ use crate::observe::line::MOST_OF_A_LIST;
 use crate::observe::outcome::{Outcome, Side};
 use crate::observe::record::{Handshake, Peer, Record, Said};
 use crate::pool::{Endpoint, Pool};
+use crate::refusal::Manner;
 use crate::stream::Stream;
 use crate::supervise::worker::Worker;
 use crate::table::{Entry, Identity, Registered};
@@ -34,8 +36,8 @@ pub(super) struct Story {
     entry: Registered,
     handshake: Option<Box<Handshake>>,
     endpoint_handshake: Option<Box<Handshake>>,
-    /// TLS ends here: nothing more is said to the client in clear.
-    sealed: bool,
+    /// How the client can be told that it is not served.
+    manner: Cell<Manner>,
     told: bool,
 }
 
@@ -44,14 +46,18 @@ impl Story {
     pub(super) fn begin(worker: &Rc<Worker>, accepted: &listen::Accepted) -> Story {
         let listen::Accepted { listener, client, at, start, .. } = *accepted;
         let identity = Identity { id: worker.next_id(), listener, peer: client, at, start };
-        let entry = Entry::new(identity, worker.tools.clock.now(), worker.door(listener).limits);
+        let door = worker.door(listener);
+        let entry = Entry::new(identity, worker.tools.clock.now(), door.limits);
+        if matches!(door.protocol, Protocol::Postgres | Protocol::Mysql) {
+            entry.end_as_a_whole();
+        }
         Story {
             hello: None,
             connect: None,
             entry: worker.table.add(entry),
             handshake: None,
             endpoint_handshake: None,
-            sealed: false,
+            manner: Cell::new(Manner::of(door.protocol)),
             told: false,
             worker: Rc::clone(worker),
         }
@@ -110,12 +116,12 @@ impl Story {
 
     /// From here on the client is only spoken to in TLS.
     pub(super) fn seals(&mut self) {
-        self.sealed = true;
+        self.manner.set(Manner::Silent);
     }
 
-    /// Whether the client can be told by an alert in clear why it is sent away.
-    pub(super) fn says_alerts(&self) -> bool {
-        self.protocol() == Protocol::Tls && !self.sealed
+    /// How the client can be told in clear that it is not served.
+    pub(super) fn manner(&self) -> &Cell<Manner> {
+        &self.manner
     }
 
     /// A handshake is over, `took` after it was begun; without a `route` it was made to answer an authority.

@@ -24,6 +24,8 @@ const LOOK_UPS: u64 = 64;
 const LOOK_UPS_SHARE: u64 = 8;
 /// A look-up asks for both families, and a question that is not answered soon is sent from up to three sockets.
 const PER_LOOK_UP: u64 = 6;
+/// Connections that carry requests to cancel queries at once.
+pub(crate) const CANCELS: usize = 32;
 /// A session has one for the client and one for the endpoint.
 const PER_SESSION: u64 = 2;
 
@@ -64,18 +66,21 @@ pub(crate) struct Needs {
     pub(crate) probed: usize,
     /// Whether names may have to be looked up.
     pub(crate) names: bool,
+    /// Whether queries may have to be cancelled.
+    pub(crate) cancels: bool,
 }
 
 /// Deals out `limit` descriptors (`None`: there is no limit).
 pub(crate) fn budget(limit: Option<u64>, needs: Needs) -> Budget {
-    let Needs { workers, listening, admin, probed, names } = needs;
+    let Needs { workers, listening, admin, probed, names, cancels } = needs;
     let workers = workers.max(1) as u64;
     let limit = limit.unwrap_or(u64::MAX / 2);
     let pipes = (limit / PIPES_SHARE / workers / 2).min(PIPES);
     let probes = (probed.min(PROBES) as u64).min((limit / PROBES_SHARE).max(1));
     let look_ups = LOOK_UPS.min((limit / LOOK_UPS_SHARE / PER_LOOK_UP).max(1));
+    let cancels = if cancels { CANCELS as u64 } else { 0 };
     let asking = if names { look_ups * PER_LOOK_UP } else { 0 };
-    let fixed = RESERVE + probes + asking + (PER_WORKER + 2 * pipes) * workers + listening as u64 + admin;
+    let fixed = RESERVE + probes + asking + cancels + (PER_WORKER + 2 * pipes) * workers + listening as u64 + admin;
     let connections = usize::try_from(limit.saturating_sub(fixed) / PER_SESSION).unwrap_or(usize::MAX);
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     Budget { connections, pipes: count(pipes), probes: count(probes), look_ups: count(look_ups), fixed }
@@ -87,7 +92,7 @@ mod tests {
 
     #[test]
     fn descriptors_are_dealt_out() {
-        let none = Needs { workers: 2, listening: 4, admin: 0, probed: 0, names: false };
+        let none = Needs { workers: 2, listening: 4, admin: 0, probed: 0, names: false, cancels: false };
         for (case, limit, workers, admin, connections, pipes) in [
             ("as tested here", Some(20_000), 2, true, 9_880, 32),
             ("without pages", Some(20_000), 2, false, 9_913, 32),
@@ -103,6 +108,8 @@ mod tests {
         assert!(budget(None, Needs { admin: ADMIN_PAGES, ..none }).connections > 1 << 40);
         let probed = budget(Some(1_024), Needs { probed: 10_000, ..none });
         assert_eq!((probed.connections, probed.probes), (393, 64), "{probed:?}");
+        let cancelled = budget(Some(1_024), Needs { cancels: true, ..none });
+        assert_eq!(cancelled.connections, 409, "{cancelled:?}");
         for (limit, connections, look_ups) in [(20_000, 9_721, 64), (1_024, 362, 21), (60, 2, 1)] {
             let named = budget(Some(limit), Needs { names: true, ..none });
             assert_eq!((named.connections, named.look_ups), (connections, look_ups), "{limit}: {named:?}");

@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use self::control::{Control, Finds};
@@ -25,7 +26,7 @@ use crate::acme::challenges::Challenges;
 use crate::acme::{self, Accounts};
 use crate::admin;
 use crate::admin::pages::{Pages, State};
-use crate::config::model::{AccessTarget, Address, Bind, Config, Endpoint, Pool};
+use crate::config::model::{AccessTarget, Address, Bind, Config, Endpoint, Pool, Protocol};
 use crate::detect::Memory;
 use crate::listen::admission::Capacity;
 use crate::listen::inherited::Inherited;
@@ -289,6 +290,7 @@ fn share(config: &Config, workers: usize, capacity: usize) -> Result<(Arc<Shared
         workers: senders.into_iter().map(Colleague::new).collect(),
         capacity: Capacity::new(capacity),
         opening_memory: Memory::new(config.runtime.opening_memory),
+        cancels: Semaphore::new(descriptors::CANCELS),
         log: access_log,
         challenges: Arc::new(Challenges::new(config)),
         secrets,
@@ -341,8 +343,10 @@ fn budget(config: &Config, workers: usize, listening: usize) -> Result<Budget, S
     };
     let probed = config.pools.iter().map(|pool| {
         let ways = pool.health.as_ref();
-        let ways =
-            ways.map_or(0, |health| usize::from(health.dialogue.is_some()) + usize::from(health.agent.is_some()));
+        let ways = ways.map_or(0, |health| {
+            let probe = health.dialogue.as_ref().map_or(0, |dialogue| dialogue.probe.connections());
+            probe + usize::from(health.agent.is_some())
+        });
         ways * of_pool(pool)
     });
     let probed = probed.sum();
@@ -351,7 +355,8 @@ fn budget(config: &Config, workers: usize, listening: usize) -> Result<Budget, S
     let admin = admin + acme::descriptors(config);
     let named = |endpoint: &Endpoint| matches!(endpoint.address, Address::Host { .. } | Address::Srv(_));
     let names = config.pools.iter().any(|pool| pool.endpoints_file.is_some() || pool.endpoints.iter().any(named));
-    let dealt = descriptors::budget(limit, Needs { workers, listening, admin, probed, names });
+    let cancels = config.listeners.iter().any(|listener| listener.protocol == Protocol::Postgres);
+    let dealt = descriptors::budget(limit, Needs { workers, listening, admin, probed, names, cancels });
     let Budget { connections, fixed, .. } = dealt;
     let limit = limit.unwrap_or(u64::MAX);
     if connections == 0 {

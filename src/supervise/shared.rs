@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::watch;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout_at;
 
 use crate::acme::challenges::Challenges;
 use crate::admin::pages::Pages;
@@ -25,6 +26,9 @@ use crate::table::Limits;
 use crate::tls::key_file::KeyFile;
 use crate::tls::tickets::Secrets;
 
+/// How long workers may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// One balancer's state.
 pub(crate) struct Shared {
     /// The generation in use.
@@ -36,6 +40,8 @@ pub(crate) struct Shared {
     /// `runtime.max_connections`.
     pub(crate) capacity: Arc<Capacity>,
     pub(crate) opening_memory: Arc<Memory>,
+    /// Connections to endpoints that carry cancel requests, at once.
+    pub(crate) cancels: Semaphore,
     pub(crate) log: AccessLog,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) pages: Arc<Pages>,
@@ -157,6 +163,38 @@ impl Shared {
     /// Sessions now, over all workers.
     pub(crate) fn sessions(&self) -> usize {
         self.workers.iter().map(Colleague::sessions).sum()
+    }
+
+    /// Has every worker do something, at once and without waiting, and gives what they answer.
+    ///
+    /// # Errors
+    /// How many did not answer in time.
+    pub(crate) async fn ask_all<T: Send + 'static>(
+        &self,
+        ask: impl Fn(&Worker) -> T + Clone + Send + 'static,
+    ) -> Result<Vec<T>, String> {
+        let (sender, mut answers) = unbounded_channel();
+        for worker in &self.workers {
+            let (sender, ask) = (sender.clone(), ask.clone());
+            let order = Order::Do(Box::new(move |worker| {
+                // Who asked may have given up.
+                let _ = sender.send(ask(worker));
+            }));
+            // A worker that has ended has no sessions.
+            let _ = worker.tell(order);
+        }
+        drop(sender);
+        let (until, mut all) = (tokio::time::Instant::now() + PATIENCE, Vec::new());
+        loop {
+            match timeout_at(until, answers.recv()).await {
+                Ok(Some(answer)) => all.push(answer),
+                Ok(None) => return Ok(all),
+                Err(_) => {
+                    let (missing, patience) = (self.workers.len() - all.len(), PATIENCE.as_secs());
+                    return Err(format!("{missing} workers did not answer within {patience} s; they may do it later"));
+                }
+            }
+        }
     }
 
     /// Brings the gauges up to date, `time` after the last call.

@@ -30,6 +30,7 @@ pub(crate) struct Entry {
     ask: Cell<Option<Ask>>,
     waker: RefCell<Option<Waker>>,
     half_closed: Cell<bool>,
+    ends_as_a_whole: Cell<bool>,
     client: Activity,
     endpoint: Activity,
     bytes_up: Cell<u64>,
@@ -109,6 +110,7 @@ impl Entry {
             ask: Cell::default(),
             waker: RefCell::default(),
             half_closed: Cell::default(),
+            ends_as_a_whole: Cell::default(),
             client: Activity::new(now),
             endpoint: Activity::new(now),
             bytes_up: Cell::default(),
@@ -211,6 +213,13 @@ impl Entry {
         Some(self.socket.get()).filter(|socket| *socket != NONE)
     }
 
+    /// Name of the route and the endpoint, while a connection stands.
+    pub(crate) fn connection(&self) -> Option<(Arc<str>, Arc<Endpoint>)> {
+        self.connected.get()?;
+        let endpoint = self.account.borrow().as_ref().map(|account| Arc::clone(&account.endpoint))?;
+        self.names().0.map(|route| (Arc::clone(route), endpoint))
+    }
+
     /// It was asked to leave at an idle point, and is not at one.
     pub(crate) fn is_busy(&self, now: u32) {
         let account = self.account.borrow();
@@ -247,6 +256,16 @@ impl Entry {
     /// One direction has ended.
     pub(crate) fn set_half_closed(&self) {
         self.half_closed.set(true);
+    }
+
+    /// What is spoken has it so that nobody waits for anything once one side has ended.
+    pub(crate) fn end_as_a_whole(&self) {
+        self.ends_as_a_whole.set(true);
+    }
+
+    /// Whether nothing is left to be said once one side has ended.
+    pub(crate) fn ends_as_a_whole(&self) -> bool {
+        self.ends_as_a_whole.get()
     }
 
     /// Takes in that a side's connection was looked at and found alive.

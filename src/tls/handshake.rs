@@ -10,7 +10,7 @@ use tokio::time::timeout_at;
 
 use super::endpoint::EndpointTls;
 use super::sealed::Sealed;
-use super::{noting, outgoing, presented, words};
+use super::{noting, presented, words};
 use crate::detect::Opening;
 use crate::forward::Tools;
 use crate::observe::outcome::{Outcome, Side};
@@ -88,6 +88,35 @@ pub(crate) async fn accept(
     }
 }
 
+/// Receives until the client has said at least so many bytes within TLS, or nothing more.
+///
+/// # Errors
+/// [`Outcome::ClientGone`], [`Outcome::TlsBroken`], [`Outcome::OpeningMemory`].
+pub(crate) async fn hear(client: &Stream, accepted: &mut Accepted, bytes: usize, tools: &Tools) -> Result<(), Failure> {
+    let Accepted { sealed, plain, opening } = accepted;
+    while plain.len() < bytes && !sealed.has_peer_closed() {
+        let mut incoming = Vec::new();
+        if !receive(client, sealed, &mut incoming, tools).await {
+            return Err(Failure::new(Outcome::ClientGone, Side::Client));
+        }
+        let opened = sealed.open(&mut incoming, |bytes| plain.extend_from_slice(bytes));
+        let flushed = flush(client, sealed, opened.is_ok()).await;
+        opened.map_err(|_| Failure::new(Outcome::TlsBroken, Side::Client))?;
+        flushed.map_err(|()| Failure::new(Outcome::ClientGone, Side::Client))?;
+        opening.hold(plain.len() + sealed.unopened())?;
+    }
+    Ok(())
+}
+
+/// Says the last words within TLS, and that nothing more will come, as far as its socket takes them at once.
+pub(crate) fn say(sealed: &mut Sealed, to: &Stream, words: &[u8]) {
+    let mut room = vec![0; sealed.room_for(words.len())];
+    if let Some(words) = sealed.seal(words, &mut room).ok().and_then(|sealed| room.get(..sealed)) {
+        let _ = rustix::net::send(to, words, SendFlags::NOSIGNAL);
+    }
+    part(sealed, to);
+}
+
 /// A connection with an endpoint that is ready.
 pub(crate) struct Joined {
     pub(crate) sealed: Box<Sealed>,
@@ -103,8 +132,7 @@ pub(crate) enum Unjoined {
     Gone,
 }
 
-/// Makes a handshake with an endpoint. It is offered `protocols`, of which it has to take one as far as
-/// [`outgoing::needs_one`].
+/// Makes a handshake with an endpoint. It is offered `protocols`, of which it has to take one if it `needs_one`.
 ///
 /// # Errors
 /// Why there is no connection.
@@ -112,11 +140,11 @@ pub(crate) async fn join(
     endpoint: &Stream,
     tls: &EndpointTls,
     protocols: Vec<Vec<u8>>,
+    needs_one: bool,
     tools: &Tools,
 ) -> Result<Joined, Unjoined> {
     let unset = || Unjoined::Refused(rustls::Error::General("TLS to endpoints cannot be set up".into()));
     let (config, name) = tls.settings().ok_or_else(unset)?;
-    let needs_one = outgoing::needs_one(&protocols);
     let sealed = Sealed::with_endpoint(config, name, protocols).map_err(Unjoined::Refused)?;
     let mut joined = greet(endpoint, sealed, tools).await?;
     if needs_one && joined.sealed.protocol().is_none() {

@@ -6,6 +6,7 @@
 //! knows of sockets, and the time comes in as an argument; what is inside is forwarded by `forward/terminated.rs`.
 
 pub(crate) mod authorities;
+pub(crate) mod binding;
 pub(crate) mod certificates;
 pub(crate) mod clients;
 mod der;

@@ -27,7 +27,8 @@ pub const MAX_PROTOCOLS: usize = 64;
 
 const RECORD_HEADER: usize = 5;
 const MESSAGE_HEADER: usize = 4;
-const HANDSHAKE: u8 = 22;
+/// The first byte of a record that carries a handshake.
+pub(crate) const HANDSHAKE: u8 = 22;
 const MAJOR_VERSION: u8 = 3;
 const CLIENT_HELLO: u8 = 1;
 

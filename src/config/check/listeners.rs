@@ -48,7 +48,8 @@ fn listener(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<
     let bind = bind.map(|node| binds(&node, check)).unwrap_or_default();
     let bind_known = bind_set && check.report.count() == before;
 
-    let protocols = [("tls", Protocol::Tls), ("tcp", Protocol::Tcp)];
+    let protocols =
+        [("tls", Protocol::Tls), ("tcp", Protocol::Tcp), ("postgres", Protocol::Postgres), ("mysql", Protocol::Mysql)];
     let before = check.report.count();
     let protocol = table.get("protocol").and_then(|node| node.choice(&protocols, check.report));
     let protocol_known = check.report.count() == before;
@@ -56,7 +57,11 @@ fn listener(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<
 
     let most = table.get("max_connections").and_then(|node| node.count("off", MOST_CONNECTIONS, check.report));
     let backlog = table.get("backlog").and_then(|node| node.number(1..=MOST_BACKLOG, check.report));
-    let defer_accept = table.get("defer_accept").and_then(|node| node.truth(check.report));
+    let defers = table.get("defer_accept");
+    let defer_accept = defers.as_ref().and_then(|node| node.truth(check.report));
+    if let Some(node) = defers.filter(|_| protocol == Protocol::Mysql && defer_accept == Some(true)) {
+        check.report.add(node.at, node.path(), "clients of MySQL say nothing before the server does");
+    }
     let proxy_from = table.get("proxy_from");
     let proxy_from = proxy_from.map(|node| proxy::senders(&node, bind_known.then_some(&bind), check));
     let own = table.get("timeouts").map(|node| node.table(keys::LISTENER_TIMEOUTS, check.report));
@@ -67,7 +72,7 @@ fn listener(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<
             protocol,
             max_connections: most.flatten(),
             backlog: backlog.unwrap_or(DEFAULT_BACKLOG),
-            defer_accept: defer_accept.unwrap_or(protocol == Protocol::Tls),
+            defer_accept: defer_accept.unwrap_or(protocol.reads_hellos()),
             proxy_from,
             open: settings::open(own.as_ref(), timeouts.open, check),
         },
@@ -100,6 +105,15 @@ pub(super) struct Families {
 }
 
 impl Read {
+    /// The word for its protocol, where nothing is read of what its clients send.
+    pub(super) fn unread(&self) -> Option<&'static str> {
+        match self.model.protocol {
+            Protocol::Tcp if self.protocol_known => Some("tcp"),
+            Protocol::Mysql if self.protocol_known => Some("mysql"),
+            _ => None,
+        }
+    }
+
     /// Families of the clients that can arrive. IPv6 sockets take no IPv4 clients, but a PROXY header may speak for any.
     pub(super) fn families(&self) -> Families {
         let proxied = self.model.proxy_from.is_some();

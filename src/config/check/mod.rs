@@ -6,6 +6,7 @@
 mod acme;
 mod balance;
 mod clients;
+mod databases;
 pub(super) mod discovery;
 mod health;
 mod listeners;

@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 
 use super::node::{Node, Table};
 use super::{Check, health, keys, routes};
-use crate::config::model::{Endpoint, Identity, OutgoingTls, PoolTls, Trust};
+use crate::config::model::{Endpoint, Identity, Negotiation, OutgoingTls, PoolTls, Trust};
 use crate::config::report::quote;
 use crate::config::value::{Refused, is_absolute};
 use crate::tls::authorities::Authority;
@@ -25,11 +25,21 @@ pub(super) const CA: &str = "\"system\" or the absolute path of a PEM file";
 const PEM: &str = "the absolute path of a PEM file, or \"off\"";
 const PIN: &str = "\"sha256/\" and the SHA-256 of a public key in base64";
 
+/// What PostgreSQL is called in a handshake (IANA, TLS Application-Layer Protocol Negotiation Protocol IDs).
+pub(super) const POSTGRESQL: &[u8] = b"postgresql";
+
 /// Reads the TLS of a pool. `own` are the endpoints that are written in the configuration.
 pub(super) fn pool(node: &Node<'_>, own: &[Endpoint], check: &mut Check<'_>) -> PoolTls {
     let table = node.table(keys::POOL_TLS, check.report);
     let (settings, files) = read(Some(&table), check);
-    let alpn = table.get("alpn").is_some().then(|| settings.alpn.clone());
+    let negotiation = [("postgres", Negotiation::Postgres), ("direct", Negotiation::Direct)];
+    let negotiation = table.get("negotiation").and_then(|node| node.choice(&negotiation, check.report));
+    let alpn = match (table.get("alpn"), negotiation) {
+        (Some(_), _) => Some(settings.alpn.clone()),
+        // Without it a server takes no TLS that begins at once.
+        (None, Some(_)) => Some(vec![POSTGRESQL.into()]),
+        (None, None) => None,
+    };
     let handshake = table.get("handshake");
     let handshake = handshake.and_then(|node| node.duration_within(HANDSHAKE, "\"100ms\" to \"1m\"", check.report));
     if settings.verifies_names_of_endpoints()
@@ -38,7 +48,7 @@ pub(super) fn pool(node: &Node<'_>, own: &[Endpoint], check: &mut Check<'_>) -> 
         check.report.add(node.key_at, node.path(), message).expected("name, or verify = false");
     }
     let outgoing = shared(settings, files, check);
-    PoolTls { alpn, handshake: handshake.unwrap_or(DEFAULT_HANDSHAKE), outgoing }
+    PoolTls { alpn, negotiation, handshake: handshake.unwrap_or(DEFAULT_HANDSHAKE), outgoing }
 }
 
 /// What is made of these settings, which is watched; the same for whoever has the same.

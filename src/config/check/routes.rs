@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use ipnet::IpNet;
 
 use super::node::{Node, Table};
-use super::{Check, acme, keys, listeners, named, path_of, pools, tls};
+use super::{Check, acme, databases, keys, listeners, named, path_of, pools, tls};
 use crate::config::address;
 use crate::config::model::{Balance, Hash, HashKey, NamePattern, Protocol, Route, RouteTls};
 use crate::config::report::{At, quote};
@@ -34,6 +34,8 @@ pub(super) struct Read {
     pub(super) from: List<IpNet>,
     /// The account by which its certificates are obtained, if one is.
     pub(super) acme: Option<usize>,
+    /// Whether clients may come without TLS.
+    pub(super) allow_cleartext: bool,
     /// How TLS ends here, if it does.
     pub(super) tls: Option<RouteTls>,
     /// Whether all three lists are known and can match something.
@@ -65,6 +67,7 @@ impl Read {
             from: self.from.values,
             pool: self.pool?,
             acme: self.acme,
+            allow_cleartext: self.allow_cleartext,
             tls: self.tls,
         })
     }
@@ -93,13 +96,24 @@ pub(super) fn read(
         let from = list(table.get("from"), address::NETWORK, check, address::network);
         let sound = check.report.count() == before;
         let acme = table.get("acme").and_then(|node| accounts.of_route(node, &table, &sni, check));
-        let tls = table.get("tls").map(|node| tls::read(&node, &table, &sni, &alpn, acme.as_ref(), check));
+        let mut tls = table.get("tls").map(|node| tls::read(&node, &table, &sni, &alpn, acme.as_ref(), check));
+        let allow_cleartext = table.get("allow_cleartext").map(|node| (node.truth(check.report), node));
+        let is_clear = matches!(allow_cleartext, Some((Some(true), _)));
         let before = check.report.count();
         if let Some(listener) = listener {
-            unreceived(&table, &listeners[listener], &from, check);
+            let listener = &listeners[listener];
+            unreceived(&table, listener, &from, check);
+            if let Some((_, node)) = &allow_cleartext {
+                databases::cleartext(node, is_clear, &table, listener, check);
+            }
             if let Some(pool) = pool {
-                nameless(&table, &listeners[listener], &pools[pool], check);
-                twice(&table, &listeners[listener], &pools[pool], check);
+                nameless(&table, listener, &pools[pool], check);
+                twice(&table, is_clear, listener, &pools[pool], check);
+                let clear = allow_cleartext.as_ref().map(|(_, node)| node).filter(|_| is_clear);
+                databases::pool(&table, clear, listener, &pools[pool], check);
+            }
+            if let Some(tls) = tls.as_mut().filter(|_| listener.model.protocol == Protocol::Postgres) {
+                databases::agree(tls);
             }
         }
         routes.push(Read {
@@ -112,6 +126,7 @@ pub(super) fn read(
             alpn,
             from,
             acme: acme.map(|obtained| obtained.account),
+            allow_cleartext: is_clear,
             tls,
             sound: sound && check.report.count() == before,
         });
@@ -208,10 +223,10 @@ pub(super) fn protocol(text: &str) -> Result<Box<[u8]>, Refused> {
 /// other families.
 fn unreceived(route: &Table<'_>, listener: &listeners::Read, from: &List<IpNet>, check: &mut Check<'_>) {
     let name = quote(&listener.model.name);
-    if listener.protocol_known && listener.model.protocol == Protocol::Tcp {
+    if let Some(word) = listener.unread() {
         for key in ["sni", "alpn", "acme", "tls"] {
             if let Some(node) = route.get(key) {
-                let message = format!("the listener {name} is tcp: it reads nothing of what clients send");
+                let message = format!("the listener {name} is {word}: it reads nothing of what clients send");
                 check.report.add(node.key_at, node.path(), message).also(listener.at);
             }
         }
@@ -238,18 +253,21 @@ fn unreceived(route: &Table<'_>, listener: &listeners::Read, from: &List<IpNet>,
 /// Reports a pool that goes by names behind a listener that reads none.
 fn nameless(route: &Table<'_>, listener: &listeners::Read, pool: &pools::Read, check: &mut Check<'_>) {
     let by_name = matches!(pool.model.balance, Balance::Maglev(Hash { key: HashKey::Sni, .. }));
-    if by_name && listener.protocol_known && listener.model.protocol == Protocol::Tcp {
+    if let Some(word) = listener.unread().filter(|_| by_name) {
         let (listener, pool_name) = (quote(&listener.model.name), quote(&pool.model.name));
-        let message =
-            format!("the pool {pool_name} goes by names (hash_key), but the listener {listener} is tcp and reads none");
+        let message = format!(
+            "the pool {pool_name} goes by names (hash_key), but the listener {listener} is {word} and reads none"
+        );
         check.report.add(route.at, route.path(), message).also(pool.at);
     }
 }
 
 /// Reports a pool that would put the TLS of its clients, which passes through, into TLS of ours.
-fn twice(route: &Table<'_>, listener: &listeners::Read, pool: &pools::Read, check: &mut Check<'_>) {
-    let passes = listener.protocol_known && listener.model.protocol == Protocol::Tls && route.get("tls").is_none();
-    if passes && pool.model.tls.is_some() {
+///
+/// Where clients may come in clear, it is for those.
+fn twice(route: &Table<'_>, is_clear: bool, listener: &listeners::Read, pool: &pools::Read, check: &mut Check<'_>) {
+    let passes = listener.protocol_known && listener.model.protocol.reads_hellos() && route.get("tls").is_none();
+    if passes && !is_clear && pool.model.tls.is_some() {
         let message = format!(
             "TLS of clients passes through here, but the pool {} would put it into TLS once more",
             quote(&pool.model.name)

@@ -1,26 +1,27 @@
 //! `[pool.NAME.health]`: how endpoints are probed, and what has to come of it.
 //!
 //! A [`Dialogue`] is what makes two probes the same: pools that have an equal one share their probes. What is made of the
-//! answer (how many it takes, which HTTP status is good, when a certificate is told of) is each pool's own.
+//! answer (how many it takes, which HTTP status is good, which role, when a certificate is told of) is each pool's own.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
 
-use super::{OutgoingTls, WatchedTls};
+use super::{Negotiation, OutgoingTls, WatchedTls};
 
 /// `[pool.NAME.health]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// What endpoints are asked; `None`: only their agents are.
     pub dialogue: Option<Arc<Dialogue>>,
-    /// What an HTTP answer has to be.
-    pub expect: HttpExpect,
+    /// What the answer has to be.
+    pub expect: Expect,
     /// Whom to ask besides.
     pub agent: Option<Agent>,
     /// Where to probe, in place of the endpoint's own address; the agent is there too.
@@ -58,6 +59,38 @@ pub const MOST_PROBES: u32 = 100;
 /// The greatest `jitter`.
 pub const MAX_JITTER: u32 = 50;
 
+/// What an answer has to be. Only what belongs to the probe counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expect {
+    /// What one over HTTP has to be.
+    pub http: HttpExpect,
+    /// What the endpoint has to be; `None`: either.
+    pub role: Option<Role>,
+    /// The longest that a replica may be behind; `None`: any time.
+    pub max_lag: Option<Duration>,
+    /// What the query has to give; `None`: any row will do.
+    pub value: Option<String>,
+}
+
+/// What a server of a database is to the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It takes writes.
+    Primary,
+    /// It follows another one.
+    Replica,
+}
+
+impl Role {
+    /// What it is called.
+    pub fn word(self) -> &'static str {
+        match self {
+            Role::Primary => "primary",
+            Role::Replica => "replica",
+        }
+    }
+}
+
 /// What is said to an endpoint, and under which cover.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Dialogue {
@@ -80,6 +113,95 @@ pub enum Probe {
     Http(HttpProbe),
     /// To follow a script, which expects something at least once.
     Script(Vec<Step>),
+    /// To take a login, in the protocol of PostgreSQL.
+    Postgres(PostgresProbe),
+    /// To say what it is, in the protocol of Redis.
+    Redis(RedisProbe),
+}
+
+impl Probe {
+    /// Where the password is that it logs in with, if there is one.
+    pub(crate) fn password(&self) -> Option<&SecretFile> {
+        match self {
+            Probe::Postgres(probe) => probe.login.as_ref()?.password.as_ref(),
+            Probe::Redis(probe) => probe.password.as_ref(),
+            Probe::Tcp | Probe::Http(_) | Probe::Script(_) => None,
+        }
+    }
+
+    /// Those who are asked besides, if there are any.
+    pub(crate) fn sentinels(&self) -> Option<&Sentinels> {
+        match self {
+            Probe::Redis(probe) => probe.sentinels.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The most connections that it takes at once.
+    pub(crate) fn connections(&self) -> usize {
+        1 + self.sentinels().map_or(0, |sentinels| sentinels.at.len())
+    }
+}
+
+/// What a PostgreSQL server is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PostgresProbe {
+    /// Who logs in; `None`: nobody, and that the server would take a login is enough.
+    pub login: Option<Login>,
+    /// The database to log in to.
+    pub database: String,
+    /// How TLS begins, if the dialogue runs in it.
+    pub negotiation: Negotiation,
+    /// Whether a replica is asked how far it is behind.
+    pub asks_lag: bool,
+    /// What to ask besides.
+    pub query: Option<String>,
+}
+
+/// Who logs in to a server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// Where the password is; `None`: there is none.
+    pub password: Option<SecretFile>,
+}
+
+/// What a Redis server is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RedisProbe {
+    /// Who logs in; `None`: the default user, if there is a password.
+    pub user: Option<String>,
+    /// Where the password is; `None`: nobody logs in.
+    pub password: Option<SecretFile>,
+    /// Whether a replica is asked how far it is behind.
+    pub asks_lag: bool,
+    /// Fields of INFO, and the values that they have to have.
+    pub info: Vec<(String, String)>,
+    /// Who has to agree that it is the master.
+    pub sentinels: Option<Sentinels>,
+}
+
+/// Those who watch Redis servers and agree on a master.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Sentinels {
+    /// What they call the master.
+    pub master: String,
+    /// Where all of them are, at least one, each once.
+    pub at: Vec<SocketAddr>,
+    /// Who logs in; `None`: the default user, if there is a password.
+    pub user: Option<String>,
+    /// Where the password is; `None`: nobody logs in.
+    pub password: Option<SecretFile>,
+}
+
+/// Where a secret is. It is read anew each time, so that it can change at any time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SecretFile {
+    /// In the file at this absolute path.
+    Path(PathBuf),
+    /// In the file of this name in the folder that `$CREDENTIALS_DIRECTORY` names (systemd.exec(5), LoadCredential=).
+    Credential(String),
 }
 
 /// A request over HTTP/1.1.

@@ -63,10 +63,22 @@ pub enum MinVersion {
 pub struct PoolTls {
     /// Protocols that are offered; `None`: the one that was agreed on with the client, if any was.
     pub alpn: Option<Vec<Box<[u8]>>>,
+    /// How endpoints are told that TLS begins; `None`: not at all, and nothing is known of what is spoken inside.
+    pub negotiation: Option<Negotiation>,
     /// How long a handshake may take once the connection stands.
     pub handshake: Duration,
     /// With whom, as found in the files that are watched from there on. Its own protocols do not count.
     pub(crate) outgoing: Arc<Outgoing>,
+}
+
+/// How TLS with a server of PostgreSQL begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Negotiation {
+    /// After an SSLRequest that it agrees to.
+    #[default]
+    Postgres,
+    /// At once, as servers from version 17 on take it.
+    Direct,
 }
 
 /// TLS with endpoints whose files are watched.
@@ -90,7 +102,7 @@ impl Hash for WatchedTls {
 /// Compares what was written: files change on their own.
 impl PartialEq for PoolTls {
     fn eq(&self, other: &PoolTls) -> bool {
-        (&self.alpn, self.handshake) == (&other.alpn, other.handshake)
+        (&self.alpn, self.negotiation, self.handshake) == (&other.alpn, other.negotiation, other.handshake)
             && self.outgoing.written() == other.outgoing.written()
     }
 }

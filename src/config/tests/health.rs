@@ -43,11 +43,13 @@ fn the_table() {
         ("an address of no use", "probe = 'tcp', address = '0.0.0.0'"),
         ("a source of no use", "probe = 'tcp', source = '::9'"),
         ("a source for another address", "probe = 'tcp', address = '2001:db8::1', source = '::9'"),
+        ("parts of servers", "probe = 'tls', tls.negotiation = 'direct', role = 'any', max_lag = '1s', user = 'a', \
+            password_file = '/x', database = 'a', query = 'b', value = 'c'"),
     ]), @r#"
     without a probe
-      main.toml:10:1: pool.web.health.probe: the key is missing; expected one of "tcp", "tls", "http", "script"
+      main.toml:10:1: pool.web.health.probe: the key is missing; expected one of "tcp", "tls", "http", "script", "postgres", "redis"
     of another kind
-      main.toml:10:20: pool.web.health.probe: "ping" is not known; expected one of "tcp", "tls", "http", "script"
+      main.toml:10:20: pool.web.health.probe: "ping" is not known; expected one of "tcp", "tls", "http", "script", "postgres", "redis"
     out of range
       main.toml:10:38: pool.web.health.interval: 50ms is out of range; expected "100ms" to "1h"
       main.toml:10:53: pool.web.health.fall: 0 is out of range; expected a number from 1 to 100
@@ -77,6 +79,15 @@ fn the_table() {
       main.toml:10:36: pool.web.health.source: no endpoint of the pool is reached over IPv6
     a source for another address
       fine
+    parts of servers
+      main.toml:10:31: pool.web.health.tls.negotiation: only with probe = "postgres" TLS may begin in two ways
+      main.toml:10:55: pool.web.health.role: only servers of databases have one
+      main.toml:10:69: pool.web.health.max_lag: only servers of databases know
+      main.toml:10:85: pool.web.health.user: this probe does not log in
+      main.toml:10:97: pool.web.health.password_file: this probe does not log in
+      main.toml:10:119: pool.web.health.database: this probe does not log in
+      main.toml:10:135: pool.web.health.query: this probe does not ask by queries
+      main.toml:10:148: pool.web.health.value: this probe does not ask by queries
     "#);
     assert_snapshot!(said_of("{ srv = '_a._tcp.x' }", &[
         ("clear", "probe = 'http'"),
@@ -202,9 +213,72 @@ fn requests_and_scripts() {
 }
 
 #[test]
+fn servers() {
+    assert_snapshot!(said(&[
+        ("nothing more is needed", "probe = 'postgres'"),
+        ("all of it", "probe = 'postgres', role = 'replica', max_lag = '10s', user = 'a', password_file = '/a/b', \
+            database = 'c', query = 'SELECT 1', value = '1', tls = {}"),
+        ("a credential", "probe = 'postgres', user = 'a', password_file = 'credential:b'"),
+        ("no credential", "probe = 'postgres', user = 'a', password_file = 'credential:../b'"),
+        ("not a path", "probe = 'postgres', user = 'a', password_file = 'b'"),
+        ("another role", "probe = 'postgres', user = 'a', role = 'master'"),
+        ("a primary that is behind", "probe = 'postgres', user = 'a', role = 'primary', max_lag = '1s'"),
+        ("out of range", "probe = 'postgres', user = '', max_lag = '1ms', database = \"a\\u0000\""),
+        ("without a user", "probe = 'postgres', role = 'replica', max_lag = '1s', password_file = '/b', \
+            database = 'c', query = 'd', value = 'e'"),
+        ("any role without a user", "probe = 'postgres', role = 'any'"),
+        ("queries", "probe = 'postgres', user = 'a', query = ' '"),
+        ("a zero byte", "probe = 'postgres', user = 'a', query = \"a\\u0000\""),
+        ("a value without a query", "probe = 'postgres', user = 'a', value = 'b'"),
+        ("direct", "probe = 'postgres', tls.negotiation = 'direct'"),
+        ("direct with another protocol", "probe = 'postgres', tls = { negotiation = 'direct', alpn = 'h2' }"),
+        ("another way", "probe = 'postgres', tls.negotiation = 'ssl'"),
+    ]), @r#"
+    nothing more is needed
+      fine
+    all of it
+      fine
+    a credential
+      fine
+    no credential
+      main.toml:10:60: pool.web.health.password_file: "credential:../b" does not name a credential; expected the absolute path of a file, or "credential:" and the name of a credential of the service
+    not a path
+      main.toml:10:60: pool.web.health.password_file: "b" is not an absolute path; expected the absolute path of a file, or "credential:" and the name of a credential of the service
+    another role
+      main.toml:10:51: pool.web.health.role: "master" is not known; expected one of "any", "primary", "replica"
+    a primary that is behind
+      main.toml:10:62: pool.web.health.max_lag: a primary is behind nobody
+    out of range
+      main.toml:10:39: pool.web.health.user: "" cannot be a name; expected the name of a user
+      main.toml:10:53: pool.web.health.max_lag: 1ms is out of range; expected "100ms" to "1d"
+      main.toml:10:71: pool.web.health.database: "a\0" cannot be a name; expected the name of a database
+    without a user
+      main.toml:10:32: pool.web.health.role: without a user nobody logs in; expected user besides
+      main.toml:10:50: pool.web.health.max_lag: without a user nobody logs in; expected user besides
+      main.toml:10:66: pool.web.health.password_file: without a user nobody logs in; expected user besides
+      main.toml:10:88: pool.web.health.database: without a user nobody logs in; expected user besides
+      main.toml:10:104: pool.web.health.query: without a user nobody logs in; expected user besides
+    any role without a user
+      fine
+    queries
+      main.toml:10:52: pool.web.health.query: an empty query asks nothing
+    a zero byte
+      main.toml:10:52: pool.web.health.query: no text in the protocol can have a zero byte in it
+    a value without a query
+      main.toml:10:44: pool.web.health.value: without a query there is no value; expected query besides
+    direct
+      fine
+    direct with another protocol
+      main.toml:10:54: pool.web.health.tls.negotiation: servers take TLS at once only with "postgresql" in alpn
+    another way
+      main.toml:10:50: pool.web.health.tls.negotiation: "ssl" is not known; expected one of "postgres", "direct"
+    "#);
+}
+
+#[test]
 fn what_it_comes_to() {
-    assert_eq!(read("probe = 'http', http.status = 204").expect.status, [204..=204]);
-    assert_eq!(read("probe = 'http', http.status = [200, '300-399']").expect.status, [200..=200, 300..=399]);
+    assert_eq!(read("probe = 'http', http.status = 204").expect.http.status, [204..=204]);
+    assert_eq!(read("probe = 'http', http.status = [200, '300-399']").expect.http.status, [200..=200, 300..=399]);
     let Probe::Script(steps) =
         dialogue("probe = 'script', script = [{ send_hex = '51 0d0A' }, { expect = '+' }]").probe
     else {
@@ -223,6 +297,15 @@ fn what_it_comes_to() {
         dialogue("probe = 'http', rise = 5, tls = {}").with_no_tls()
     );
     assert_ne!(dialogue("probe = 'http', http.path = '/a'"), dialogue("probe = 'http'"));
+    let postgres = "probe = 'postgres', user = 'a', query = 'b', max_lag = '1s'";
+    assert_eq!(
+        dialogue(&format!("{postgres}, role = 'replica', value = 'c'")),
+        dialogue(&postgres.replace("1s", "2s")),
+        "what a server has to be"
+    );
+    assert_ne!(dialogue(postgres), dialogue("probe = 'postgres', user = 'a', query = 'b'"), "lag is asked for or not");
+    let direct = dialogue("probe = 'postgres', tls.negotiation = 'direct'");
+    assert_eq!(direct.tls.unwrap().alpn, [Box::from(&b"postgresql"[..])]);
 }
 
 impl Dialogue {

@@ -32,7 +32,8 @@ fn addresses_to_listen_on() {
             "bind = ['0.0.0.0:443']\n[route.b]\nlistener = 'b'\npool = 'web'\n[listener.b]\nprotocol = 'tcp'\nbind = '0.0.0.0:443'",
         ),
         ("on the admin address", "bind = ['127.0.0.1:9']\n[admin]\nhttp = '127.0.0.1:9'"),
-        ("planned protocol", "bind = '0.0.0.0:443'\nprotocol = 'postgres'"),
+        ("planned protocol", "bind = '0.0.0.0:443'\nprotocol = 'http'"),
+        ("mysql deferred", "bind = '0.0.0.0:443'\nprotocol = 'mysql'\ndefer_accept = true"),
         ("protocol with a slip", "bind = '0.0.0.0:443'\nprotocol = 'tsl'"),
     ];
     assert_snapshot!(replaced("bind = \"0.0.0.0:443\"", &cases), @r#"
@@ -75,8 +76,11 @@ fn addresses_to_listen_on() {
     on the admin address
       main.toml:3:9: listener.edge.bind[0]: 127.0.0.1:9 is already listened on by admin.http (see main.toml:5:8)
     planned protocol
-      main.toml:4:12: listener.edge.protocol: "postgres" is not known; expected one of "tls", "tcp"
+      main.toml:4:12: listener.edge.protocol: "http" is not known; expected one of "tls", "tcp", "postgres", "mysql"
+    mysql deferred
+      main.toml:5:16: listener.edge.defer_accept: clients of MySQL say nothing before the server does
+      main.toml:8:1: route.www.sni: the listener "edge" is mysql: it reads nothing of what clients send (see main.toml:2:11)
     protocol with a slip
-      main.toml:4:12: listener.edge.protocol: "tsl" is not known; expected one of "tls", "tcp"; did you mean "tls"?
+      main.toml:4:12: listener.edge.protocol: "tsl" is not known; expected one of "tls", "tcp", "postgres", "mysql"; did you mean "tls"?
     "#);
 }

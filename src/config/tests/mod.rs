@@ -4,6 +4,7 @@
 
 mod acme;
 mod clients;
+mod databases;
 mod discovery;
 mod endpoint_tls;
 mod files;
@@ -13,6 +14,7 @@ mod never_panics;
 mod pools;
 mod proxy;
 mod reach;
+mod redis;
 mod reference;
 mod routes;
 mod sessions;

@@ -3,7 +3,10 @@
 pub(crate) mod agent;
 mod channel;
 mod http;
+mod postgres;
+mod redis;
 mod script;
+mod server;
 pub(crate) mod tls;
 
 use std::io;
@@ -14,8 +17,10 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use self::channel::{Channel, Line};
+use self::tls::Opened;
+use super::secret;
 use super::verdict::{Observation, Text};
-use crate::config::model::{Dialogue, HttpExpect, Probe, Secret};
+use crate::config::model::{Dialogue, Expect, Probe, Role, Secret};
 use crate::connect::{self, Source};
 use crate::observe::outcome::Side;
 use crate::pool::Target;
@@ -54,7 +59,31 @@ enum Reply {
     Plain(Observation),
     /// Each pool has its own idea of what is good.
     Http(http::Answer),
+    /// And of what a server has to be.
+    Server(server::Answer),
 }
+
+/// What a talk goes by: with whom, in which TLS, and until when.
+struct Talk<'a> {
+    call: &'a Call,
+    /// What the endpoint is called in a request.
+    host: &'a str,
+    /// The TLS that it runs in; `None`: in clear.
+    tls: Option<&'a Result<tls::Client, Observation>>,
+    deadline: Deadline,
+}
+
+/// What is logged in with.
+#[derive(Clone, Copy)]
+struct Passwords<'a> {
+    /// To the endpoint.
+    own: Option<&'a [u8]>,
+    /// To Sentinels.
+    of_sentinels: Option<&'a [u8]>,
+}
+
+/// What a talk has come to, when the endpoint's certificate ends, and the connection if it is worth an end.
+type Talked<T> = (Result<T, Observation>, Option<SystemTime>, Option<Channel>);
 
 /// A talk that is over but for its end, which nobody has to wait for.
 pub(crate) struct Ending(Option<Channel>);
@@ -67,10 +96,19 @@ impl Found {
     }
 
     /// What a pool makes of it.
-    pub(crate) fn judge(&self, expect: &HttpExpect) -> Observation {
+    pub(crate) fn judge(&self, expect: &Expect) -> Observation {
         match &self.reply {
             Reply::Plain(observation) => observation.clone(),
-            Reply::Http(answer) => answer.judge(expect),
+            Reply::Http(answer) => answer.judge(&expect.http),
+            Reply::Server(answer) => answer.judge(expect),
+        }
+    }
+
+    /// What the endpoint is to the others, if it has told.
+    pub(crate) fn role(&self) -> Option<Role> {
+        match &self.reply {
+            Reply::Server(answer) => answer.role,
+            Reply::Plain(_) | Reply::Http(_) => None,
         }
     }
 }
@@ -104,18 +142,28 @@ impl Ending {
 /// Has `dialogue` with an endpoint that is called `host`, within `tls` if the dialogue is.
 ///
 /// # Errors
-/// Nothing was found out about the endpoint: something of our own (a descriptor, a port, an address) was missing.
+/// Nothing was found out about the endpoint: something of our own (a descriptor, a port, an address, a password) was missing.
 pub(crate) async fn run(
     call: &Call,
     dialogue: &Dialogue,
     host: &str,
     tls: Option<&Result<tls::Client, Observation>>,
 ) -> io::Result<(Found, Ending)> {
+    let password = dialogue.probe.password().map(secret::read).transpose()?;
+    let of_sentinels = dialogue.probe.sentinels().and_then(|sentinels| sentinels.password.as_ref());
+    let of_sentinels = of_sentinels.map(secret::read).transpose()?;
     let began = Instant::now();
-    let deadline = Deadline::from(began, call.patience);
-    let (reply, expires, channel) = match dial(call, deadline).await? {
-        Err(why) => (Reply::Plain(Observation::Missing(why)), None, None),
-        Ok(line) => talk(line, !call.preface.is_empty(), dialogue, host, tls, deadline).await,
+    let talk = Talk { call, host, tls, deadline: Deadline::from(began, call.patience) };
+    let (reply, expires, channel) = match talk.dial().await? {
+        Err(why) => (Reply::Plain(why), None, None),
+        Ok(line) => {
+            let passwords = Passwords {
+                own: password.as_ref().map(|password| password.as_slice()),
+                of_sentinels: of_sentinels.as_ref().map(|password| password.as_slice()),
+            };
+            let (said, expires, channel) = talk.have(line, &dialogue.probe, passwords).await;
+            (said.unwrap_or_else(Reply::Plain), expires, channel)
+        }
     };
     let found = Found { reply, expires, took: began.elapsed() };
     Ok((found, Ending(channel)))
@@ -127,8 +175,9 @@ pub(crate) async fn run(
 /// As [`run`]; the inner error is why the agent has not said anything.
 pub(crate) async fn ask_agent(call: &Call, send: &Secret) -> io::Result<(Result<agent::Said, Text>, Ending)> {
     let deadline = Deadline::from(Instant::now(), call.patience);
-    match dial(call, deadline).await? {
-        Err(why) => Ok((Err(why), Ending(None))),
+    let talk = Talk { call, host: "", tls: None, deadline };
+    match talk.dial().await? {
+        Err(why) => Ok((Err(why.text().clone()), Ending(None))),
         Ok(line) => {
             let mut channel = Channel::Clear(line);
             let said = agent::run(&mut channel, &send.0, deadline).await;
@@ -137,56 +186,95 @@ pub(crate) async fn ask_agent(call: &Call, send: &Secret) -> io::Result<(Result<
     }
 }
 
-/// The outer error is our own; the inner one is why there is no connection.
-async fn dial(call: &Call, deadline: Deadline) -> io::Result<Result<Line, Text>> {
-    let dialled = deadline.hold(async {
-        let stream = connect::dial(&call.target, Source::own(call.source)).await?;
-        connect::send(&stream, call.preface, false).await?;
-        Ok(stream)
-    });
-    match dialled.await {
-        Ok(Ok(stream)) => Ok(Ok(Line(stream))),
-        Ok(Err(error)) if connect::blame(&error).by == Side::Us => Err(error),
-        Ok(Err(error)) => Ok(Err(error.to_string().into())),
-        Err(_) => Ok(Err(deadline.missed("no connection"))),
+impl Talk<'_> {
+    /// Connects. The outer error is our own; the inner one is why there is no connection.
+    async fn dial(&self) -> io::Result<Result<Line, Observation>> {
+        let Call { target, source, preface, .. } = self.call;
+        let dialled = self.deadline.hold(async {
+            let stream = connect::dial(target, Source::own(*source)).await?;
+            connect::send(&stream, preface, false).await?;
+            Ok(stream)
+        });
+        match dialled.await {
+            Ok(Ok(stream)) => Ok(Ok(Line(stream))),
+            Ok(Err(error)) if connect::blame(&error).by == Side::Us => Err(error),
+            Ok(Err(error)) => Ok(Err(Observation::Missing(error.to_string().into()))),
+            Err(_) => Ok(Err(Observation::Missing(self.deadline.missed("no connection")))),
+        }
     }
-}
 
-async fn talk(
-    line: Line,
-    is_prefaced: bool,
-    dialogue: &Dialogue,
-    host: &str,
-    tls: Option<&Result<tls::Client, Observation>>,
-    deadline: Deadline,
-) -> (Reply, Option<SystemTime>, Option<Channel>) {
-    let plain = |observation, expires, channel| (Reply::Plain(observation), expires, channel);
-    let (mut channel, expires) = match tls {
-        None => (Channel::Clear(line), None),
-        Some(Err(observation)) => return plain(observation.clone(), None, Some(Channel::Clear(line))),
-        Some(Ok(client)) => match deadline.hold(client.open(line)).await {
-            Ok(Ok(opened)) => (opened.channel, opened.expires),
-            Ok(Err((observation, channel))) => return plain(observation, None, Some(channel)),
-            Err(_) => return plain(Observation::Missing(deadline.missed("no TLS handshake")), None, None),
-        },
-    };
-    match &dialogue.probe {
-        // A connection in clear on which nothing was said needs no more than to be closed.
-        Probe::Tcp if tls.is_none() => {
-            plain(Observation::Pass("connected".into()), None, is_prefaced.then_some(channel))
+    /// Says what `probe` is to say, with these passwords where it logs in.
+    async fn have(&self, line: Line, probe: &Probe, passwords: Passwords<'_>) -> Talked<Reply> {
+        match probe {
+            // A connection in clear on which nothing was said needs no more than to be closed.
+            Probe::Tcp if self.tls.is_none() => {
+                let channel = (!self.call.preface.is_empty()).then_some(Channel::Clear(line));
+                (Ok(Reply::Plain(Observation::Pass("connected".into()))), None, channel)
+            }
+            Probe::Tcp => {
+                let confirm = async |channel| {
+                    let confirmed = self.deadline.hold(tls::confirm(channel)).await;
+                    let (observation, channel) = confirmed.unwrap_or((Observation::Pass("TLS".into()), None));
+                    (Ok(Reply::Plain(observation)), channel)
+                };
+                self.within(line, confirm).await
+            }
+            Probe::Script(steps) => {
+                let follow = async |mut channel| {
+                    let observation = script::run(&mut channel, steps, self.deadline).await;
+                    (Ok(Reply::Plain(observation)), Some(channel))
+                };
+                self.within(line, follow).await
+            }
+            Probe::Http(probe) => {
+                let request = async |channel| {
+                    let (answer, channel) = http::run(channel, probe, self.host, self.deadline).await;
+                    (answer.map(Reply::Http), channel)
+                };
+                self.within(line, request).await
+            }
+            Probe::Postgres(probe) => {
+                let (answer, expires, channel) = postgres::run(line, probe, passwords.own, self).await;
+                (answer.map(Reply::Server), expires, channel)
+            }
+            Probe::Redis(probe) => {
+                let ask = async |channel| {
+                    let (answer, channel) = redis::run(channel, probe, passwords, self).await;
+                    (answer.map(Reply::Server), channel)
+                };
+                self.within(line, ask).await
+            }
         }
-        Probe::Tcp => {
-            let confirmed = deadline.hold(tls::confirm(channel)).await;
-            let (observation, channel) = confirmed.unwrap_or((Observation::Pass("TLS".into()), None));
-            plain(observation, expires, channel)
+    }
+
+    /// Has a talk all of which is in TLS, if any of it is.
+    async fn within<T>(
+        &self,
+        line: Line,
+        talk: impl AsyncFnOnce(Channel) -> (Result<T, Observation>, Option<Channel>),
+    ) -> Talked<T> {
+        match self.open(line).await {
+            Err((why, channel)) => (Err(why), None, channel),
+            Ok(Opened { channel, expires }) => {
+                let (said, channel) = talk(channel).await;
+                (said, expires, channel)
+            }
         }
-        Probe::Script(steps) => {
-            let observation = script::run(&mut channel, steps, deadline).await;
-            plain(observation, expires, Some(channel))
+    }
+
+    /// Has what is said on `line` from now on be said in TLS, if the dialogue runs in it.
+    ///
+    /// # Errors
+    /// What is to be told of the endpoint, and the connection if it is worth an end.
+    async fn open(&self, line: Line) -> Result<Opened, (Observation, Option<Channel>)> {
+        match self.tls {
+            None => Ok(Opened { channel: Channel::Clear(line), expires: None }),
+            Some(Err(observation)) => Err((observation.clone(), Some(Channel::Clear(line)))),
+            Some(Ok(client)) => match self.deadline.hold(client.open(line)).await {
+                Ok(Ok(opened)) => Ok(opened),
+                Ok(Err((observation, channel))) => Err((observation, Some(channel))),
+                Err(_) => Err((Observation::Missing(self.deadline.missed("no TLS handshake")), None)),
+            },
         }
-        Probe::Http(probe) => match http::run(channel, probe, host, deadline).await {
-            (Ok(answer), channel) => (Reply::Http(answer), expires, channel),
-            (Err(observation), channel) => plain(observation, expires, channel),
-        },
     }
 }

@@ -4,6 +4,7 @@
 //! which no longer takes ours would look well.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -23,6 +24,8 @@ pub(crate) struct Client {
     watched: Arc<Outgoing>,
     protocols: Vec<Vec<u8>>,
     name: ServerName<'static>,
+    /// The name is written, and no endpoint's own.
+    is_written: bool,
     /// One of several protocols has to be taken.
     wants_protocol: bool,
 }
@@ -50,7 +53,13 @@ impl Client {
         let name = ServerName::try_from(name.to_owned()).map_err(refused)?;
         let protocols: Vec<Vec<u8>> = tls.alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let wants_protocol = if is_pools { outgoing::needs_one(&protocols) } else { !protocols.is_empty() };
-        Ok(Client { watched: Arc::clone(watched), protocols, name, wants_protocol })
+        Ok(Client { watched: Arc::clone(watched), protocols, name, is_written: tls.name.is_some(), wants_protocol })
+    }
+
+    /// The same for another who is asked besides, at this address.
+    pub(super) fn for_another(&self, at: IpAddr) -> Client {
+        let name = if self.is_written { self.name.clone() } else { at.into() };
+        Client { name, ..self.clone() }
     }
 
     /// Makes the handshake.

@@ -2,6 +2,8 @@
 
 mod agent;
 mod dialogue;
+mod redis;
+mod server;
 mod tls;
 
 pub(super) use tls::nameless;
@@ -15,7 +17,8 @@ use super::node::{Node, Table};
 use super::{Check, keys, outgoing, pools};
 use crate::config::address;
 use crate::config::model::{
-    Address, Dialogue, Endpoint, Health, MAX_JITTER, MOST_PROBES, Outliers, PoolTls, Probe, WatchedTls,
+    Address, Dialogue, Endpoint, Expect, Health, MAX_JITTER, MOST_PROBES, Outliers, PoolTls, PostgresProbe, Probe,
+    WatchedTls,
 };
 use crate::config::report::quote;
 
@@ -29,6 +32,7 @@ const DEFAULT_JITTER: u32 = 10;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 const DEFAULT_RISE: u32 = 2;
 const DEFAULT_FALL: u32 = 3;
+const DEFAULT_DATABASE: &str = "postgres";
 
 /// The value of `probe`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,24 +41,65 @@ enum Word {
     Tls,
     Http,
     Script,
+    Postgres,
+    Redis,
 }
 
-const WORDS: [(&str, Word); 4] =
-    [("tcp", Word::Tcp), ("tls", Word::Tls), ("http", Word::Http), ("script", Word::Script)];
+const WORDS: [(&str, Word); 6] = [
+    ("tcp", Word::Tcp),
+    ("tls", Word::Tls),
+    ("http", Word::Http),
+    ("script", Word::Script),
+    ("postgres", Word::Postgres),
+    ("redis", Word::Redis),
+];
 
 /// What only makes sense with some probes: the key, the probes, and why not with others.
-const PARTS: [(&str, &[Word], &str); 3] = [
+const PARTS: [(&str, &[Word], &str); 15] = [
     (
         "tls",
-        &[Word::Tls, Word::Http, Word::Script],
+        &[Word::Tls, Word::Http, Word::Script, Word::Postgres, Word::Redis],
         "probe = \"tcp\" only takes a connection; \"tls\" makes a handshake",
     ),
     ("http", &[Word::Http], "only probe = \"http\" sends a request"),
     ("script", &[Word::Script], "only probe = \"script\" follows one"),
+    ("role", &[Word::Postgres, Word::Redis], "only servers of databases have one"),
+    ("max_lag", &[Word::Postgres, Word::Redis], "only servers of databases know"),
+    ("user", &[Word::Postgres, Word::Redis], "this probe does not log in"),
+    ("password_file", &[Word::Postgres, Word::Redis], "this probe does not log in"),
+    ("database", &[Word::Postgres], "this probe does not log in"),
+    ("query", &[Word::Postgres], "this probe does not ask by queries"),
+    ("value", &[Word::Postgres], "this probe does not ask by queries"),
+    ("info", &[Word::Redis], "only probe = \"redis\" asks for INFO"),
+    ("master_name", &[Word::Redis], "only probe = \"redis\" asks Sentinels"),
+    ("sentinels", &[Word::Redis], "only probe = \"redis\" asks Sentinels"),
+    ("sentinel_user", &[Word::Redis], "only probe = \"redis\" asks Sentinels"),
+    ("sentinel_password_file", &[Word::Redis], "only probe = \"redis\" asks Sentinels"),
 ];
 
 /// What makes no sense where only agents are asked.
-const PROBE_KEYS: [&str; 8] = ["interval", "fast_interval", "rise", "fall", "port", "tls", "http", "script"];
+const PROBE_KEYS: [&str; 20] = [
+    "interval",
+    "fast_interval",
+    "rise",
+    "fall",
+    "port",
+    "tls",
+    "http",
+    "script",
+    "role",
+    "max_lag",
+    "user",
+    "password_file",
+    "database",
+    "query",
+    "value",
+    "info",
+    "master_name",
+    "sentinels",
+    "sentinel_user",
+    "sentinel_password_file",
+];
 
 /// Reads how the endpoints of a pool are probed: `own`, which are `endpoints` if it has no others and all are known. `pools`
 /// is the TLS that sessions have with them.
@@ -73,16 +118,18 @@ pub(super) fn read(
     let word = word.flatten();
     let http = dialogue::http(table.get("http").as_ref(), check);
     let script = dialogue::script(&table, word == Some(Word::Script), check);
+    let server = server::read(&table, word, check);
     let over_tls = table.get("tls");
-    let (tls, files, warn_expiry) = tls::read(over_tls.as_ref(), check);
+    let (mut tls, files, warn_expiry) = tls::read(over_tls.as_ref(), check);
+    let negotiation = tls::negotiation(over_tls.as_ref(), word, &mut tls, check);
     let tls = (word == Some(Word::Tls) || over_tls.is_some()).then_some(tls);
     let is_moved = table.get("address").or(table.get("port")).is_some();
     let pools = pools.filter(|_| over_tls.is_none() && !is_moved && !matches!(word, None | Some(Word::Tcp)));
-    let inherited = pools.map(|pools| tls::inherited(pools, word == Some(Word::Http)));
+    let inherited = pools.map(|pools| tls::inherited(pools, word));
     if let Some(tls) = &tls
         && inherited.is_none()
     {
-        tls::fits(over_tls.as_ref().unwrap_or(node), tls, word == Some(Word::Http), own, check);
+        tls::fits(over_tls.as_ref().unwrap_or(node), tls, word, own, check);
     }
     let is_pools = inherited.is_some();
     let watched = match (inherited.as_ref().and(pools), &tls) {
@@ -91,10 +138,19 @@ pub(super) fn read(
         (None, None) => None,
     };
     let tls = inherited.or(tls);
+    let (role, max_lag, value) = (server.role, server.max_lag, server.value.clone());
     let probe = word.map(|word| match word {
         Word::Tcp | Word::Tls => Probe::Tcp,
         Word::Http => Probe::Http(http.0),
         Word::Script => Probe::Script(script),
+        Word::Postgres => Probe::Postgres(PostgresProbe {
+            login: server.login(),
+            database: server.database.unwrap_or_else(|| DEFAULT_DATABASE.to_owned()),
+            negotiation,
+            asks_lag: server.max_lag.is_some(),
+            query: server.query,
+        }),
+        Word::Redis => Probe::Redis(redis::read(&table, &server, own, check)),
     });
     let (interval, fast_interval) = intervals(&table, check);
     let timeout = table.get("timeout");
@@ -111,7 +167,7 @@ pub(super) fn read(
     refuse_portless(&table, endpoints, check);
     Health {
         dialogue: probe.map(|probe| Arc::new(Dialogue { probe, tls, watched, is_pools })),
-        expect: http.1,
+        expect: Expect { http: http.1, role, max_lag, value },
         agent,
         address,
         port,

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::Word;
 use crate::config::check::node::{Allow, Node};
 use crate::config::check::{Check, keys, outgoing};
-use crate::config::model::{Address, Endpoint, OutgoingTls, PoolTls};
+use crate::config::model::{Address, Endpoint, Negotiation, OutgoingTls, PoolTls};
 use crate::config::report::quote;
 use crate::tls::outgoing::Files;
 
@@ -19,10 +20,42 @@ pub(super) fn read(node: Option<&Node<'_>>, check: &mut Check<'_>) -> (OutgoingT
     (tls, files, warn.flatten().unwrap_or(Some(DEFAULT_WARN)))
 }
 
-/// The TLS of a probe that has none of its own, where sessions have this one. Of the protocols it offers those that it speaks.
-pub(super) fn inherited(pool: &PoolTls, speaks_http: bool) -> OutgoingTls {
+/// Reads how TLS with a PostgreSQL server begins. One that takes it at once takes it only with its protocol.
+pub(super) fn negotiation(
+    node: Option<&Node<'_>>,
+    word: Option<Word>,
+    tls: &mut OutgoingTls,
+    check: &mut Check<'_>,
+) -> Negotiation {
+    // The keys of the table have been looked at.
+    let table = node.filter(|node| node.is_table()).map(|node| node.any_table(check.report));
+    let Some(node) = table.and_then(|table| table.get("negotiation")) else { return Negotiation::default() };
+    if word.is_some_and(|word| word != Word::Postgres) {
+        check.report.add(node.key_at, node.path(), "only with probe = \"postgres\" TLS may begin in two ways");
+    }
+    let words = [("postgres", Negotiation::Postgres), ("direct", Negotiation::Direct)];
+    let negotiation = node.choice(&words, check.report).unwrap_or_default();
+    if negotiation == Negotiation::Direct && tls.alpn.is_empty() {
+        tls.alpn.push(POSTGRES.into());
+    }
+    if negotiation == Negotiation::Direct && !tls.alpn.iter().any(|protocol| **protocol == *POSTGRES) {
+        check.report.add(node.at, node.path(), "servers take TLS at once only with \"postgresql\" in alpn");
+    }
+    negotiation
+}
+
+/// What PostgreSQL is called in ALPN.
+const POSTGRES: &[u8] = b"postgresql";
+
+/// The TLS of a probe that has none of its own, where sessions have this one. Of the protocols it offers those that it speaks,
+/// and none where TLS begins inside of one.
+pub(super) fn inherited(pool: &PoolTls, word: Option<Word>) -> OutgoingTls {
     let mut tls = pool.outgoing.written().clone();
-    tls.alpn.retain(|protocol| !speaks_http || is_http_1(protocol));
+    tls.alpn.retain(|protocol| match word {
+        Some(Word::Http) => is_http_1(protocol),
+        Some(Word::Postgres) => false,
+        _ => true,
+    });
     tls
 }
 
@@ -32,8 +65,10 @@ fn is_http_1(protocol: &[u8]) -> bool {
 
 /// Refuses what cannot come to a good end: h2 for a request over HTTP/1.1, and an endpoint of `own`, those that are written
 /// in the configuration, without a name.
-pub(super) fn fits(node: &Node<'_>, tls: &OutgoingTls, speaks_http: bool, own: &[Endpoint], check: &mut Check<'_>) {
-    if speaks_http && let Some(other) = tls.alpn.iter().find(|alpn| !is_http_1(alpn)) {
+pub(super) fn fits(node: &Node<'_>, tls: &OutgoingTls, word: Option<Word>, own: &[Endpoint], check: &mut Check<'_>) {
+    if word == Some(Word::Http)
+        && let Some(other) = tls.alpn.iter().find(|alpn| !is_http_1(alpn))
+    {
         let message = format!("probe = \"http\" speaks HTTP/1.1 and not {}", quote(&String::from_utf8_lossy(other)));
         check.report.add(node.key_at, format!("{}.alpn", node.path()), message);
     }

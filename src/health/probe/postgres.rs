@@ -1,0 +1,156 @@
+//! The PostgreSQL probe: TLS as servers start it, a login, and what the server then tells of itself.
+//!
+//! Without a user nobody logs in. Then the probe ends where it is asked for a password, as libpq does that has none, of which
+//! the server says nothing in its log.
+
+mod login;
+mod session;
+
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use self::login::Entry;
+use self::session::{NOT_POSTGRES, Session};
+use super::channel::{Channel, Line};
+use super::server::Answer;
+use super::tls::{self, Opened};
+use super::{Talk, Talked};
+use crate::config::model::{Negotiation, PostgresProbe, Role};
+use crate::health::verdict::{Observation, Text};
+use crate::wire::pg_server::ServerError;
+
+/// Talks with a server on `line`.
+pub(super) async fn run(line: Line, probe: &PostgresProbe, password: Option<&[u8]>, talk: &Talk<'_>) -> Talked<Answer> {
+    let Opened { channel, expires } = match start_tls(line, probe, talk).await {
+        Ok(opened) => opened,
+        Err((why, channel)) => return (Err(why), None, channel),
+    };
+    let mut session = Session::new(channel);
+    let asked = talk.deadline.hold(ask(&mut session, probe, password, talk.deadline.length)).await;
+    let answer = asked.unwrap_or_else(|_| Err(Observation::Missing(talk.deadline.missed(session.waits_for))));
+    if session.is_logged_in {
+        // What is said in farewell leaves at once or not at all.
+        let farewell = session.say(|buffer| {
+            frontend::terminate(buffer);
+            Ok(())
+        });
+        let _ = talk.deadline.hold(farewell).await;
+    }
+    (answer, expires, Some(session.channel))
+}
+
+/// Starts TLS, if the dialogue runs in it.
+async fn start_tls(
+    mut line: Line,
+    probe: &PostgresProbe,
+    talk: &Talk<'_>,
+) -> Result<Opened, (Observation, Option<Channel>)> {
+    if talk.tls.is_some() && probe.negotiation == Negotiation::Postgres {
+        let asked = talk.deadline.hold(ask_for_tls(&mut line)).await;
+        let why = match asked {
+            Ok(Ok(b'S')) => None,
+            Ok(Ok(b'N')) => Some(Observation::Refused("it does not speak TLS".into())),
+            // What it says is not told: anybody may have said it (CVE-2024-10977).
+            Ok(Ok(b'E')) => Some(Observation::Missing("it answers with an error where it is asked for TLS".into())),
+            Ok(Ok(_)) => Some(Observation::Refused(NOT_POSTGRES.into())),
+            Ok(Err(error)) => Some(tls::observation(&error)),
+            Err(_) => Some(Observation::Missing(talk.deadline.missed("no answer to SSLRequest"))),
+        };
+        if let Some(why) = why {
+            return Err((why, Some(Channel::Clear(line))));
+        }
+    }
+    talk.open(line).await
+}
+
+/// Sends SSLRequest and takes in one byte, not more: whatever stands behind it in clear must not pass for a part of what comes
+/// in TLS (CVE-2021-23222).
+async fn ask_for_tls(line: &mut Line) -> io::Result<u8> {
+    let mut request = BytesMut::new();
+    frontend::ssl_request(&mut request);
+    line.write_all(&request).await?;
+    line.read_u8().await
+}
+
+/// Logs in and asks what there is to ask.
+async fn ask(
+    session: &mut Session,
+    probe: &PostgresProbe,
+    password: Option<&[u8]>,
+    patience: Duration,
+) -> Result<Answer, Observation> {
+    match login::enter(session, probe, password).await? {
+        Entry::Ready => {}
+        Entry::Alive(text) => return Ok(Answer::of(text)),
+        Entry::Full(text) => return Ok(Answer::full(text)),
+    }
+    session.waits_for = "no answer to a query";
+    let asks_role = session.in_recovery.is_none() || (probe.asks_lag && session.in_recovery == Some(true));
+    if asks_role || probe.query.is_some() {
+        // A query that hangs would go on after the probe, and one more would join it each time. Where this cannot be set,
+        // as at some poolers, it is left.
+        let _ = session.query(&format!("SET statement_timeout TO {}", patience.as_millis())).await?;
+    }
+    let mut answer = Answer::of("");
+    if asks_role {
+        let query = if probe.asks_lag { LAG } else { ROLE };
+        let row = session.query(query).await?.map_err(|error| failed(&error, Observation::Unclear))?;
+        let mut columns = row.into_iter().flatten();
+        let mut column = || String::from_utf8_lossy(&columns.next().flatten().unwrap_or_default()).into_owned();
+        let recovers = match column().as_str() {
+            "t" => true,
+            "f" => false,
+            _ => return Err(Observation::Unclear("it does not say whether it is in recovery".into())),
+        };
+        // What it says by itself is newer.
+        session.in_recovery.get_or_insert(recovers);
+        answer.lag = column().parse().ok().map(Duration::from_millis);
+    }
+    if let Some(query) = &probe.query {
+        let row = session.query(query).await?.map_err(|error| failed(&error, Observation::Refused))?;
+        let Some(row) = row else { return Err(Observation::Refused("the query gave no row".into())) };
+        let first = row.into_iter().next().flatten();
+        answer.value = first.map(|value| String::from_utf8_lossy(&value).into_owned());
+    }
+    answer.role = session.in_recovery.map(|recovers| if recovers { Role::Replica } else { Role::Primary });
+    answer.text = format!("PostgreSQL {}", session.version).trim_end().to_owned().into();
+    Ok(answer)
+}
+
+const ROLE: &str = "SELECT pg_catalog.pg_is_in_recovery()";
+
+/// Besides, by how many milliseconds a replica is behind: nothing while all that was received is replayed and the primary is
+/// heard, however long ago it wrote; else the age of the last transaction that was replayed.
+///
+/// A receiver that has heard nothing asks for a sign of life after half of wal_receiver_timeout, so that it is cut off when
+/// it is silent for longer; then the silence counts. Without pg_read_all_stats nobody sees for how long it is silent, and
+/// what counts is that it runs.
+const LAG: &str = "SELECT s.recovers, (1000 * extract(epoch FROM CASE \
+    WHEN NOT s.recovers THEN NULL \
+    WHEN w.pid IS NULL OR s.received IS NULL OR s.replayed < s.received THEN s.now - s.last \
+    WHEN s.patience > '0' AND s.now - w.last_msg_receipt_time > s.patience / 2 + '2 s' \
+        THEN s.now - w.last_msg_receipt_time \
+    ELSE '0' END))::bigint \
+    FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovers, pg_catalog.pg_last_wal_receive_lsn() AS received, \
+        pg_catalog.pg_last_wal_replay_lsn() AS replayed, pg_catalog.pg_last_xact_replay_timestamp() AS last, \
+        pg_catalog.clock_timestamp() AS now, \
+        pg_catalog.current_setting('wal_receiver_timeout')::pg_catalog.interval AS patience) s \
+    LEFT JOIN pg_catalog.pg_stat_wal_receiver w ON true";
+
+/// What it means that a query failed: what `else_` says, unless the server itself is in trouble.
+fn failed(error: &ServerError, else_: fn(Text) -> Observation) -> Observation {
+    let text = format!("a query failed: {error}").into();
+    match error.code.as_bytes() {
+        // It shuts down.
+        [b'5', b'7', b'P', ..] => Observation::Refused(text),
+        // It took too long, was in the way of what is replayed, or lacked resources.
+        b"57014" | [b'4', b'0', ..] | [b'5', b'3', ..] | [b'5', b'5', ..] | [b'5', b'8', ..] | [b'X', b'X', ..] => {
+            Observation::Missing(text)
+        }
+        _ => else_(text),
+    }
+}
