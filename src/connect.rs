@@ -156,6 +156,9 @@ impl<'a> Attempts<'a> {
             // Others may try meanwhile.
             self.place().inspect(|place| place.step_out());
             match self.reach(&lease).await {
+                Ok(_) if !self.pool.may_begin(lease.endpoint()) => {
+                    self.place().inspect(|place| place.step_back());
+                }
                 Ok((stream, joined)) => {
                     self.leave_queue();
                     let took = began.elapsed().saturating_sub(waited);
@@ -238,7 +241,7 @@ impl<'a> Attempts<'a> {
             (Lack::Places, _) if shortage.queue.is_zero() => {
                 return Err(Failure::new(Outcome::QueueFull, Side::Policy));
             }
-            (Lack::Places, _) => (&commons.queued, shortage.queue, Failure::new(Outcome::QueueTimeout, Side::Policy)),
+            (Lack::Places, _) => (&*commons.queued, shortage.queue, Failure::new(Outcome::QueueTimeout, Side::Policy)),
         };
         let has_failed = self.failure.outcome != Outcome::NoEndpoint;
         let wait = self.wait.get_or_insert_default();

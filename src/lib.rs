@@ -12,7 +12,9 @@
 //! | endpoint | one address that connections are forwarded to |
 //! | lease | one session's claim on an endpoint, given back when it ends |
 //! | member | an endpoint that a pool is to have, however it became known |
-//! | tier | the endpoints of a pool that have the same priority |
+//! | part | of a pool that routes lead to by role: the pool as it is at work for one role |
+//! | rank | an endpoint's priority, or behind all of them where it only stands in |
+//! | tier | the endpoints of a pool that have the same rank |
 //! | share | what an endpoint's weight comes to at the moment |
 //! | fit | up, not left out as an outlier, and in service |
 //! | held, queued | of a client: it waits because nobody can be chosen, or because all who can are full |

@@ -5,11 +5,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::config::model::Config;
+use crate::config::model::{self, Config};
 use crate::observe::metrics::{Metrics, RouteMetrics};
 use crate::observe::outcome::{Outcome, Side};
-use crate::pool::Pool;
 use crate::pool::commons::Bell;
+use crate::pool::parts::Parts;
+use crate::pool::{Pool, is_of};
 use crate::route::{Refusal, Router};
 use crate::session::Failure;
 use crate::tls::termination::Termination;
@@ -39,7 +40,11 @@ pub(crate) struct Route {
 impl Live {
     /// Builds a generation. `bell` is told of every change of a pool; tickets of sessions are made of `secrets`.
     pub(crate) fn new(config: &Config, metrics: &Metrics, bell: &Arc<Bell>, secrets: &Arc<Secrets>) -> Live {
-        let pools: Vec<_> = config.pools.iter().map(|pool| Arc::new(Pool::new(pool, metrics, bell))).collect();
+        let parts = |pools: &[model::Pool]| {
+            let parts = (pools.len() > 1).then(|| Arc::new(Parts::of(pools)));
+            pools.iter().map(|pool| Arc::new(Pool::part(pool, parts.as_ref(), metrics, bell))).collect::<Vec<_>>()
+        };
+        let pools: Vec<_> = config.pools.chunk_by(|one, other| one.written == other.written).flat_map(parts).collect();
         let routes = config.routes.iter().filter_map(|route| {
             let pool = Arc::clone(pools.get(route.pool)?);
             Some(Arc::new(Route {
@@ -55,6 +60,11 @@ impl Live {
         });
         let routers = (0..config.listeners.len()).map(|index| Router::new(config, index)).collect();
         Live { routers, routes: routes.collect(), pools }
+    }
+
+    /// The pool that is called so, or the parts of the one that is written so.
+    pub(crate) fn parts(&self, pool: &str) -> Vec<Arc<Pool>> {
+        self.pools.iter().filter(|part| is_of(&part.name, pool)).cloned().collect()
     }
 
     /// Where a connection of `listener` goes, by what its client says and where it comes from.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
@@ -43,6 +43,11 @@ impl Stream {
     /// Those of epoll_ctl(2).
     pub(crate) fn new(socket: OwnedFd, family: Family) -> io::Result<Stream> {
         Ok(Stream { io: sys::register(socket)?, family })
+    }
+
+    /// Whether it is a unix socket.
+    pub(crate) fn is_unix(&self) -> bool {
+        self.family == Family::Unix
     }
 
     /// Receives what is there, at most `buffer.len()` bytes; 0 is the end of the stream.
@@ -145,6 +150,13 @@ impl Stream {
     pub(crate) fn keep_alive(&self) {
         // A unix socket has no such thing, and no network that could be cut.
         let _ = SockRef::from(self).set_tcp_keepalive(&keepalive());
+    }
+
+    /// The same, so that a peer that is gone is known to be so within five seconds.
+    pub(crate) fn keep_alive_closely(&self) {
+        let second = Duration::from_secs(1);
+        let closely = TcpKeepalive::new().with_time(2 * second).with_interval(second).with_retries(3);
+        let _ = SockRef::from(self).set_tcp_keepalive(&closely);
     }
 
     /// Waits until a connect(2) in progress has come to its end.

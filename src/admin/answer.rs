@@ -10,8 +10,8 @@ use super::command::{
 };
 use super::pages::State as Process;
 use super::who::{Seen, who};
-use crate::config::model::{BACKUP, MAX_WEIGHT};
-use crate::health::Report;
+use crate::config::model::{BACKUP, FALLBACK, MAX_WEIGHT};
+use crate::health::{Report, Standing};
 use crate::pool::endpoint::{PARTS, State};
 use crate::pool::operator::{Mode, Operator};
 use crate::pool::{Endpoint, Pool};
@@ -48,8 +48,8 @@ async fn act(shared: &Shared, command: Command) -> Result<String, String> {
         }
         Command::Weight { pool, endpoint, weight } => {
             let found = find(shared, &Place { pool, endpoint })?;
-            found.operator().set_weight(weight);
-            let (pool, endpoint) = (&*found.pool.name, found.name());
+            found.operator.set_weight(weight);
+            let (pool, endpoint) = (&*found.pool, &*found.name);
             match weight {
                 Some(weight) => tracing::warn!(pool, endpoint, weight, "an operator set the weight"),
                 None => tracing::warn!(pool, endpoint, "an operator set the weight back to the configured one"),
@@ -61,13 +61,11 @@ async fn act(shared: &Shared, command: Command) -> Result<String, String> {
 
 fn set_mode(shared: &Shared, place: &Place, mode: Mode) -> Result<String, String> {
     let found = find(shared, place)?;
-    if found.operator().set_mode(mode) {
-        if let Subject::Endpoint(endpoint) = &found.subject
-            && mode == Mode::Ready
-        {
-            endpoint.warm_up(Instant::now());
+    if found.operator.set_mode(mode) {
+        if mode == Mode::Ready {
+            found.endpoints.iter().for_each(|endpoint| endpoint.warm_up(Instant::now()));
         }
-        let (pool, endpoint) = (&*found.pool.name, found.name());
+        let (pool, endpoint) = (&*found.pool, &*found.name);
         tracing::warn!(pool, endpoint, "an operator set it to {}", mode.word());
     }
     Ok(changed(&found))
@@ -75,60 +73,63 @@ fn set_mode(shared: &Shared, place: &Place, mode: Mode) -> Result<String, String
 
 /// What an endpoint is now that it was changed. Sessions and choices follow at once.
 fn changed(found: &Found) -> String {
-    found.pool.commons.stir();
-    let endpoint = match &found.subject {
-        Subject::Endpoint(endpoint) => endpoint_status(endpoint),
-        Subject::Absent(name, operator) => absent_status(name, operator),
-    };
-    json(&Changed { endpoint })
+    found.parts.iter().for_each(|pool| pool.commons.stir());
+    // Of an endpoint that one part has no use for, what another part makes of it is what counts.
+    let telling = found.endpoints.iter().max_by_key(|endpoint| endpoint.standing() == Standing::Up);
+    let told = telling.map(|endpoint| EndpointStatus {
+        sessions: found.endpoints.iter().map(|endpoint| endpoint.active()).sum(),
+        ..endpoint_status(endpoint)
+    });
+    json(&Changed { endpoint: told.unwrap_or_else(|| absent_status(&found.name, &found.operator)) })
 }
 
 /// What an operator speaks of.
 struct Found {
-    pool: Arc<Pool>,
-    subject: Subject,
-}
-
-enum Subject {
-    Endpoint(Arc<Endpoint>),
-    /// No endpoint has this name at the moment, but something was said of it.
-    Absent(Arc<str>, Arc<Operator>),
-}
-
-impl Found {
-    fn operator(&self) -> &Operator {
-        match &self.subject {
-            Subject::Endpoint(endpoint) => &endpoint.operator,
-            Subject::Absent(_, operator) => operator,
-        }
-    }
-
-    fn name(&self) -> &str {
-        match &self.subject {
-            Subject::Endpoint(endpoint) => &endpoint.name,
-            Subject::Absent(name, _) => name,
-        }
-    }
+    /// Name of the pool, as the operator calls it.
+    pool: String,
+    name: Arc<str>,
+    /// The pool, or its parts, which have this in common.
+    operator: Arc<Operator>,
+    parts: Vec<Arc<Pool>>,
+    /// What it is in each part; none where no endpoint has this name at the moment, but something was said of it.
+    endpoints: Vec<Arc<Endpoint>>,
 }
 
 fn find(shared: &Shared, place: &Place) -> Result<Found, String> {
-    let pool = pool(shared, &place.pool)?;
-    let absent = || pool.absent().into_iter().find(|(name, _)| **name == *place.endpoint);
-    let there = pool.find(&place.endpoint).map(Subject::Endpoint);
-    let subject = there.or_else(|| absent().map(|(name, operator)| Subject::Absent(name, operator)));
-    let subject = subject.ok_or_else(|| {
-        let names: Vec<String> = pool.endpoints().iter().map(|endpoint| endpoint.name.to_string()).collect();
-        format!("pool {:?} has no endpoint {:?}{}", place.pool, place.endpoint, it_has(&names))
+    let Place { pool, endpoint: name } = in_part(shared, place.clone());
+    let parts = pools(shared, &pool)?;
+    let endpoints: Vec<Arc<Endpoint>> = parts.iter().filter_map(|part| part.find(&name)).collect();
+    let there = endpoints.first().map(|endpoint| (Arc::clone(&endpoint.name), Arc::clone(&endpoint.operator)));
+    let absent = || parts.iter().flat_map(|part| part.absent()).find(|(known, _)| **known == *name);
+    let (name, operator) = there.or_else(absent).ok_or_else(|| {
+        let known = parts.iter().take(1).flat_map(|part| part.endpoints());
+        let names: Vec<String> = known.map(|endpoint| endpoint.name.to_string()).collect();
+        format!("pool {pool:?} has no endpoint {name:?}{}", it_has(&names))
     })?;
-    Ok(Found { pool, subject })
+    Ok(Found { pool, name, operator, parts, endpoints })
 }
 
-fn pool(shared: &Shared, name: &str) -> Result<Arc<Pool>, String> {
+/// `place` as it is meant: the pool of `pg/primary/b` is `pg/primary`, if there is such a part and no endpoint of `pg` is
+/// called `primary/b`.
+fn in_part(shared: &Shared, place: Place) -> Place {
+    let meant = place.endpoint.split_once('/').and_then(|(part, endpoint)| {
+        let (live, pool) = (shared.live.load(), format!("{}/{part}", place.pool));
+        let is_there = live.pools.iter().any(|known| *known.name == *pool);
+        let is_called_so = live.parts(&place.pool).iter().any(|part| part.find(&place.endpoint).is_some());
+        (is_there && !is_called_so).then(|| Place { pool, endpoint: endpoint.to_owned() })
+    });
+    meant.unwrap_or(place)
+}
+
+/// The pool that is called so, or its parts.
+fn pools(shared: &Shared, name: &str) -> Result<Vec<Arc<Pool>>, String> {
     let live = shared.live.load();
-    live.pools.iter().find(|pool| &*pool.name == name).cloned().ok_or_else(|| {
+    let found = live.parts(name);
+    if found.is_empty() {
         let names: Vec<String> = live.pools.iter().map(|pool| pool.name.to_string()).collect();
-        format!("there is no pool {name:?}{}", it_has(&names))
-    })
+        return Err(format!("there is no pool {name:?}{}", it_has(&names)));
+    }
+    Ok(found)
 }
 
 /// What there is instead, as far as it is worth telling.
@@ -141,7 +142,7 @@ fn it_has(names: &[String]) -> String {
 
 fn status(shared: &Shared, only: Option<&str>) -> Result<Status, String> {
     let pools = match only {
-        Some(name) => vec![pool(shared, name)?],
+        Some(name) => pools(shared, name)?,
         None => shared.live.load().pools.clone(),
     };
     let listener = |door: &crate::supervise::shared::Door| ListenerStatus {
@@ -166,13 +167,14 @@ fn status(shared: &Shared, only: Option<&str>) -> Result<Status, String> {
 
 fn pool_status(pool: &Pool) -> PoolStatus {
     let mut endpoints = pool.all();
-    endpoints.sort_by(|a, b| (a.priority(), &a.name).cmp(&(b.priority(), &b.name)));
+    endpoints.sort_by(|a, b| (a.rank(), &a.name).cmp(&(b.rank(), &b.name)));
     let there = endpoints.iter().map(|endpoint| endpoint_status(endpoint));
     let absent = pool.absent().into_iter().map(|(name, operator)| absent_status(&name, &operator));
     PoolStatus {
         name: pool.name.to_string(),
         serving: pool.in_use().map(rank),
         panic: pool.panics(),
+        rivals: pool.rivals().iter().map(|endpoint| endpoint.name.to_string()).collect(),
         held: pool.commons.held.len(),
         queued: pool.commons.queued.len(),
         endpoints: there.chain(absent).collect(),
@@ -196,7 +198,7 @@ fn endpoint_status(endpoint: &Endpoint) -> EndpointStatus {
         address: endpoint.target.to_string(),
         state: state.into(),
         mode: endpoint.operator.mode().word().into(),
-        priority: rank(endpoint.priority()),
+        priority: rank(endpoint.rank()),
         weight: endpoint.weight(),
         share: f64::from(endpoint.share()) / f64::from(PARTS),
         sessions: endpoint.active(),
@@ -234,7 +236,11 @@ fn health_status(report: &Report) -> HealthStatus {
 }
 
 fn rank(priority: u32) -> String {
-    if priority == BACKUP { "backup".into() } else { priority.to_string() }
+    match priority {
+        BACKUP => "backup".into(),
+        FALLBACK => "fallback".into(),
+        priority => priority.to_string(),
+    }
 }
 
 async fn sessions(shared: &Shared, only: Filter, limit: usize) -> Result<Sessions, String> {
@@ -259,7 +265,13 @@ async fn kill(shared: &Shared, only: Filter) -> Result<usize, String> {
 /// Whether a session fits.
 fn picker(shared: &Shared, only: Filter) -> impl Fn(&Entry) -> bool + Clone + Send + 'static {
     let listener = only.listener.as_ref().map(|name| shared.doors.iter().position(|door| &*door.name == name.as_str()));
-    let only = Arc::new(only);
+    let only = Arc::new(match (only.pool.clone(), only.endpoint.clone()) {
+        (Some(pool), Some(endpoint)) => {
+            let Place { pool, endpoint } = in_part(shared, Place { pool, endpoint });
+            Filter { pool: Some(pool), endpoint: Some(endpoint), ..only }
+        }
+        _ => only,
+    });
     move |entry| {
         let Identity { id, listener: of, .. } = entry.identity;
         only.id.is_none_or(|wanted| wanted == id)

@@ -130,6 +130,8 @@ pub(crate) struct PoolStatus {
     pub(crate) serving: Option<String>,
     /// It is as if all endpoints were fit.
     pub(crate) panic: bool,
+    /// Endpoints that all say that they are the primary where only one may (`single_writer`): there are no new sessions.
+    pub(crate) rivals: Vec<String>,
     /// Clients that wait for an endpoint, and for a place at one.
     pub(crate) held: usize,
     pub(crate) queued: usize,
@@ -146,7 +148,7 @@ pub(crate) struct EndpointStatus {
     pub(crate) state: String,
     /// What operators said: `ready`, `drain` or `maint`.
     pub(crate) mode: String,
-    /// A number, or `backup`.
+    /// A number, `backup`, or `fallback`: a primary that serves only while no replica can.
     pub(crate) priority: String,
     pub(crate) weight: u16,
     /// What the weight comes to now, where it is growing.

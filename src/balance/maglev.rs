@@ -6,6 +6,7 @@
 //! the key 0; endpoints take their turns in the order of their names, however they are written down.
 
 use std::hash::Hasher;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
@@ -134,6 +135,21 @@ pub(crate) fn has_room(load: &Load, sessions: u64, weights: u64, percent: u32) -
     let share = (sessions + 1) * u64::from(load.weight) * u64::from(percent);
     // Rounded up, so that there is always one that has room.
     u64::from(load.active) < share.div_ceil((100 * weights).max(1))
+}
+
+/// The key of the network of this length that a client is in. All clients behind a unix socket are one.
+pub(crate) fn key_of_network(client: Option<IpAddr>, ipv4: u8, ipv6: u8) -> u64 {
+    match client.map(|client| client.to_canonical()) {
+        Some(IpAddr::V4(address)) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(ipv4)).unwrap_or(0);
+            key(&Ipv4Addr::from_bits(address.to_bits() & mask).octets())
+        }
+        Some(IpAddr::V6(address)) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(ipv6)).unwrap_or(0);
+            key(&Ipv6Addr::from_bits(address.to_bits() & mask).octets())
+        }
+        None => key(b""),
+    }
 }
 
 #[cfg(test)]

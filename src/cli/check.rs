@@ -24,7 +24,7 @@ pub(super) fn check(path: &Path, bind: bool) -> ExitCode {
     for variable in &config.environment {
         say(io::stdout(), &format_args!("taken from the environment: {variable}"));
     }
-    for path in config.pools.iter().filter_map(|pool| pool.endpoints_file.as_deref()) {
+    for path in config.written_pools().filter_map(|pool| pool.endpoints_file.as_deref()) {
         // That is no mistake: it may come later, and a name that is misspelt never does.
         if !path.try_exists().unwrap_or(true) {
             say(io::stderr(), &format_args!("warning: the file of endpoints {} does not exist", path.display()));
@@ -37,7 +37,7 @@ pub(super) fn check(path: &Path, bind: bool) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let (listeners, routes, pools) = (config.listeners.len(), config.routes.len(), config.pools.len());
+    let (listeners, routes, pools) = (config.listeners.len(), config.routes.len(), config.written_pools().count());
     let count = format!("listeners: {listeners}, routes: {routes}, pools: {pools}");
     let addresses = if bind { "; all addresses are free" } else { "" };
     say(io::stdout(), &format_args!("{}: ok ({count}){addresses}", path.display()));

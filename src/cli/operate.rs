@@ -262,6 +262,10 @@ fn show_status(status: &Status) -> String {
 fn show_pool(pool: &PoolStatus) -> String {
     let mut text = format!("\npool {}: ", pool.name);
     match &pool.serving {
+        _ if !pool.rivals.is_empty() => {
+            text += &format!("no new sessions, for {} all say that they are the primary", pool.rivals.join(", "));
+        }
+        Some(rank) if rank == "fallback" => text += "no replica serves, the primary stands in",
         Some(rank) => text += &format!("priority {rank} serves"),
         None => text += "no endpoint serves",
     }

@@ -26,7 +26,8 @@ pub(super) const LISTENER: &[&str] =
 /// `[listener.NAME.timeouts]`
 pub(super) const LISTENER_TIMEOUTS: &[&str] = &["open"];
 /// `[route.NAME]`
-pub(super) const ROUTE: &[&str] = &["listener", "sni", "alpn", "from", "allow_cleartext", "pool", "acme", "tls"];
+pub(super) const ROUTE: &[&str] =
+    &["listener", "sni", "alpn", "from", "allow_cleartext", "pool", "role", "fallback", "acme", "tls"];
 /// `[route.NAME.tls]`
 pub(super) const ROUTE_TLS: &[&str] = &["certificates", "default", "alpn", "min_version", "handshake", "client"];
 /// `[route.NAME.tls.client]`
@@ -52,6 +53,7 @@ pub(super) const POOL: &[&str] = &[
     "failback",
     "slow_start",
     "panic_percent",
+    "single_writer",
     "no_endpoint",
     "hold",
     "max_connections_per_endpoint",
@@ -101,6 +103,8 @@ pub(super) const HEALTH: &[&str] = &[
     "sentinels",
     "sentinel_user",
     "sentinel_password_file",
+    "galera",
+    "server_key_file",
     "tls",
     "http",
     "script",

@@ -5,6 +5,7 @@
 
 mod acme;
 mod health;
+mod part;
 mod proxy;
 mod sessions;
 mod tls;
@@ -20,6 +21,7 @@ use ipnet::IpNet;
 
 pub use self::acme::{Acme, Challenge, Eab, KeyKind};
 pub use self::health::*;
+pub use self::part::Part;
 pub use self::proxy::{ProxyFrom, SendProxy, SentTlvs};
 pub use self::sessions::{Leave, MaxAge, NoEndpoint, Sessions, Shortage};
 pub use self::tls::{
@@ -48,10 +50,17 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// `[route.*]`, at least one a listener.
     pub routes: Vec<Route>,
-    /// `[pool.*]`, at least one.
+    /// `[pool.*]`, at least one; one that routes lead to by role is there once for each role, one part behind the other.
     pub pools: Vec<Pool>,
     /// Environment variables that set something, by name, sorted.
     pub environment: Vec<String>,
+}
+
+impl Config {
+    /// One part of each pool that is written.
+    pub fn written_pools(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.chunk_by(|one, other| one.written == other.written).filter_map(<[Pool]>::first)
+    }
 }
 
 /// `[runtime]`: what the process takes of its machine.
@@ -225,8 +234,12 @@ pub enum NamePattern {
 /// `[pool.NAME]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
-    /// The NAME.
+    /// The NAME; of a part, the NAME, a slash and what it is a part for, such as `pg/primary`.
     pub name: String,
+    /// The NAME.
+    pub written: String,
+    /// Which part of the pool that is written it is; `None`: all of it.
+    pub part: Option<Part>,
     /// How an endpoint is chosen.
     pub balance: Balance,
     /// Endpoints as written, no name twice; at least one if there is no file of them.
@@ -257,6 +270,8 @@ pub struct Pool {
     pub panic_percent: Option<u32>,
     /// Sessions at once of an endpoint that has no limit of its own, at least 1; `None`: no limit.
     pub max_connections_per_endpoint: Option<u32>,
+    /// While several endpoints say that they are the primary, none of them gets new sessions.
+    pub single_writer: bool,
     /// What happens while no endpoint can take a client.
     pub shortage: Shortage,
     /// `[pool.NAME.sessions]`, or the defaults.
@@ -338,7 +353,9 @@ pub struct Endpoint {
 }
 
 /// The priority of a backup: after all that can be written.
-pub const BACKUP: u32 = u32::MAX;
+pub const BACKUP: u32 = u32::MAX - 1;
+/// The rank of a primary that replicas fall back on: after everything else.
+pub const FALLBACK: u32 = u32::MAX;
 /// The greatest priority that can be written.
 pub const MAX_PRIORITY: u32 = 65_535;
 

@@ -7,6 +7,7 @@
 pub(crate) mod outlier;
 mod probe;
 pub(crate) mod secret;
+pub(crate) mod server_key;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -21,7 +22,7 @@ use self::probe::Found;
 use self::probe::agent::{AgentState, Mode, Said};
 pub(crate) use self::verdict::Standing;
 use self::verdict::{Observation, Rules, Text, Verdict};
-use crate::config::model;
+use crate::config::model::{self, Role};
 use crate::observe::metrics::HealthMetrics;
 use crate::pool::Target;
 use crate::tls::expiry;
@@ -38,6 +39,9 @@ pub(crate) struct Health {
     /// What came out of it, for workers.
     standing: AtomicU8,
     refused: AtomicBool,
+    /// What the endpoint has said last that it is, as [`role_byte`] has it.
+    role: AtomicU8,
+    claims: AtomicBool,
     mode: AtomicU8,
     percent: AtomicU32,
 }
@@ -47,6 +51,8 @@ struct State {
     verdict: Verdict,
     /// The last probe could not find out more.
     is_unclear: bool,
+    /// Probes in a row that nobody has answered.
+    silent: u32,
     agent: AgentState,
     warning: expiry::Warning,
     report: Report,
@@ -79,6 +85,24 @@ pub(crate) enum Finding {
     Agent(Said),
 }
 
+#[cfg(test)]
+impl Finding {
+    /// A server has told what it is.
+    pub(crate) fn of_server(role: Role) -> Finding {
+        Finding::Probe(Found::of_server(role))
+    }
+
+    /// A definite answer that says no more than that.
+    pub(crate) fn refusal() -> Finding {
+        Finding::Probe(Found::plain(Observation::Refused("no".into()), Duration::ZERO))
+    }
+
+    /// No answer.
+    pub(crate) fn silence() -> Finding {
+        Finding::Probe(Found::plain(Observation::Missing("no answer".into()), Duration::ZERO))
+    }
+}
+
 impl Health {
     /// Nothing is known yet of an endpoint that `host`, if there is one, has led to. One that is never probed is up until
     /// its agent says otherwise.
@@ -90,7 +114,7 @@ impl Health {
         let report =
             Report { standing, since, last: None, last_at: None, took: Duration::ZERO, role: None, agent: None };
         let (agent, warning) = (AgentState::default(), expiry::Warning::default());
-        let state = State { verdict, is_unclear: false, agent, warning, report };
+        let state = State { verdict, is_unclear: false, silent: 0, agent, warning, report };
         Health {
             settings: Arc::clone(settings),
             host: Mutex::new(host),
@@ -98,6 +122,8 @@ impl Health {
             state: Mutex::new(state),
             standing: AtomicU8::new(standing as u8),
             refused: AtomicBool::new(false),
+            role: AtomicU8::new(role_byte(None)),
+            claims: AtomicBool::new(false),
             mode: AtomicU8::new(Mode::Ready as u8),
             percent: AtomicU32::new(AgentState::default().percent),
         }
@@ -125,6 +151,23 @@ impl Health {
     /// Whether it is down because of a definite answer: it is there, and does not want to serve, or must not.
     pub(crate) fn was_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// What it is to the other endpoints, as it has said last, if it ever has.
+    pub(crate) fn role(&self) -> Option<Role> {
+        let byte = self.role.load(Ordering::Relaxed);
+        [Role::Primary, Role::Replica].into_iter().find(|role| role_byte(Some(*role)) == byte)
+    }
+
+    /// Whether it is what it has to be, as far as it has said.
+    pub(crate) fn has_role(&self) -> bool {
+        self.settings.expect.role.is_none_or(|wanted| self.role() == Some(wanted))
+    }
+
+    /// Whether it says that it is the primary. One that stops answering is taken at its word for as many probes as it takes to
+    /// be down.
+    pub(crate) fn claims_primary(&self) -> bool {
+        self.claims.load(Ordering::Relaxed)
     }
 
     /// Whether its agent wants no new sessions.
@@ -160,6 +203,7 @@ impl Health {
                     tracing::warn!(pool, endpoint, "what was known of it holds: {}", observation.text());
                 }
                 state.is_unclear = is_unclear;
+                self.take_role(found.role(), &observation, &mut state.silent);
                 self.metrics.probe.set(found.took.as_secs_f64());
                 let text = self.told(pool, endpoint, found, observation.text(), &mut state.warning, now);
                 (state.report.last, state.report.last_at, state.report.took) = (Some(text), Some(now), found.took);
@@ -181,6 +225,17 @@ impl Health {
                 self.settle(pool, endpoint, &mut state, &format!("the agent says {:?}", said.text), now)
             }
         }
+    }
+
+    /// Takes in what a probe has heard of the role, and what that came to; `silent` counts answers in a row that are missing.
+    fn take_role(&self, said: Option<Role>, observation: &Observation, silent: &mut u32) {
+        *silent = if matches!(observation, Observation::Missing(_)) { silent.saturating_add(1) } else { 0 };
+        if said.is_some() {
+            self.role.store(role_byte(said), Ordering::Relaxed);
+        }
+        let still = || *silent < self.settings.fall && !matches!(observation, Observation::Refused(_));
+        let claims = said.map_or_else(|| self.claims_primary() && still(), |role| role == Role::Primary);
+        self.claims.store(claims, Ordering::Relaxed);
     }
 
     /// The words of a probe, with what there is to say of the certificate; warns of that if it is time.
@@ -210,10 +265,15 @@ impl Health {
             return None;
         }
         self.standing.store(standing as u8, Ordering::Relaxed);
+        let was_up = state.report.standing == Standing::Up;
         (state.report.standing, state.report.since) = (standing, now);
         let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         match standing {
             Standing::Up => tracing::info!(pool, endpoint, "is up"),
+            // That others have the role that it has to have is how it should be.
+            Standing::Down if !was_up && refused && self.role().is_some() && !self.has_role() => {
+                tracing::info!(pool, endpoint, "is not for this pool: {why}");
+            }
             Standing::Down => tracing::warn!(pool, endpoint, "is down: {why}"),
             // Its agent has taken back what it said before the first probe was over.
             Standing::Unknown => return Some(standing),
@@ -244,6 +304,14 @@ impl Health {
             Target::Unix(_) => SocketAddr::new(self.settings.address?, agent.port),
         };
         Some(Target::Ip(at))
+    }
+}
+
+fn role_byte(role: Option<Role>) -> u8 {
+    match role {
+        None => 0,
+        Some(Role::Primary) => 1,
+        Some(Role::Replica) => 2,
     }
 }
 

@@ -109,6 +109,32 @@ fn what_was_found_last_is_reported() {
 }
 
 #[test]
+fn a_server_is_taken_at_its_word() {
+    use model::Role::{Primary, Replica};
+    let health = health("probe = 'postgres', user = 'probe', role = 'primary', rise = 2, fall = 2");
+    let unclear = || probe(verdict::Observation::Unclear("full".into()));
+    for (at, case, finding, standing, role, claims) in [
+        (1, "nothing was ever said", miss(), Standing::Down, None, false),
+        (2, "one pass is a word, but not enough", Finding::of_server(Primary), Standing::Down, Some(Primary), true),
+        (3, "it may still be there", miss(), Standing::Down, Some(Primary), true),
+        (4, "it is not", miss(), Standing::Down, Some(Primary), false),
+        (5, "back", Finding::of_server(Primary), Standing::Down, Some(Primary), true),
+        (6, "and up", Finding::of_server(Primary), Standing::Up, Some(Primary), true),
+        (7, "too busy to say", unclear(), Standing::Up, Some(Primary), true),
+        (8, "silent", miss(), Standing::Up, Some(Primary), true),
+        (9, "down", miss(), Standing::Down, Some(Primary), false),
+        (10, "what is unclear is no claim", unclear(), Standing::Down, Some(Primary), false),
+        (11, "another role", Finding::of_server(Replica), Standing::Down, Some(Replica), false),
+        (12, "promoted", Finding::of_server(Primary), Standing::Down, Some(Primary), true),
+        (13, "it says that it does not serve", refuse(), Standing::Down, Some(Primary), false),
+    ] {
+        find(&health, at, finding);
+        assert_eq!((health.standing(), health.role(), health.claims_primary()), (standing, role, claims), "{case}");
+        assert_eq!(health.has_role(), role == Some(Primary), "{case}");
+    }
+}
+
+#[test]
 fn a_certificate_is_told_of_with_the_probe() {
     let health = health("probe = 'tls'");
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400 * 30);

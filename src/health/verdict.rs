@@ -92,6 +92,8 @@ impl Verdict {
         };
         if seen == self.standing {
             self.against = 0;
+            // Who was silent and now says that it should not serve is down for that.
+            self.refused |= matches!(observation, Observation::Refused(_));
             return None;
         }
         self.against += 1;
@@ -186,5 +188,9 @@ mod tests {
         assert!(refused_after(Observation::Missing("".into())), "that it does not answer now is another matter");
         assert!(refused_after(Observation::Pass("".into())));
         assert!(!refused_after(Observation::Pass("".into())));
+        for _ in 0..3 {
+            assert!(!refused_after(Observation::Missing("".into())), "it is down without a word");
+        }
+        assert!(refused_after(Observation::Refused("".into())), "and then has one");
     }
 }

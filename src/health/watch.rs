@@ -2,6 +2,7 @@
 //! runtime, whatever number of pools listens to it.
 
 use std::collections::{HashMap, HashSet};
+use std::future::pending;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -10,6 +11,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::probe::mysql::Conversation;
 use super::probe::{self, Call, Ending, tls};
 use super::verdict::{Observation, Text};
 use super::{Finding, Health};
@@ -191,7 +193,7 @@ fn called(dialogue: &Dialogue, health: &Health, target: &Target) -> (Arc<str>, A
         }),
         // Sentinels may name it.
         Probe::Redis(probe) if probe.sentinels.is_some() => host.as_deref().unwrap_or_default().to_owned(),
-        Probe::Tcp | Probe::Script(_) | Probe::Postgres(_) | Probe::Redis(_) => String::new(),
+        Probe::Tcp | Probe::Script(_) | Probe::Postgres(_) | Probe::Mysql(_) | Probe::Redis(_) => String::new(),
     };
     (request.into(), name.unwrap_or_default())
 }
@@ -232,10 +234,10 @@ impl Listeners {
 
 impl Prober {
     /// Asks once. The outer error is our own; the inner one is why an agent has not said anything.
-    async fn ask(&self) -> io::Result<(Result<Finding, Text>, Ending)> {
+    async fn ask(&self, left: &mut Option<Conversation>) -> io::Result<(Result<Finding, Text>, Ending)> {
         match &self.key.ask {
             Ask::Endpoint { dialogue, host, .. } => {
-                let (found, ending) = probe::run(&self.key.call, dialogue, host, self.tls.as_ref()).await?;
+                let (found, ending) = probe::run(&self.key.call, dialogue, host, self.tls.as_ref(), left).await?;
                 Ok((Ok(Finding::Probe(found)), ending))
             }
             Ask::Agent(send) => {
@@ -267,12 +269,15 @@ impl Prober {
 
 /// Probes one endpoint until it is aborted.
 async fn watch(prober: Arc<Prober>) {
-    let mut silent = false;
+    let (mut silent, mut left, mut place) = (false, None, None);
     let target = &prober.key.call.target;
     loop {
         let pause = {
-            let _place = prober.room.acquire_many(prober.places).await;
-            match prober.ask().await {
+            // A talk that was left keeps its place, as it keeps its descriptor.
+            if place.is_none() {
+                place = Arc::clone(&prober.room).acquire_many_owned(prober.places).await.ok();
+            }
+            match prober.ask(&mut left).await {
                 Ok((Ok(finding), ending)) => {
                     silent = false;
                     let (pause, told) = (prober.tell(Some(&finding)), Instant::now());
@@ -294,8 +299,25 @@ async fn watch(prober: Arc<Prober>) {
                 }
             }
         };
-        // Somebody new wants an answer at once.
-        let _ = timeout(pause, prober.listeners.changed.notified()).await;
+        if left.is_none() {
+            place = None;
+        }
+        // Somebody new wants an answer at once, and what a talk that was left comes to is one.
+        let _ = timeout(pause, async {
+            tokio::select! {
+                () = prober.listeners.changed.notified() => {}
+                () = finish(left.as_mut()) => {}
+            }
+        })
+        .await;
+    }
+}
+
+/// Has a talk that was left go on to its end; without one there is nothing to wait for.
+async fn finish(left: Option<&mut Conversation>) {
+    match left {
+        Some(conversation) => conversation.finish().await,
+        None => pending().await,
     }
 }
 

@@ -27,6 +27,7 @@
 //! | `pointsman_pool_queued_sessions` | gauge | pool | Clients that wait because every endpoint that can be chosen is full. |
 //! | `pointsman_pool_wait_seconds` | histogram | pool | How long clients waited for an endpoint; only those that did. |
 //! | `pointsman_pool_panic` | gauge | pool | 1 while too few endpoints are fit and it is as if all were, else 0. |
+//! | `pointsman_pool_writers` | gauge | pool | Endpoints that say that they are the primary; only of pools for the primary. |
 //! | `pointsman_endpoint_picks_total` | counter | pool, endpoint | Times that it was chosen. |
 //! | `pointsman_endpoint_usable` | gauge | pool, endpoint | 1: it may be chosen, 0: it is down, left out or out of service. |
 //! | `pointsman_endpoint_weight` | gauge | pool, endpoint | Its weight now: as configured or set, and as far as it has grown to it. |
@@ -318,6 +319,11 @@ impl Metrics {
             wait: of.histogram(&WAIT),
             panic: of.gauge(&PANIC),
         }
+    }
+
+    /// How many endpoints of the pool `name` say that they are the primary.
+    pub fn pool_writers(&self, name: &str) -> Gauge {
+        self.with("pool", name).gauge(&WRITERS)
     }
 
     /// The handles of the endpoint `name` of the pool `pool`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::parts::Parts;
 use super::waiting::Waiting;
 use crate::config::model::{MaxAge, Pool, Sessions};
 
@@ -19,7 +20,9 @@ pub(crate) struct Commons {
     /// Clients that wait because nobody can be chosen.
     pub(crate) held: Waiting,
     /// Clients that wait because all who can be chosen are full.
-    pub(crate) queued: Waiting,
+    pub(crate) queued: Arc<Waiting>,
+    /// What it shares with the other parts of the pool as it is written; `None`: it is the whole pool.
+    pub(super) parts: Option<Arc<Parts>>,
     /// Sessions of all endpoints, counted only where their number is bounded by it.
     pub(super) active: Option<AtomicU32>,
     /// Sessions that may be closed for their age, in thousandths.
@@ -40,12 +43,14 @@ pub(crate) struct Bell {
 
 impl Commons {
     /// Of a pool as configured, without endpoints.
-    pub(super) fn new(pool: &Pool, bell: &Arc<Bell>) -> Commons {
+    pub(super) fn new(pool: &Pool, parts: Option<&Arc<Parts>>, bell: &Arc<Bell>) -> Commons {
+        let queued = parts.and_then(|parts| parts.queue(&pool.name)).cloned();
         Commons {
             pool: pool.name.as_str().into(),
             sessions: pool.sessions,
             held: Waiting::new(pool.shortage.most_waiting, false),
-            queued: Waiting::new(pool.shortage.most_waiting, true),
+            queued: queued.unwrap_or_else(|| Arc::new(Waiting::new(pool.shortage.most_waiting, true))),
+            parts: parts.cloned(),
             active: pool.balance.is_bounded().then(AtomicU32::default),
             aged: AtomicU32::new(0),
             stirred: AtomicBool::new(false),
@@ -73,6 +78,16 @@ impl Commons {
     pub(super) fn replaced(&self) {
         self.stir();
         self.bell.sets.notify_one();
+    }
+
+    /// A session has left a place at an endpoint with a limit; `failed`: nothing came of it, so that this is no news to
+    /// those who have tried in vain.
+    pub(super) fn place_left(&self, failed: bool) {
+        let wake = |queue: &Waiting| if failed { queue.wake_untried() } else { queue.wake_first() };
+        match &self.parts {
+            None => wake(&self.queued),
+            Some(parts) => parts.queues().for_each(wake),
+        }
     }
 
     /// Lets one session be closed for its age, if there were not too many lately.

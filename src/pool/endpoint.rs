@@ -12,7 +12,9 @@ use super::Member;
 use super::commons::Commons;
 use super::leaving::{Cause, Leaving};
 use super::operator::{Mode, Operator};
+use super::places::Places;
 use crate::balance::Load;
+use crate::config::model::{FALLBACK, Role};
 use crate::health::outlier::Outlier;
 use crate::health::{Finding, Health, Standing};
 use crate::observe::metrics::EndpointMetrics;
@@ -49,16 +51,16 @@ pub(crate) struct Endpoint {
     weight: AtomicU16,
     /// What the weight comes to now, in tenths.
     share: AtomicU16,
-    /// Sessions at once; [`u32::MAX`]: no limit.
-    most: AtomicU32,
     priority: AtomicU32,
+    /// The rank that it has at the moment.
+    rank: AtomicU32,
     /// The pool no longer has it.
     gone: AtomicBool,
     /// When it began to serve, where it is not yet given its whole share.
     warming: Mutex<Option<Instant>>,
     /// Whether it was told of that it is left out.
     told_out: AtomicBool,
-    active: AtomicU32,
+    places: Places,
     /// Times it was chosen, halved every second, where the algorithm wants to know.
     recent: AtomicU32,
     trouble: Trouble,
@@ -104,6 +106,7 @@ impl Endpoint {
     /// An endpoint without sessions that nothing judges.
     pub(crate) fn new(commons: &Arc<Commons>, name: &str, target: Target, metrics: EndpointMetrics) -> Endpoint {
         Endpoint {
+            places: Places::new(commons.parts.as_ref().map(|parts| parts.sessions(name, &target))),
             name: name.into(),
             commons: Arc::clone(commons),
             target,
@@ -115,12 +118,11 @@ impl Endpoint {
             leaving: Leaving::default(),
             weight: AtomicU16::new(1),
             share: AtomicU16::new(PARTS as u16),
-            most: AtomicU32::new(u32::MAX),
             priority: AtomicU32::new(0),
+            rank: AtomicU32::new(0),
             gone: AtomicBool::new(false),
             warming: Mutex::default(),
             told_out: AtomicBool::new(false),
-            active: AtomicU32::new(0),
             recent: AtomicU32::new(0),
             trouble: Trouble::default(),
         }
@@ -139,7 +141,10 @@ impl Endpoint {
     /// Takes in what a probe or an agent has found at `now`. Who comes up starts anew: what sessions found before is over.
     pub(crate) fn observe(&self, finding: &Finding, now: SystemTime) {
         let Some(health) = &self.health else { return };
-        let wishes = || (health.is_draining(), health.is_maint(), health.weight_percent(), health.was_refused());
+        let wishes = || {
+            let role = (health.was_refused(), health.role(), health.claims_primary());
+            (health.is_draining(), health.is_maint(), health.weight_percent(), role)
+        };
         let (before, wished) = (self.standing(), wishes());
         let changed = health.observe(self.pool(), &self.name, finding, now);
         if changed == Some(Standing::Up) {
@@ -186,12 +191,22 @@ impl Endpoint {
 
     /// Whether it is up, not left out and not taken out of service.
     pub(crate) fn is_fit(&self) -> bool {
-        self.is_admitted() && self.standing() == Standing::Up && !self.is_out()
+        self.is_admitted() && self.standing() == Standing::Up && self.suits() && !self.is_out()
+    }
+
+    /// Whether it has the role that the pool is for. Of one that has never said nobody knows, so that it does not.
+    pub(crate) fn suits(&self) -> bool {
+        self.health.as_ref().is_none_or(Health::has_role)
+    }
+
+    /// Whether it says that it is the primary, and nobody has taken it out of service.
+    pub(crate) fn claims_primary(&self) -> bool {
+        self.health.as_ref().is_some_and(Health::claims_primary) && self.mode() != Mode::Maintenance
     }
 
     /// Whether it has fewer sessions than it may.
     pub(crate) fn has_place(&self) -> bool {
-        self.active.load(Ordering::Relaxed) < self.most.load(Ordering::Relaxed)
+        self.places.has_one()
     }
 
     /// What it is doing.
@@ -216,14 +231,16 @@ impl Endpoint {
         self.health.as_ref().is_some_and(Health::was_refused)
     }
 
-    /// Why its sessions should leave as far as it is itself the cause; `unbelieved`: whatever probes found.
+    /// Why its sessions should leave as far as it is itself the cause; `unbelieved`: whatever probes found, but for its role.
     pub(super) fn cause(&self, unbelieved: bool) -> Option<Cause> {
         if self.gone.load(Ordering::Relaxed) {
             return Some(Cause::Removal);
         }
         match (self.mode(), self.standing()) {
             (Mode::Maintenance, _) => Some(Cause::Down),
-            (_, Standing::Down) if !unbelieved => Some(if self.was_refused() { Cause::Demotion } else { Cause::Down }),
+            (_, Standing::Down) if !unbelieved || !self.suits() => {
+                Some(if self.was_refused() { Cause::Demotion } else { Cause::Down })
+            }
             (Mode::Drain, _) => Some(Cause::Drain),
             (Mode::Ready, _) => None,
         }
@@ -236,21 +253,17 @@ impl Endpoint {
 
     /// What balancing goes by.
     pub(crate) fn load(&self) -> Load {
-        Load {
-            weight: self.share(),
-            active: self.active.load(Ordering::Relaxed),
-            recent: self.recent.load(Ordering::Relaxed),
-        }
+        Load { weight: self.share(), active: self.places.taken(), recent: self.recent.load(Ordering::Relaxed) }
     }
 
-    /// Sessions now.
+    /// Sessions now that this pool has sent there.
     pub(crate) fn active(&self) -> u32 {
-        self.active.load(Ordering::Relaxed)
+        self.places.own()
     }
 
     /// Sessions that it may have at once.
     pub(crate) fn max_connections(&self) -> Option<u32> {
-        Some(self.most.load(Ordering::Relaxed)).filter(|&most| most != u32::MAX)
+        self.places.most()
     }
 
     /// Its share of the sessions, in tenths of a weight.
@@ -263,15 +276,22 @@ impl Endpoint {
         self.operator.weight().unwrap_or(self.weight.load(Ordering::Relaxed))
     }
 
-    /// The rank that it has, or had.
-    pub(crate) fn priority(&self) -> u32 {
-        self.priority.load(Ordering::Relaxed)
+    /// The rank that it has, or had: its priority, or [`FALLBACK`].
+    pub(crate) fn rank(&self) -> u32 {
+        self.rank.load(Ordering::Relaxed)
+    }
+
+    /// Works out its rank anew; `falls_back`: the primary stands behind all others.
+    pub(super) fn rank_anew(&self, falls_back: bool) {
+        let role = self.health.as_ref().and_then(Health::role);
+        let is_last = falls_back && role == Some(Role::Primary);
+        self.rank.store(if is_last { FALLBACK } else { self.priority.load(Ordering::Relaxed) }, Ordering::Relaxed);
     }
 
     /// Takes in what it is to be as a member of its pool, with at most `most` sessions unless it has a limit of its own.
     pub(super) fn join(&self, member: &Member, most: Option<u32>) {
         self.weight.store(member.weight, Ordering::Relaxed);
-        self.most.store(member.max_connections.or(most).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.places.limit(member.max_connections.or(most));
         self.priority.store(member.priority, Ordering::Relaxed);
         self.gone.store(false, Ordering::Relaxed);
         self.health.iter().for_each(|health| health.set_host(member.host.clone()));
@@ -321,7 +341,7 @@ impl Endpoint {
     /// of changes and of failures, of these not more often than every [`TELL_EVERY`].
     pub(crate) fn publish(&self) {
         self.recent.fetch_sub(self.recent.load(Ordering::Relaxed).div_ceil(2), Ordering::Relaxed);
-        self.metrics.active.set(f64::from(self.active.load(Ordering::Relaxed)));
+        self.metrics.active.set(f64::from(self.places.own()));
         self.metrics.usable.set(f64::from(self.is_fit() && self.share() > 0));
         self.metrics.weight.set(f64::from(self.share()) / f64::from(PARTS));
         self.outlier.iter().for_each(|outlier| outlier.look(Instant::now()));
@@ -371,19 +391,12 @@ pub(crate) struct Lease {
 impl Lease {
     /// A claim, if the endpoint has a place.
     pub(crate) fn take(endpoint: &Arc<Endpoint>) -> Option<Lease> {
-        let most = endpoint.most.load(Ordering::Relaxed);
-        let more = |active| (active < most).then_some(active + 1);
-        endpoint.active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Lease::counted(endpoint))
+        endpoint.places.take().then(|| Lease::counted(endpoint))
     }
 
     /// A claim, provided that the endpoint still has `active` sessions, and a place.
     pub(crate) fn take_if(endpoint: &Arc<Endpoint>, active: u32) -> Option<Lease> {
-        if active >= endpoint.most.load(Ordering::Relaxed) {
-            return None;
-        }
-        endpoint.active.compare_exchange(active, active + 1, Ordering::Relaxed, Ordering::Relaxed).ok()?;
-        Some(Lease::counted(endpoint))
+        endpoint.places.take_if(active).then(|| Lease::counted(endpoint))
     }
 
     /// The endpoint.
@@ -397,6 +410,7 @@ impl Lease {
         self.failed = true;
     }
 
+    /// The claim for which a place was taken.
     fn counted(endpoint: &Arc<Endpoint>) -> Lease {
         if let Some(all) = &endpoint.commons.active {
             all.fetch_add(1, Ordering::Relaxed);
@@ -408,15 +422,14 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let endpoint = &self.endpoint;
-        endpoint.active.fetch_sub(1, Ordering::Relaxed);
+        endpoint.places.leave();
         if let Some(all) = &endpoint.commons.active {
             all.fetch_sub(1, Ordering::Relaxed);
         }
         if endpoint.max_connections().is_some() {
             // Either we see that somebody has joined the queue, or that somebody sees the place that we leave.
             fence(Ordering::SeqCst);
-            let queued = &endpoint.commons.queued;
-            if self.failed { queued.wake_untried() } else { queued.wake_first() }
+            endpoint.commons.place_left(self.failed);
         }
     }
 }

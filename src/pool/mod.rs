@@ -9,12 +9,15 @@ pub(crate) mod discovery;
 pub(crate) mod endpoint;
 pub(crate) mod leaving;
 pub(crate) mod operator;
+pub(crate) mod parts;
+mod places;
 mod tier;
 mod tiers;
 pub(crate) mod waiting;
+mod writers;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -26,11 +29,13 @@ use self::commons::{Bell, Commons};
 pub(crate) use self::endpoint::{Endpoint, Lease, Target};
 use self::leaving::Cause;
 use self::operator::Operator;
+use self::parts::Parts;
 use self::tier::Chooser;
 pub(crate) use self::tier::Lack;
 use self::tiers::Tiers;
+use self::writers::Writers;
 use crate::balance::maglev;
-use crate::config::model::{self, WatchedTls};
+use crate::config::model::{self, Role, WatchedTls};
 use crate::health::outlier::Outlier;
 use crate::health::{Health, Standing};
 use crate::observe::metrics::{Metrics, PoolMetrics, TlsMetrics};
@@ -53,6 +58,10 @@ pub(crate) struct Pool {
     health: Option<Arc<model::Health>>,
     outliers: Option<model::Outliers>,
     slow_start: Option<Duration>,
+    /// The primary stands behind all others.
+    falls_back: bool,
+    /// `None` where the pool is not for the primary.
+    writers: Option<Writers>,
     /// Sessions at once of an endpoint that has no limit of its own.
     most: Option<u32>,
     source: Vec<IpAddr>,
@@ -120,23 +129,33 @@ pub(crate) struct Settled {
 impl Pool {
     /// The pool as configured; those that are to be discovered join later. `bell` is told of every change.
     pub(crate) fn new(pool: &model::Pool, metrics: &Metrics, bell: &Arc<Bell>) -> Pool {
+        Pool::part(pool, None, metrics, bell)
+    }
+
+    /// The same of a pool that has others beside it over the same endpoints, and shares `parts` with them.
+    pub(crate) fn part(pool: &model::Pool, parts: Option<&Arc<Parts>>, metrics: &Metrics, bell: &Arc<Bell>) -> Pool {
+        // There is one primary: what share of the endpoints it is says nothing.
+        let is_for_primary = pool.role() == Some(Role::Primary);
+        let panic_percent = pool.panic_percent.filter(|_| !is_for_primary);
         let mut new = Pool {
             name: pool.name.as_str().into(),
             timeouts: pool.timeouts.clone(),
             shortage: pool.shortage,
             metrics: metrics.pool(&pool.name),
-            commons: Arc::new(Commons::new(pool, bell)),
+            commons: Arc::new(Commons::new(pool, parts, bell)),
             balance: pool.balance,
             health: pool.health.clone(),
             outliers: pool.outliers,
             slow_start: pool.slow_start,
+            falls_back: pool.part == Some(model::Part::ReplicaOrPrimary),
+            writers: is_for_primary.then(|| Writers::new(pool.single_writer, metrics.pool_writers(&pool.name))),
             most: pool.max_connections_per_endpoint,
             source: pool.source.clone(),
             is_transparent: pool.transparent,
             send_proxy: pool.send_proxy,
             tls: pool.tls.clone(),
             tls_metrics: None,
-            tiers: ArcSwap::from_pointee(Tiers::none(pool.fails_back, pool.panic_percent)),
+            tiers: ArcSwap::from_pointee(Tiers::none(pool.fails_back, panic_percent)),
             position: AtomicUsize::new(0),
             gathers: AtomicBool::new(true),
             served: AtomicBool::new(false),
@@ -169,8 +188,8 @@ impl Pool {
         let model::Balance::Maglev(hash) = self.balance else { return 0 };
         match (hash.key, name) {
             (model::HashKey::Sni, Some(name)) => maglev::key(name.as_bytes()),
-            (model::HashKey::Sni, None) => key_of_network(client, 32, 64),
-            (model::HashKey::Source { ipv4, ipv6 }, _) => key_of_network(client, ipv4, ipv6),
+            (model::HashKey::Sni, None) => maglev::key_of_network(client, 32, 64),
+            (model::HashKey::Source { ipv4, ipv6 }, _) => maglev::key_of_network(client, ipv4, ipv6),
         }
     }
 
@@ -178,15 +197,30 @@ impl Pool {
     /// gave for the client.
     ///
     /// Endpoints of a worse priority come after all others; after those come endpoints that are left out, or of which
-    /// nothing is known yet. Those that are down or taken out of service are left alone.
+    /// nothing is known yet. Those that are down or taken out of service are left alone, and so are those that have not
+    /// said that they have the role which the pool is for.
     ///
     /// # Errors
     /// Why none was chosen. Where those whose turn it is are merely full, nobody else takes it.
     pub(crate) fn lease(&self, key: u64, tried: &[Option<Arc<Endpoint>>]) -> Result<Lease, Lack> {
-        let new = |endpoint: &Endpoint| !tried.iter().flatten().any(|tried| tried.name == endpoint.name);
+        let tiers = self.tiers.load();
+        let new = |endpoint: &Endpoint| {
+            !tried.iter().flatten().any(|tried| tried.name == endpoint.name) && self.is_sole(&tiers, endpoint)
+        };
         let again = tried.iter().any(Option::is_some);
         let chooser = Chooser { position: &self.position, active: self.commons.active.as_ref(), key, again };
-        self.tiers.load().lease(&chooser, new)
+        tiers.lease(&chooser, new)
+    }
+
+    /// Whether a session that was given `endpoint` may begin now that it is connected to it, which may have taken a while:
+    /// there is no harm in one that is down, but in one that has another role.
+    pub(crate) fn may_begin(&self, endpoint: &Endpoint) -> bool {
+        endpoint.suits() && self.is_sole(&self.tiers.load(), endpoint)
+    }
+
+    /// Whether no other endpoint says that it is the primary, where only one may.
+    fn is_sole(&self, tiers: &Tiers, endpoint: &Endpoint) -> bool {
+        self.writers.as_ref().is_none_or(|writers| writers.allow(tiers, endpoint))
     }
 
     /// A session could not be served by `endpoint`, and that was its own fault: leaves it out if it happens too often.
@@ -212,7 +246,8 @@ impl Pool {
         for member in members {
             let known = by_name.get(member.name.as_str());
             let same = known.and_then(|known| known.endpoint.upgrade()).filter(|known| known.target == member.target);
-            let operator = known.map(|known| Arc::clone(&known.operator)).unwrap_or_default();
+            let operator = known.map(|known| Arc::clone(&known.operator));
+            let operator = operator.unwrap_or_else(|| self.operator(&member.name));
             let endpoint = same.unwrap_or_else(|| {
                 let (endpoint, gauges) = self.endpoint(&member, operator, metrics);
                 // A pool that serves is not to send everything to who has just come.
@@ -226,10 +261,16 @@ impl Pool {
             });
             endpoint.join(&member, self.most);
             endpoint.reckon(self.slow_start, now);
+            endpoint.rank_anew(self.falls_back);
             endpoints.push(endpoint);
         }
         self.tiers.store(Arc::new(self.tiers.load().with(endpoints, self.balance, gathers)));
         self.commons.replaced();
+    }
+
+    /// What operators said of an endpoint that is not known yet.
+    fn operator(&self, name: &str) -> Arc<Operator> {
+        self.commons.parts.as_ref().map_or_else(Arc::default, |parts| parts.operator(name))
     }
 
     /// A new endpoint, and the gauges that must not outlive it.
@@ -258,14 +299,27 @@ impl Pool {
 
     /// Lets shares follow weights and time, and makes the orders anew that depend on them.
     fn share_out(&self, all: &[Arc<Endpoint>], now: Instant) {
-        all.iter().for_each(|endpoint| endpoint.reckon(self.slow_start, now));
+        for endpoint in all {
+            endpoint.reckon(self.slow_start, now);
+            endpoint.rank_anew(self.falls_back);
+        }
         let mut last = self.shared_out.lock().unwrap_or_else(PoisonError::into_inner);
         // Orders may be much work, and agents may talk all the time.
         let rests = last.is_some_and(|last| now.saturating_duration_since(last) < BETWEEN_ORDERS);
-        if !rests && self.tiers.load().is_outdated() {
+        let tiers = self.tiers.load();
+        if tiers.is_disordered() || (!rests && tiers.is_outdated()) {
             *last = Some(now);
-            self.tiers.store(Arc::new(self.tiers.load().with(self.endpoints(), self.balance, false)));
+            self.tiers.store(Arc::new(tiers.with(
+                self.endpoints(),
+                self.balance,
+                self.gathers.load(Ordering::Relaxed),
+            )));
         }
+    }
+
+    /// The endpoints that all say that they are the primary, where only one may.
+    pub(crate) fn rivals(&self) -> Vec<Arc<Endpoint>> {
+        self.writers.as_ref().map(|writers| writers.rivals(&self.tiers.load())).unwrap_or_default()
     }
 
     /// Brings what choices go by up to date with the state of the endpoints, and lets those try who wait for one.
@@ -277,11 +331,12 @@ impl Pool {
         let in_use = tiers.settle();
         let mut leaving = false;
         for endpoint in &all {
-            let stands_in = in_use.is_some_and(|in_use| endpoint.priority() > in_use);
+            let stands_in = in_use.is_some_and(|in_use| endpoint.rank() > in_use);
             let cause = endpoint.cause(tiers.panics()).or(stands_in.then_some(Cause::Recovery));
             leaving |= endpoint.leaving.set(cause, &self.commons.sessions, now);
         }
-        let serves = tiers.serves();
+        let are_rivals = self.writers.as_ref().is_some_and(|writers| writers.look(&self.name, &tiers));
+        let serves = tiers.serves() && !are_rivals;
         if self.served.swap(serves, Ordering::Relaxed) != serves || stirred {
             self.commons.held.wake_all();
             self.commons.queued.wake_first();
@@ -374,25 +429,18 @@ impl Pool {
                 !known.operator.is_default()
             }
         });
+        self.commons.parts.iter().for_each(|parts| parts.forget());
     }
 }
 
-/// The key of the network of this length that a client is in. All clients behind a unix socket are one.
-fn key_of_network(client: Option<IpAddr>, ipv4: u8, ipv6: u8) -> u64 {
-    match client.map(|client| client.to_canonical()) {
-        Some(IpAddr::V4(address)) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(ipv4)).unwrap_or(0);
-            maglev::key(&Ipv4Addr::from_bits(address.to_bits() & mask).octets())
-        }
-        Some(IpAddr::V6(address)) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(ipv6)).unwrap_or(0);
-            maglev::key(&Ipv6Addr::from_bits(address.to_bits() & mask).octets())
-        }
-        None => maglev::key(b""),
-    }
+/// Whether the pool at work that is called `name` is the pool `asked`, or a part of it. Only names of parts have a slash.
+pub(crate) fn is_of(name: &str, asked: &str) -> bool {
+    name == asked || name.split_once('/').is_some_and(|(written, _)| written == asked)
 }
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod role_properties;
 #[cfg(test)]
 mod tests;

@@ -73,8 +73,8 @@ proptest! {
                             && endpoint.operator.mode() == Mode::Ready
                             && tried[0].as_ref().is_none_or(|tried| tried.name != endpoint.name)
                     };
-                    let best = before.iter().filter(may).map(|endpoint| endpoint.priority()).min();
-                    let in_best = || before.iter().filter(may).filter(|endpoint| Some(endpoint.priority()) == best);
+                    let best = before.iter().filter(may).map(|endpoint| endpoint.rank()).min();
+                    let in_best = || before.iter().filter(may).filter(|endpoint| Some(endpoint.rank()) == best);
                     match pool.lease(key, &tried) {
                         Ok(lease) => {
                             let chosen = lease.endpoint();

@@ -6,6 +6,8 @@ use super::*;
 pub(super) fn described(balance: model::Balance) -> model::Pool {
     model::Pool {
         name: "p".into(),
+        written: "p".into(),
+        part: None,
         balance,
         endpoints: Vec::new(),
         endpoints_file: None,
@@ -25,6 +27,7 @@ pub(super) fn described(balance: model::Balance) -> model::Pool {
         fails_back: true,
         slow_start: None,
         panic_percent: None,
+        single_writer: false,
         max_connections_per_endpoint: None,
         shortage: model::Shortage::default(),
         sessions: model::Sessions::default(),

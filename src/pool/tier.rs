@@ -102,7 +102,11 @@ impl Tier {
     /// Counts those that a choice may ever fall on.
     pub(super) fn crowd(&self) -> Crowd {
         let mut crowd = Crowd::default();
-        for endpoint in self.endpoints.iter().filter(|endpoint| endpoint.share() > 0) {
+        // One with another role is none of those of which some share has to be fit.
+        let counts = |endpoint: &&Arc<Endpoint>| {
+            endpoint.share() > 0 && (endpoint.suits() || endpoint.standing() == Standing::Unknown)
+        };
+        for endpoint in self.endpoints.iter().filter(counts) {
             crowd.all += 1;
             crowd.out += usize::from(endpoint.is_out());
             crowd.usable += usize::from(endpoint.is_fit());

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::tier::{Chooser, Lack, Tier};
 use super::{Endpoint, Lease};
-use crate::config::model::Balance;
+use crate::config::model::{Balance, FALLBACK};
 use crate::health::Standing;
 use crate::health::outlier::Crowd;
 
@@ -40,7 +40,7 @@ impl Tiers {
     pub(super) fn with(&self, endpoints: Vec<Arc<Endpoint>>, balance: Balance, gathers: bool) -> Tiers {
         let mut by_priority: BTreeMap<u32, Vec<Arc<Endpoint>>> = BTreeMap::new();
         for endpoint in endpoints {
-            by_priority.entry(endpoint.priority()).or_default().push(endpoint);
+            by_priority.entry(endpoint.rank()).or_default().push(endpoint);
         }
         let tiers: Vec<Tier> =
             by_priority.into_iter().map(|(priority, endpoints)| Tier::new(priority, endpoints, balance)).collect();
@@ -72,10 +72,22 @@ impl Tiers {
         self.tiers.iter().flat_map(|tier| &tier.endpoints)
     }
 
+    /// The tier of the primary that replicas fall back on: the last one.
+    fn fallback(&self) -> Option<&Tier> {
+        self.tiers.last().filter(|tier| tier.priority == FALLBACK)
+    }
+
     /// Finds out which tier serves now, and gives its priority, if there is one that does as it should.
     pub(super) fn settle(&self) -> Option<u32> {
         self.weigh();
-        let crowds: Vec<Crowd> = self.tiers.iter().map(Tier::crowd).collect();
+        let mut crowds: Vec<Crowd> = self.tiers.iter().map(Tier::crowd).collect();
+        if let Some((last, others)) = self.fallback().and_then(|_| crowds.split_last_mut())
+            && others.iter().any(|crowd| crowd.usable > 0)
+        {
+            // However few replicas are fit, and whether or not the pool fails back: while there is one, reads are not for the
+            // primary.
+            last.usable = 0;
+        }
         let serves = |crowd: &Crowd| crowd.usable > 0 && crowd.usable * 100 >= crowd.all * self.least_percent;
         // Who has not answered yet has not failed.
         let may_serve = |crowd: &Crowd| serves(crowd) || (!self.fails_back && crowd.unknown > 0);
@@ -94,9 +106,19 @@ impl Tiers {
         self.tiers.get(now?).map(|tier| tier.priority).filter(|_| !panics)
     }
 
+    /// Those that say that they are the primary.
+    pub(super) fn writers(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints().filter(|endpoint| endpoint.claims_primary())
+    }
+
     /// Adds up what is fit in each tier.
     pub(super) fn weigh(&self) {
         self.tiers.iter().for_each(Tier::weigh);
+    }
+
+    /// Whether endpoints have another rank than that of their tier.
+    pub(super) fn is_disordered(&self) -> bool {
+        self.tiers.iter().any(|tier| tier.endpoints.iter().any(|endpoint| endpoint.rank() != tier.priority))
     }
 
     /// Whether an order was made for other shares than the endpoints have now.
@@ -107,13 +129,13 @@ impl Tiers {
     /// Whether there is an endpoint that a client can be sent to, for want of others.
     pub(super) fn serves(&self) -> bool {
         self.endpoints()
-            .any(|endpoint| endpoint.share() > 0 && (self.panics() || is_left(endpoint)) && endpoint.is_admitted())
+            .any(|endpoint| endpoint.share() > 0 && if self.panics() { is_able(endpoint) } else { is_left(endpoint) })
     }
 
     /// Takes a claim on the endpoint whose turn it is, of those that `may` allows.
     pub(super) fn lease(&self, chooser: &Chooser<'_>, may: impl Fn(&Endpoint) -> bool) -> Result<Lease, Lack> {
         if self.panics() {
-            return self.first(chooser, |endpoint| endpoint.is_admitted() && may(endpoint));
+            return self.first(chooser, |endpoint| is_able(endpoint) && may(endpoint));
         }
         match self.first(chooser, |endpoint| endpoint.is_fit() && may(endpoint)) {
             Err(Lack::Nobody) => self.first(chooser, |endpoint| is_left(endpoint) && may(endpoint)),
@@ -127,7 +149,11 @@ impl Tiers {
         let in_use = self.tiers.get(index);
         // Who stays with those that stand in until they fail does not go back for one session that failed there.
         let stays = !self.fails_back && in_use.is_some_and(Tier::has_fit);
-        for tier in in_use.into_iter().chain(self.tiers.iter().skip(if stays { index + 1 } else { 0 })) {
+        let others = self.tiers.iter().skip(if stays { index + 1 } else { 0 });
+        let others = others.filter(|tier| tier.priority != FALLBACK);
+        // A primary comes after every replica, also after those that others stand in for.
+        let and_then = self.fallback().into_iter().flat_map(|_| &self.tiers);
+        for tier in in_use.into_iter().chain(others).chain(and_then) {
             match tier.lease(chooser, &may) {
                 Err(Lack::Nobody) => {}
                 found => return found,
@@ -148,5 +174,10 @@ impl Tiers {
 
 /// Whether it may be tried where no endpoint is fit.
 fn is_left(endpoint: &Endpoint) -> bool {
-    endpoint.is_admitted() && endpoint.standing() != Standing::Down
+    is_able(endpoint) && endpoint.standing() != Standing::Down
+}
+
+/// Whether it may be tried where probes are not believed. What it has said itself of its role always is.
+fn is_able(endpoint: &Endpoint) -> bool {
+    endpoint.is_admitted() && endpoint.suits()
 }

@@ -39,7 +39,7 @@ struct Admin {
 pub(crate) struct Finds {
     /// Who is asked for names.
     pub(crate) dns: Dns,
-    /// Of each pool, in their order.
+    /// Of each pool as it is written.
     pub(crate) sources: Vec<Sources>,
 }
 
@@ -117,13 +117,14 @@ async fn control(
     stop: CancellationToken,
 ) {
     let dns = Arc::new(finds.dns);
-    for (pool, sources) in shared.live.load().pools.iter().zip(finds.sources) {
+    for sources in finds.sources {
+        let pools = shared.live.load().parts(&sources.pool);
         let first = first.clone();
         let told = move || {
             // Nobody waits for it any more.
             let _ = first.try_send(());
         };
-        tokio::spawn(discovery::keep(Arc::clone(pool), sources, Arc::clone(&dns), Arc::clone(&shared.metrics), told));
+        tokio::spawn(discovery::keep(pools, sources, Arc::clone(&dns), Arc::clone(&shared.metrics), told));
     }
     if has_files(&shared.live.load()) {
         tokio::spawn(watch_files(Arc::clone(&shared)));

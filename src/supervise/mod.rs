@@ -139,11 +139,12 @@ impl Balancer {
         let listening = groups.iter().map(|group| group.sockets.len()).sum();
         let Budget { connections: capacity, pipes, probes, look_ups, .. } = budget(config, count, listening)?;
         let (shared, inboxes, log) = share(config, count, capacity)?;
-        let sources = config.pools.iter().map(Sources::of).collect();
+        let sources: Vec<Sources> = config.written_pools().map(Sources::of).collect();
+        let sourced = sources.len();
         let finds = Finds { dns: Dns::new(config.dns.clone(), look_ups), sources };
         let control = Control::start(Arc::clone(&shared), (admin, socket), finds, accounts, probes)?;
         let began = Instant::now();
-        control.wait_resolved(config.pools.len(), PATIENCE);
+        control.wait_resolved(sourced, PATIENCE);
         wait_for_verdicts(&shared, began + PATIENCE);
 
         // From here on there may be clients, so nothing but a lack of threads may fail.
@@ -341,7 +342,8 @@ fn budget(config: &Config, workers: usize, listening: usize) -> Result<Budget, S
         pool.endpoints.iter().map(of_endpoint).sum::<usize>()
             + if pool.endpoints_file.is_some() { descriptors::PROBES } else { 0 }
     };
-    let probed = config.pools.iter().map(|pool| {
+    // The parts of a pool share its probes.
+    let probed = config.written_pools().map(|pool| {
         let ways = pool.health.as_ref();
         let ways = ways.map_or(0, |health| {
             let probe = health.dialogue.as_ref().map_or(0, |dialogue| dialogue.probe.connections());

@@ -11,8 +11,8 @@ use super::{Ask, Close, Finding, Limits, Told, seconds};
 use crate::config::model::{Leave, MaxAge};
 use crate::listen::senders::Proxied;
 use crate::observe::outcome::{Outcome, Side};
-use crate::pool::Endpoint;
 use crate::pool::leaving::Cause;
+use crate::pool::{Endpoint, is_of};
 
 /// Seconds without a byte from a peer that was sent something, after which its connection is looked at.
 const LOOK_AFTER: u32 = 30;
@@ -197,14 +197,14 @@ impl Entry {
         self.names.get().map(|(route, pool)| (route, pool)).unzip()
     }
 
-    /// Whether its route, its pool and its endpoint are called so, where that is asked.
+    /// Whether its route, its pool and its endpoint are called so, where that is asked. A pool's name goes for its parts.
     pub(crate) fn is_of(&self, route: Option<&str>, pool: Option<&str>, endpoint: Option<&str>) -> bool {
         let (own, account) = (self.names(), self.account.borrow());
         let same = |wanted: Option<&str>, is: Option<&Arc<str>>| {
             wanted.is_none_or(|wanted| is.is_some_and(|is| &**is == wanted))
         };
         same(route, own.0)
-            && same(pool, own.1)
+            && pool.is_none_or(|wanted| own.1.is_some_and(|name| is_of(name, wanted)))
             && same(endpoint, account.as_ref().map(|account| &account.endpoint.name))
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, Error, RootCertStore, crypto};
@@ -20,7 +21,7 @@ use super::presented;
 use super::problem::{Flaw, Problem};
 use super::server::provider;
 use super::sighted::Sighted;
-use super::verifier;
+use super::verifier::{self, Later};
 use super::watch::Found;
 use crate::bounded;
 use crate::config::model::{Identity, OutgoingTls, Secret, Trust};
@@ -34,7 +35,7 @@ pub(crate) struct Outgoing {
     written: OutgoingTls,
     files: Files,
     /// `None`: it cannot be used.
-    config: ArcSwapOption<ClientConfig>,
+    made: ArcSwapOption<Made>,
     /// Touched by those who look, and by nobody who serves clients.
     state: Mutex<State>,
 }
@@ -46,6 +47,12 @@ pub(crate) struct Files {
     pub(crate) ca: Vec<PathBuf>,
     /// Our certificate and its key.
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// The settings of a handshake, and what in them verifies certificates.
+struct Made {
+    config: Arc<ClientConfig>,
+    verifier: Arc<dyn ServerCertVerifier>,
 }
 
 /// From when until when.
@@ -84,6 +91,10 @@ static SYSTEM_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
 /// # Errors
 /// The key cannot be used.
 pub(crate) fn client_config(tls: &OutgoingTls) -> Result<Arc<ClientConfig>, Error> {
+    Ok(make(tls)?.config)
+}
+
+fn make(tls: &OutgoingTls) -> Result<Made, Error> {
     let provider = Arc::new(provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let roots = match &tls.trust {
@@ -95,7 +106,7 @@ pub(crate) fn client_config(tls: &OutgoingTls) -> Result<Arc<ClientConfig>, Erro
         }
     };
     let verifier = verifier::new(&provider, roots, tls.pins.clone())?;
-    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier));
     let mut config = match &tls.identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
@@ -105,7 +116,7 @@ pub(crate) fn client_config(tls: &OutgoingTls) -> Result<Arc<ClientConfig>, Erro
     };
     config.alpn_protocols = tls.alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.resumption = Resumption::disabled();
-    Ok(Arc::new(config))
+    Ok(Made { config: Arc::new(config), verifier })
 }
 
 /// From when until when our certificate holds, if we have one.
@@ -145,8 +156,8 @@ pub(crate) fn identity(certificate: &Path, key: &Path) -> Result<Identity, Probl
 impl Outgoing {
     /// TLS as written, with what was found in `files`.
     pub(crate) fn new(written: OutgoingTls, files: Files) -> Outgoing {
-        let config = match client_config(&written) {
-            Ok(config) => Some(config),
+        let made = match make(&written) {
+            Ok(made) => Some(Arc::new(made)),
             Err(error) => {
                 tracing::error!("TLS to endpoints cannot be set up: {error}");
                 None
@@ -154,7 +165,7 @@ impl Outgoing {
         };
         let state =
             State { sighted: Sighted::read(files.all()), validity: validity(&written), warning: Warning::default() };
-        Outgoing { written, files, config: config.into(), state: Mutex::new(state) }
+        Outgoing { written, files, made: made.into(), state: Mutex::new(state) }
     }
 
     /// Whether it is made of these.
@@ -170,13 +181,26 @@ impl Outgoing {
     /// The settings as they stand, for a handshake in which these protocols are offered and no session is resumed. `None`:
     /// there is no telling whom to trust.
     pub(crate) fn probing(&self, protocols: &[Vec<u8>]) -> Option<Arc<ClientConfig>> {
-        let config = self.config.load_full()?;
+        let config = self.config()?;
         if config.alpn_protocols == protocols {
             return Some(config);
         }
         let mut config = Arc::unwrap_or_clone(config);
         config.alpn_protocols = protocols.to_vec();
         Some(Arc::new(config))
+    }
+
+    /// The same, for a handshake that no certificate ends: what is given besides has to verify the one that was shown,
+    /// before anything is said.
+    pub(crate) fn verifying_later(
+        &self,
+        protocols: &[Vec<u8>],
+    ) -> Option<(Arc<ClientConfig>, Arc<dyn ServerCertVerifier>)> {
+        let made = self.made.load_full()?;
+        let (mut config, verifier) = (ClientConfig::clone(&made.config), Arc::clone(&made.verifier));
+        config.dangerous().set_certificate_verifier(Arc::new(Later(Arc::clone(&verifier))));
+        config.alpn_protocols = protocols.to_vec();
+        Some((Arc::new(config), verifier))
     }
 
     /// Looks at all files, takes in what has changed, and gives what is wrong, once. Blocks; to be called every few seconds on
@@ -186,8 +210,8 @@ impl Outgoing {
         let read = || self.read().map_err(|problem| vec![Found { source: 0, problem }]);
         let (read, mut found) = state.sighted.look(self.files.all(), false, (now, rests), read);
         let taken = read.is_some();
-        if let Some((config, validity)) = read {
-            self.config.store(Some(config));
+        if let Some((made, validity)) = read {
+            self.made.store(Some(Arc::new(made)));
             state.validity = validity;
         }
         Looked { taken, problem: found.pop().map(|found| found.problem) }
@@ -208,14 +232,14 @@ impl Outgoing {
 
     /// The settings as they stand; `None`: there is no telling whom to trust.
     pub(super) fn config(&self) -> Option<Arc<ClientConfig>> {
-        self.config.load_full()
+        self.made.load().as_ref().map(|made| Arc::clone(&made.config))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self) -> Result<(Arc<ClientConfig>, Option<Validity>), Problem> {
+    fn read(&self) -> Result<(Made, Option<Validity>), Problem> {
         let mut tls = self.written.clone();
         if let Trust::Roots { files, .. } = &mut tls.trust {
             files.clear();
@@ -227,11 +251,11 @@ impl Outgoing {
         if let Some((certificate, key)) = &self.files.identity {
             tls.identity = Some(identity(certificate, key)?);
         }
-        let config = client_config(&tls).map_err(|error| Problem {
+        let made = make(&tls).map_err(|error| Problem {
             file: self.files.all().next().map(Path::to_owned).unwrap_or_default(),
             flaw: Flaw::Unusable(error.to_string()),
         })?;
-        Ok((config, validity(&tls)))
+        Ok((made, validity(&tls)))
     }
 }
 

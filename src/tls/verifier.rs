@@ -35,6 +35,11 @@ pub(super) fn new(
     Ok(Arc::new(Verifier { by_roots, pins, provider: Arc::clone(provider) }))
 }
 
+/// Takes anybody for who it says it is, if it has the key to the certificate that it shows. Whether that certificate is one
+/// to trust is to be asked of the one within when the handshake is done, before anything is said.
+#[derive(Debug)]
+pub(super) struct Later(pub(super) Arc<dyn ServerCertVerifier>);
+
 #[derive(Debug)]
 struct Verifier {
     /// Roots, if there are any, and what is trusted as it is. `None`: anybody is.
@@ -112,5 +117,40 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for Later {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
     }
 }

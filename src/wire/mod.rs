@@ -4,6 +4,7 @@
 
 pub mod alert;
 pub mod client_hello;
+pub mod mysql;
 pub mod mysql_refusal;
 pub mod name;
 pub mod pg_server;

@@ -5,6 +5,7 @@ pub mod balancer;
 pub mod bulk;
 pub mod client;
 pub mod daemon;
+pub mod database;
 pub mod dns;
 pub mod endpoint;
 pub mod flow;
@@ -20,6 +21,7 @@ pub mod tls;
 
 pub use balancer::Balancer;
 pub use client::Client;
+pub use database::{Being, Database};
 pub use dns::{Broken, Dns};
 pub use endpoint::{Endpoint, Manner};
 pub use mysql::Mysql;

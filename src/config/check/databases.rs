@@ -3,7 +3,7 @@
 use super::node::{Node, Table};
 use super::outgoing::POSTGRESQL;
 use super::{Check, listeners, pools};
-use crate::config::model::{Balance, Hash, Protocol, RouteTls};
+use crate::config::model::{Balance, Hash, Part, Protocol, RouteTls};
 use crate::config::report::quote;
 
 /// Reports `allow_cleartext` where it makes no sense.
@@ -31,6 +31,7 @@ pub(super) fn cleartext(
 pub(super) fn pool(
     route: &Table<'_>,
     clear: Option<&Node<'_>>,
+    part: Option<Part>,
     listener: &listeners::Read,
     pool: &pools::Read,
     check: &mut Check<'_>,
@@ -64,7 +65,9 @@ pub(super) fn pool(
                        clear need another way (pg_hba.conf)";
         check.report.warn(clear.key_at, clear.path(), message);
     }
-    if listener.model.protocol == Protocol::Postgres && route.get("tls").is_none() && !finds_again(pool) {
+    // Of the primary there is one.
+    let is_sure = part == Some(Part::Primary) || finds_again(pool);
+    if listener.model.protocol == Protocol::Postgres && route.get("tls").is_none() && !is_sure {
         let message = format!(
             "a request to cancel a query that comes within TLS may reach another endpoint of the pool {name} than the \
              query; those in clear, and within TLS that ends here, reach all that it may be at"

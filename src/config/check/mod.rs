@@ -12,6 +12,7 @@ mod health;
 mod listeners;
 mod node;
 mod outgoing;
+mod parts;
 mod pools;
 mod proxy;
 mod reach;
@@ -61,17 +62,20 @@ pub(super) fn check(written: &Written, environment: Vec<String>, report: &mut Re
     same_addresses(&listeners, &admin.1, &accounts, &mut check);
     reach::check(&listeners, &routes, &mut check);
     pools::refusals(&pools, &listeners, &routes, &mut check);
+    parts::check(&pools, &routes, &mut check);
+    let ticket_keys = tls::ticket_keys(&top, &mut check);
+    let (pools, routes) = parts::resolve(pools, routes);
     Config {
         runtime,
         log,
         admin: admin.0,
         dns,
-        ticket_keys: tls::ticket_keys(&top, &mut check),
+        ticket_keys,
         acme: accounts.into_iter().map(|account| account.model).collect(),
         timeouts,
         listeners: listeners.into_iter().map(|listener| listener.model).collect(),
-        routes: routes.into_iter().filter_map(|route| route.resolved()).collect(),
-        pools: pools.into_iter().map(|pool| pool.model).collect(),
+        routes,
+        pools,
         environment,
     }
 }

@@ -41,6 +41,18 @@ pub(super) struct Read {
     pub(super) path: String,
     /// Where `no_endpoint` was written.
     no_endpoint: Option<At>,
+    /// Where it is written that there is a single writer.
+    pub(super) single_writer: Option<At>,
+    /// How long clients wait for the single writer, where nothing else is written.
+    pub(super) hold: Option<Duration>,
+    /// Where `panic_percent` was written.
+    pub(super) panic_percent: Option<At>,
+    /// The health table, and the role in it.
+    pub(super) health: Option<(At, Option<At>)>,
+    /// Whether the health table is known.
+    pub(super) health_known: bool,
+    /// What says nothing unless routes fall back on the primary.
+    pub(super) without_fallback: Option<useless::Useless>,
 }
 
 /// Reads all pools.
@@ -77,14 +89,23 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
     let slow_start = table.get("slow_start").map(|node| slow_start(&node, balance, check));
     let panics = table.get("panic_percent").and_then(|node| node.number_unless("off", 1..=100, check.report));
     let tls = table.get("tls").map(|node| outgoing::pool(&node, &endpoints, check));
-    let health = table.get("health");
-    let health = health.map(|node| health::read(&node, tls.as_ref(), known.then_some(&endpoints), &endpoints, check));
+    let before_health = check.report.count();
+    let health_node = table.get("health");
+    let health = health_node.as_ref();
+    let health = health.map(|node| health::read(node, tls.as_ref(), known.then_some(&endpoints), &endpoints, check));
+    let health_known = check.report.count() == before_health;
     let verified = health.as_ref().is_some_and(Health::verifies_names_of_endpoints)
         || tls.as_ref().is_some_and(|tls| tls.outgoing.written().verifies_names_of_endpoints());
     let file = file.and_then(|node| discovery::file(&node, &mut names, verified, check));
+    let single_writer =
+        table.get("single_writer").and_then(|node| Some(node.truth(check.report)?.then_some(node.key_at)));
+    let single_writer = single_writer.flatten();
+    let (shortage, hold) = sessions::shortage(&table, single_writer.is_some(), check);
     let own = table.get("timeouts").map(|node| node.table(keys::POOL_TIMEOUTS, check.report));
     let model = Pool {
         name: name.to_owned(),
+        written: name.to_owned(),
+        part: None,
         balance,
         endpoints,
         endpoints_file: file,
@@ -99,20 +120,32 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
         fails_back: fails_back.unwrap_or(true),
         slow_start: slow_start.flatten(),
         panic_percent: panics.flatten(),
+        single_writer: single_writer.is_some(),
         max_connections_per_endpoint: most,
-        shortage: sessions::shortage(&table, check),
+        shortage,
         sessions: sessions::read(table.get("sessions").as_ref(), check),
     };
     // What is said of keys that were misread would only be noise.
-    if check.report.count() == before {
-        useless::report(&table, &model, known, check);
-    }
+    let sound = check.report.count() == before;
+    let without_fallback = if sound { useless::report(&table, &model, known, check) } else { None };
     Read {
         model,
         at: table.at,
         path: table.path().to_owned(),
         no_endpoint: table.get("no_endpoint").map(|node| node.at),
+        single_writer,
+        hold,
+        panic_percent: table.get("panic_percent").map(|node| node.key_at),
+        health: health_node.map(|node| (node.key_at, role_at(&node, check))),
+        health_known,
+        without_fallback,
     }
+}
+
+/// Where the health table `node` says which role endpoints have to have.
+fn role_at(node: &Node<'_>, check: &mut Check<'_>) -> Option<At> {
+    let table = node.is_table().then(|| node.any_table(check.report))?;
+    table.get("role").map(|role| role.key_at)
 }
 
 /// Refuses `no_endpoint = "refuse"` where a listener that refuses would turn away clients of other pools, or cannot.
@@ -123,11 +156,13 @@ pub(super) fn refusals(pools: &[Read], listeners: &[listeners::Read], routes: &[
         }
         let Some(at) = pool.no_endpoint else { continue };
         let path = format!("{}.no_endpoint", pool.path);
-        let own = |listener: usize| routes.iter().any(|at| at.pool == Some(index) && at.listener == Some(listener));
-        for (number, listener) in listeners.iter().enumerate().filter(|(number, _)| own(*number)) {
+        for (number, listener) in listeners.iter().enumerate() {
+            let here = |route: &&routes::Read| route.listener == Some(number);
+            let own = |route: &&routes::Read| route.pool == Some(index);
+            let Some(first) = routes.iter().filter(here).find(own) else { continue };
             let name = quote(&listener.model.name);
-            let other = |route: &&routes::Read| route.listener == Some(number) && route.pool != Some(index);
-            if let Some(other) = routes.iter().find(other) {
+            let other = |route: &&routes::Read| (route.pool, route.part) != (first.pool, first.part);
+            if let Some(other) = routes.iter().filter(here).find(other) {
                 let message =
                     format!("listener {name} would refuse clients of {} too, which lead elsewhere", other.path);
                 check.report.add(at, path.clone(), message).expected("a listener whose routes all lead to this pool");

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use ipnet::IpNet;
 
 use super::node::{Node, Table};
-use super::{Check, acme, databases, keys, listeners, named, path_of, pools, tls};
+use super::{Check, acme, databases, keys, listeners, named, parts, path_of, pools, tls};
 use crate::config::address;
-use crate::config::model::{Balance, Hash, HashKey, NamePattern, Protocol, Route, RouteTls};
+use crate::config::model::{Balance, Hash, HashKey, NamePattern, Part, Protocol, Route, RouteTls};
 use crate::config::report::{At, quote};
 use crate::config::value::Refused;
 
@@ -26,6 +26,9 @@ pub(super) struct Read {
     pub(super) listener: Option<usize>,
     /// Its pool, if there is such a one.
     pub(super) pool: Option<usize>,
+    /// The part of the pool that it leads to, if it says so, and where.
+    pub(super) part: Option<Part>,
+    pub(super) role_at: Option<At>,
     /// Its names.
     pub(super) sni: List<NamePattern>,
     /// Its protocols.
@@ -57,15 +60,15 @@ impl<T> Default for List<T> {
 }
 
 impl Read {
-    /// The resolved route, if what it refers to exists.
-    pub(super) fn resolved(self) -> Option<Route> {
+    /// The resolved route, which leads to the pool at work of this index, if what it refers to exists.
+    pub(super) fn resolved(self, pool: Option<usize>) -> Option<Route> {
         Some(Route {
             name: self.name,
             listener: self.listener?,
             sni: self.sni.values,
             alpn: self.alpn.values,
             from: self.from.values,
-            pool: self.pool?,
+            pool: pool?,
             acme: self.acme,
             allow_cleartext: self.allow_cleartext,
             tls: self.tls,
@@ -90,6 +93,7 @@ pub(super) fn read(
         let table = node.table(keys::ROUTE, check.report);
         let listener = listener_names.resolve(&table, check);
         let pool = pool_names.resolve(&table, check);
+        let (part, role_at) = parts::of_route(&table, check);
         let before = check.report.count();
         let sni = list(table.get("sni"), address::PATTERN, check, address::name_pattern);
         let alpn = list(table.get("alpn"), ALPN, check, protocol);
@@ -110,7 +114,7 @@ pub(super) fn read(
                 nameless(&table, listener, &pools[pool], check);
                 twice(&table, is_clear, listener, &pools[pool], check);
                 let clear = allow_cleartext.as_ref().map(|(_, node)| node).filter(|_| is_clear);
-                databases::pool(&table, clear, listener, &pools[pool], check);
+                databases::pool(&table, clear, part, listener, &pools[pool], check);
             }
             if let Some(tls) = tls.as_mut().filter(|_| listener.model.protocol == Protocol::Postgres) {
                 databases::agree(tls);
@@ -122,6 +126,8 @@ pub(super) fn read(
             path: table.path().to_owned(),
             listener,
             pool,
+            part,
+            role_at,
             sni,
             alpn,
             from,

@@ -22,30 +22,34 @@ enum Word {
     Hold,
 }
 
-/// Reads what happens while no endpoint of the pool of `table` can take a client.
-pub(super) fn shortage(table: &Table<'_>, check: &mut Check<'_>) -> Shortage {
+/// Reads what happens while no endpoint of the pool of `table` can take a client, and how long clients wait where they do so
+/// because there is a single writer (`single_writer`) and nothing else was written.
+pub(super) fn shortage(table: &Table<'_>, single_writer: bool, check: &mut Check<'_>) -> (Shortage, Option<Duration>) {
     let default = Shortage::default();
     let words = [("close", Word::Close), ("refuse", Word::Refuse), ("hold", Word::Hold)];
     let before = check.report.count();
     let word = table.get("no_endpoint").and_then(|node| node.choice(&words, check.report));
     let known = check.report.count() == before;
+    let waits_for_writer = single_writer && table.get("no_endpoint").is_none();
     let word = word.unwrap_or(Word::Close);
     let hold = table.get("hold");
-    if let Some(node) = hold.as_ref().filter(|_| known && word != Word::Hold) {
+    if let Some(node) = hold.as_ref().filter(|_| known && word != Word::Hold && !waits_for_writer) {
         check.report.add(node.key_at, node.path(), "only no_endpoint = \"hold\" lets clients wait");
     }
     let hold = hold.and_then(|node| node.duration_within(MINUTES, "\"100ms\" to \"10m\"", check.report));
     let queue = table.get("queue").and_then(|node| off_or_within(&node, &MINUTES, "\"100ms\" to \"10m\"", check));
     let most = table.get("max_waiting").and_then(|node| node.number(1..=65_536, check.report));
-    Shortage {
+    let hold = hold.unwrap_or(DEFAULT_HOLD);
+    let shortage = Shortage {
         no_endpoint: match word {
             Word::Close => NoEndpoint::Close,
             Word::Refuse => NoEndpoint::Refuse,
-            Word::Hold => NoEndpoint::Hold(hold.unwrap_or(DEFAULT_HOLD)),
+            Word::Hold => NoEndpoint::Hold(hold),
         },
         queue: queue.map_or(default.queue, Option::unwrap_or_default),
         most_waiting: most.map_or(default.most_waiting, |most| most as usize),
-    }
+    };
+    (shortage, waits_for_writer.then_some(hold))
 }
 
 /// A duration within `range`, or "off".

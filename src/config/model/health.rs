@@ -117,6 +117,8 @@ pub enum Probe {
     Postgres(PostgresProbe),
     /// To say what it is, in the protocol of Redis.
     Redis(RedisProbe),
+    /// To take a login, in the protocol of MySQL.
+    Mysql(MysqlProbe),
 }
 
 impl Probe {
@@ -125,6 +127,7 @@ impl Probe {
         match self {
             Probe::Postgres(probe) => probe.login.as_ref()?.password.as_ref(),
             Probe::Redis(probe) => probe.password.as_ref(),
+            Probe::Mysql(probe) => probe.login.password.as_ref(),
             Probe::Tcp | Probe::Http(_) | Probe::Script(_) => None,
         }
     }
@@ -156,6 +159,23 @@ pub struct PostgresProbe {
     pub asks_lag: bool,
     /// What to ask besides.
     pub query: Option<String>,
+}
+
+/// What a MySQL or MariaDB server is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MysqlProbe {
+    /// Who logs in.
+    pub login: Login,
+    /// The database to begin in; `None`: none.
+    pub database: Option<String>,
+    /// Whether a replica is asked how far it is behind.
+    pub asks_lag: bool,
+    /// What to ask besides.
+    pub query: Option<String>,
+    /// Whether it has to be a node of a Galera cluster that is ready.
+    pub galera: bool,
+    /// The file with the server's public RSA key, for a login without TLS in which it asks for the password itself.
+    pub server_key: Option<PathBuf>,
 }
 
 /// Who logs in to a server.

@@ -99,6 +99,6 @@ fn what_postgres_asks_for() {
     not clear with a name
       nothing
     TLS for those in clear
-      nothing
+      main.toml:7:1: route.pg.allow_cleartext: libpq does not log in by SCRAM without TLS to servers that offer to bind it to theirs, so clients in clear need another way (pg_hba.conf)
     "#);
 }

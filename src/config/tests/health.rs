@@ -7,7 +7,7 @@ use super::replaced;
 use crate::config::model::{Dialogue, Health, Probe, Step, Trust};
 
 /// What is said of each case's health table, for an endpoint with an address.
-fn said(cases: &[(&str, &str)]) -> String {
+pub(super) fn said(cases: &[(&str, &str)]) -> String {
     said_of("'10.0.0.1:1'", cases)
 }
 
@@ -47,9 +47,9 @@ fn the_table() {
             password_file = '/x', database = 'a', query = 'b', value = 'c'"),
     ]), @r#"
     without a probe
-      main.toml:10:1: pool.web.health.probe: the key is missing; expected one of "tcp", "tls", "http", "script", "postgres", "redis"
+      main.toml:10:1: pool.web.health.probe: the key is missing; expected one of "tcp", "tls", "http", "script", "postgres", "redis", "mysql"
     of another kind
-      main.toml:10:20: pool.web.health.probe: "ping" is not known; expected one of "tcp", "tls", "http", "script", "postgres", "redis"
+      main.toml:10:20: pool.web.health.probe: "ping" is not known; expected one of "tcp", "tls", "http", "script", "postgres", "redis", "mysql"
     out of range
       main.toml:10:38: pool.web.health.interval: 50ms is out of range; expected "100ms" to "1h"
       main.toml:10:53: pool.web.health.fall: 0 is out of range; expected a number from 1 to 100

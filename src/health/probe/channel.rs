@@ -21,6 +21,18 @@ const LAST_WORDS: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Line(pub(super) Stream);
 
+impl Line {
+    /// Whether it stays on this machine, in a unix socket.
+    pub(super) fn is_local(&self) -> bool {
+        self.0.is_unix()
+    }
+
+    /// Has an endpoint that is gone be known to be so, while nothing is said for long.
+    pub(super) fn keep_alive_closely(&self) {
+        self.0.keep_alive_closely();
+    }
+}
+
 /// A connection.
 #[derive(Debug)]
 pub(crate) enum Channel {

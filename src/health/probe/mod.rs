@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 mod channel;
 mod http;
+pub(crate) mod mysql;
 mod postgres;
 mod redis;
 mod script;
@@ -15,8 +16,10 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
+use zeroize::Zeroizing;
 
 use self::channel::{Channel, Line};
+use self::mysql::{Conversation, Means};
 use self::tls::Opened;
 use super::secret;
 use super::verdict::{Observation, Text};
@@ -95,6 +98,13 @@ impl Found {
         Found { reply: Reply::Plain(observation), expires: None, took }
     }
 
+    /// That a server has told what it is, and nothing else.
+    #[cfg(test)]
+    pub(super) fn of_server(role: Role) -> Found {
+        let answer = server::Answer { role: Some(role), ..server::Answer::of("X 1") };
+        Found { reply: Reply::Server(answer), expires: None, took: Duration::ZERO }
+    }
+
     /// What a pool makes of it.
     pub(crate) fn judge(&self, expect: &Expect) -> Observation {
         match &self.reply {
@@ -139,7 +149,8 @@ impl Ending {
     }
 }
 
-/// Has `dialogue` with an endpoint that is called `host`, within `tls` if the dialogue is.
+/// Has `dialogue` with an endpoint that is called `host`, within `tls` if the dialogue is. A talk that was `left` goes on
+/// instead; one that has no end by the deadline is left.
 ///
 /// # Errors
 /// Nothing was found out about the endpoint: something of our own (a descriptor, a port, an address, a password) was missing.
@@ -148,24 +159,25 @@ pub(crate) async fn run(
     dialogue: &Dialogue,
     host: &str,
     tls: Option<&Result<tls::Client, Observation>>,
+    left: &mut Option<Conversation>,
 ) -> io::Result<(Found, Ending)> {
     let password = dialogue.probe.password().map(secret::read).transpose()?;
     let of_sentinels = dialogue.probe.sentinels().and_then(|sentinels| sentinels.password.as_ref());
     let of_sentinels = of_sentinels.map(secret::read).transpose()?;
     let began = Instant::now();
     let talk = Talk { call, host, tls, deadline: Deadline::from(began, call.patience) };
-    let (reply, expires, channel) = match talk.dial().await? {
-        Err(why) => (Reply::Plain(why), None, None),
-        Ok(line) => {
-            let passwords = Passwords {
-                own: password.as_ref().map(|password| password.as_slice()),
-                of_sentinels: of_sentinels.as_ref().map(|password| password.as_slice()),
-            };
-            let (said, expires, channel) = talk.have(line, &dialogue.probe, passwords).await;
-            (said.unwrap_or_else(Reply::Plain), expires, channel)
-        }
+    let passwords = Passwords {
+        own: password.as_ref().map(|password| password.as_slice()),
+        of_sentinels: of_sentinels.as_ref().map(|password| password.as_slice()),
     };
-    let found = Found { reply, expires, took: began.elapsed() };
+    let (said, expires, channel) = match left.take().filter(Conversation::is_fresh) {
+        Some(conversation) => talk.go_on(conversation, left).await,
+        None => match talk.dial().await? {
+            Err(why) => (Err(why), None, None),
+            Ok(line) => talk.have(line, &dialogue.probe, passwords, left).await,
+        },
+    };
+    let found = Found { reply: said.unwrap_or_else(Reply::Plain), expires, took: began.elapsed() };
     Ok((found, Ending(channel)))
 }
 
@@ -204,7 +216,13 @@ impl Talk<'_> {
     }
 
     /// Says what `probe` is to say, with these passwords where it logs in.
-    async fn have(&self, line: Line, probe: &Probe, passwords: Passwords<'_>) -> Talked<Reply> {
+    async fn have(
+        &self,
+        line: Line,
+        probe: &Probe,
+        passwords: Passwords<'_>,
+        left: &mut Option<Conversation>,
+    ) -> Talked<Reply> {
         match probe {
             // A connection in clear on which nothing was said needs no more than to be closed.
             Probe::Tcp if self.tls.is_none() => {
@@ -237,12 +255,28 @@ impl Talk<'_> {
                 let (answer, expires, channel) = postgres::run(line, probe, passwords.own, self).await;
                 (answer.map(Reply::Server), expires, channel)
             }
+            Probe::Mysql(probe) => {
+                let password = passwords.own.map(|password| Zeroizing::new(password.to_vec()));
+                let means = Means { probe: probe.clone(), password, tls: self.tls.cloned() };
+                self.go_on(Conversation::begin(line, means), left).await
+            }
             Probe::Redis(probe) => {
                 let ask = async |channel| {
                     let (answer, channel) = redis::run(channel, probe, passwords, self).await;
                     (answer.map(Reply::Server), channel)
                 };
                 self.within(line, ask).await
+            }
+        }
+    }
+
+    /// Has a conversation go on, which is left if it has no end by the deadline.
+    async fn go_on(&self, conversation: Conversation, left: &mut Option<Conversation>) -> Talked<Reply> {
+        match conversation.go_on(self.deadline).await {
+            Ok((answer, expires, channel)) => (answer.map(Reply::Server), expires, channel),
+            Err((why, conversation)) => {
+                *left = Some(conversation);
+                (Err(Observation::Missing(why)), None, None)
             }
         }
     }

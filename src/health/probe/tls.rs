@@ -3,13 +3,15 @@
 //! No session is ever resumed: that would leave out the certificates, and an endpoint whose certificate has expired or
 //! which no longer takes ours would look well.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::pki_types::ServerName;
-use rustls::{AlertDescription, Error, ProtocolVersion};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::{ServerName, UnixTime};
+use rustls::{AlertDescription, ClientConfig, Error, ProtocolVersion};
 use tokio_rustls::TlsConnector;
 
 use super::channel::{Channel, Line};
@@ -67,9 +69,39 @@ impl Client {
     /// # Errors
     /// What is to be told of the endpoint, and the connection if it is worth an end.
     pub(super) async fn open(&self, line: Line) -> Result<Opened, (Observation, Channel)> {
-        let Some(config) = self.watched.probing(&self.protocols) else {
-            return Err((Observation::Missing("TLS cannot be set up".into()), Channel::Clear(line)));
+        match self.watched.probing(&self.protocols) {
+            Some(config) => self.handshake(config, line).await,
+            None => Err((NO_SETTINGS, Channel::Clear(line))),
+        }
+    }
+
+    /// Makes the handshake with a server that takes it amiss if it breaks: a certificate that does not hold is told only
+    /// when it is done, and then there is a connection on which nothing must be said but what anybody may hear.
+    ///
+    /// # Errors
+    /// As [`Client::open`].
+    pub(super) async fn open_whole(&self, line: Line) -> Result<Opened, (Observation, Channel)> {
+        let Some((config, verifier)) = self.watched.verifying_later(&self.protocols) else {
+            return Err((NO_SETTINGS, Channel::Clear(line)));
         };
+        let opened = self.handshake(config, line).await?;
+        match self.verify(&opened.channel, verifier.as_ref()) {
+            Ok(()) => Ok(opened),
+            Err(error) => Err((Observation::Refused(meaning(&error)), opened.channel)),
+        }
+    }
+
+    /// Verifies what the endpoint has shown of itself.
+    fn verify(&self, channel: &Channel, verifier: &dyn ServerCertVerifier) -> Result<(), Error> {
+        let shown = match channel {
+            Channel::Tls(stream) => stream.get_ref().1.peer_certificates(),
+            Channel::Clear(_) => None,
+        };
+        let (own, others) = shown.and_then(<[_]>::split_first).ok_or(Error::NoCertificatesPresented)?;
+        verifier.verify_server_cert(own, others, &self.name, &[], UnixTime::now()).map(|_| ())
+    }
+
+    async fn handshake(&self, config: Arc<ClientConfig>, line: Line) -> Result<Opened, (Observation, Channel)> {
         let handshake = TlsConnector::from(config).connect(self.name.clone(), line).into_fallible();
         let stream = handshake.await.map_err(|(error, line)| (observation(&error), Channel::Clear(line)))?;
         let (_, connection) = stream.get_ref();
@@ -83,6 +115,7 @@ impl Client {
     }
 }
 
+const NO_SETTINGS: Observation = Observation::Missing(Cow::Borrowed("TLS cannot be set up"));
 const NO_PROTOCOL: &str = "it takes none of the protocols offered (alpn)";
 
 /// For a probe that asks no more than a handshake: tells what the endpoint makes of our certificate, or of that we have
@@ -115,8 +148,11 @@ pub(super) fn observation(error: &io::Error) -> Observation {
 
 /// What a definite answer within TLS means; nothing if there was none.
 fn refusal(error: &io::Error) -> Option<Text> {
-    let error = error.get_ref()?.downcast_ref::<Error>()?;
-    Some(match error {
+    Some(meaning(error.get_ref()?.downcast_ref::<Error>()?))
+}
+
+fn meaning(error: &Error) -> Text {
+    match error {
         Error::InvalidCertificate(error) => words::certificate(error),
         Error::AlertReceived(AlertDescription::NoApplicationProtocol) | Error::NoApplicationProtocol => {
             NO_PROTOCOL.into()
@@ -124,5 +160,5 @@ fn refusal(error: &io::Error) -> Option<Text> {
         Error::AlertReceived(alert) => format!("TLS alert {alert:?}").into(),
         Error::InvalidMessage(_) => "it does not answer in TLS".into(),
         other => format!("TLS: {other}").into(),
-    })
+    }
 }

@@ -53,6 +53,8 @@ families! {
         "Clients that wait because every endpoint that can be chosen is full.";
     WAIT Histogram "pointsman_pool_wait_seconds" "How long clients waited for an endpoint; only those that did.";
     PANIC Gauge "pointsman_pool_panic" "1 while too few endpoints are fit and it is as if all were, else 0.";
+    WRITERS Gauge "pointsman_pool_writers"
+        "Endpoints that say that they are the primary; only of pools for the primary.";
     PICKS Counter "pointsman_endpoint_picks_total" "Times that it was chosen.";
     USABLE Gauge "pointsman_endpoint_usable" "1: it may be chosen, 0: it is down, left out or out of service.";
     WEIGHT Gauge "pointsman_endpoint_weight"

@@ -18,6 +18,7 @@ fn everything() -> Metrics {
     metrics.crl_expiry("pg", "/etc/a.crl").set(1.0);
     metrics.handshakes("pg", &Handshake { version: Some("1.3"), ..Handshake::default() }).increment(1);
     metrics.handshake_failures("pg", "timeout").increment(1);
+    metrics.pool_writers("pg").set(1.0);
     metrics.pool_tls("pg").handshake.record(0.001);
     metrics.pool_handshakes("pg", &Handshake { version: Some("1.3"), ..Handshake::default() }).increment(1);
     metrics.pool_handshake_failures("pg", "timeout").increment(1);

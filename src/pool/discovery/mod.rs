@@ -1,8 +1,8 @@
 //! Discovery: who the endpoints of a pool are. Those of the configuration, those of a file that may change, and what the
 //! names of both stand for, which is asked for again and again.
 //!
-//! One loop for each pool, on the control runtime, puts together what its sources say and hands it to [`Pool::set`]. A
-//! source that fails keeps what it said last. Everything is linear in the number of endpoints, and a set is replaced at
+//! One loop for each pool as it is written, on the control runtime, puts together what its sources say and hands it to
+//! [`Pool::set`] of each of its parts. A source that fails keeps what it said last. Everything is linear in the number of endpoints, and a set is replaced at
 //! most ten times a second, however many names are answered in between.
 
 mod answer;
@@ -43,6 +43,8 @@ const SWAP: Duration = Duration::from_secs(2);
 
 /// Where the endpoints of one pool are found.
 pub(crate) struct Sources {
+    /// The pool, as it is written.
+    pub(crate) pool: String,
     endpoints: Vec<Endpoint>,
     file: Option<PathBuf>,
     /// Whether endpoints have to have names that certificates are verified by.
@@ -52,9 +54,10 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// Those of a pool.
+    /// Those of a pool, and of all its parts.
     pub(crate) fn of(pool: &model::Pool) -> Sources {
         Sources {
+            pool: pool.written.clone(),
             endpoints: pool.endpoints.clone(),
             file: pool.endpoints_file.clone(),
             names_verified: pool.health.as_ref().is_some_and(|health| health.verifies_names_of_endpoints()),
@@ -68,10 +71,10 @@ impl Sources {
     }
 }
 
-/// Keeps the endpoints of one pool up to date until it is dropped. `first` is called once the file was read and every
+/// Keeps the endpoints of `pools`, which are the parts of one, up to date until it is dropped. `first` is called once the file was read and every
 /// name has been looked up.
 pub(crate) async fn keep(
-    pool: Arc<Pool>,
+    pools: Vec<Arc<Pool>>,
     sources: Sources,
     dns: Arc<Dns>,
     metrics: Arc<Metrics>,
@@ -79,7 +82,8 @@ pub(crate) async fn keep(
 ) {
     let set = members(&sources.endpoints, |_| None);
     let mut discovery = Discovery {
-        pool,
+        pool: sources.pool,
+        pools,
         dns: Arc::new(dns.for_pool()),
         refresh: sources.refresh,
         file_to_come: sources.file.is_some(),
@@ -108,7 +112,7 @@ pub(crate) async fn keep(
         }
         if is_first && let Some(first) = first.take() {
             first();
-            discovery.pool.has_gathered();
+            discovery.pools.iter().for_each(|pool| pool.has_gathered());
         }
         let event = tokio::select! {
             event = discovery.tasks.join_next() => event,
@@ -120,7 +124,7 @@ pub(crate) async fn keep(
                     due = Some(last_set.map_or(now, |last| now.max(last + BETWEEN_SETS)));
                 }
             }
-            Some(Err(error)) => tracing::error!(pool = &*discovery.pool.name, "a source was lost: {error}"),
+            Some(Err(error)) => tracing::error!(pool = discovery.pool, "a source was lost: {error}"),
             // Nothing can change any more.
             None => return,
         }
@@ -129,7 +133,10 @@ pub(crate) async fn keep(
 
 /// The sources of one pool, and what they say.
 struct Discovery {
-    pool: Arc<Pool>,
+    /// The pool, as it is written.
+    pool: String,
+    /// Its parts.
+    pools: Vec<Arc<Pool>>,
     dns: Arc<Dns>,
     refresh: Duration,
     /// Endpoints of the configuration.
@@ -144,7 +151,7 @@ struct Discovery {
     to_come: HashSet<Query>,
     file_to_come: bool,
     tasks: JoinSet<Event>,
-    /// What was handed to the pool.
+    /// What was handed to the pools.
     set: Vec<Member>,
     /// Until when a file that has changed takes nothing away, if names in it have not been looked up yet.
     swap: Option<Instant>,
@@ -177,7 +184,7 @@ impl Discovery {
             Event::Name(query, answer) => self.answered(query, answer),
             Event::File(Some((watched, reading))) => self.read(watched, reading),
             Event::File(None) => {
-                tracing::error!(pool = &*self.pool.name, "the file of endpoints is no longer looked at");
+                tracing::error!(pool = self.pool, "the file of endpoints is no longer looked at");
                 self.file_to_come = false;
                 false
             }
@@ -190,14 +197,14 @@ impl Discovery {
             self.names.remove(&query);
             return false;
         }
-        let pool = &self.pool;
+        let pool = self.pool.as_str();
         let known = self.names.entry(query.clone()).or_default();
         let mut changed = false;
         let (ttl, failure) = match answer {
             Ok(found) => {
                 changed = known.answer.as_ref() != Some(&found.answer);
                 if changed {
-                    tracing::info!(pool = &*pool.name, name = %query, answer = %found.answer, "resolved");
+                    tracing::info!(pool, name = %query, answer = %found.answer, "resolved");
                 }
                 known.answer = Some(found.answer);
                 (found.ttl, (!found.failures.is_empty()).then(|| told(found.failures, "; ")))
@@ -207,13 +214,13 @@ impl Discovery {
         let pause = match &failure {
             None => {
                 if known.failures > 0 {
-                    tracing::info!(pool = &*pool.name, name = %query, "resolved again");
+                    tracing::info!(pool, name = %query, "resolved again");
                 }
                 known.failures = 0;
                 ttl
             }
             Some(_) => {
-                pool.metrics.discovery_failures.increment(1);
+                self.pools.iter().for_each(|pool| pool.metrics.discovery_failures.increment(1));
                 let times = 1u32.checked_shl(known.failures).unwrap_or(u32::MAX);
                 known.failures = known.failures.saturating_add(1);
                 let longest = if known.answer.is_some() { LONGEST_RETRY } else { LONGEST_RETRY_UNKNOWN };
@@ -223,7 +230,7 @@ impl Discovery {
         if failure.is_some() && failure != known.told {
             let kept = known.answer.as_ref().map(ToString::to_string).unwrap_or_default();
             let error = failure.as_deref().unwrap_or_default();
-            tracing::warn!(pool = &*pool.name, name = %query, kept, "cannot resolve: {error}");
+            tracing::warn!(pool, name = %query, kept, "cannot resolve: {error}");
         }
         known.told = failure;
         self.look_up(query, pause.max(SHORTEST).min(self.refresh));
@@ -231,7 +238,7 @@ impl Discovery {
     }
 
     fn read(&mut self, watched: Watched, reading: Reading) -> bool {
-        let (pool, file) = (&*self.pool.name, watched.path().display().to_string());
+        let (pool, file) = (self.pool.as_str(), watched.path().display().to_string());
         let mut changed = false;
         match reading {
             Reading::Endpoints(endpoints) => {
@@ -240,7 +247,7 @@ impl Discovery {
                 self.listed = endpoints;
             }
             Reading::Failed(problems) => {
-                self.pool.metrics.discovery_failures.increment(1);
+                self.pools.iter().for_each(|pool| pool.metrics.discovery_failures.increment(1));
                 let kept = self.listed.len();
                 for problem in problems {
                     tracing::warn!(pool, file, kept, "cannot use the file of endpoints: {problem}");
@@ -284,7 +291,7 @@ impl Discovery {
         self.tasks.spawn(async move { Event::File(watched.next().await) });
     }
 
-    /// Hands what is known to the pool. False if that has to wait, as it would take endpoints away for the sake of names
+    /// Hands what is known to the pools. False if that has to wait, as it would take endpoints away for the sake of names
     /// that are not known yet.
     fn put(&mut self, now: Instant, metrics: &Metrics) -> bool {
         let names = &self.names;
@@ -297,7 +304,7 @@ impl Discovery {
         self.swap = None;
         if set != self.set {
             self.set.clone_from(&set);
-            self.pool.set(set, metrics);
+            self.pools.iter().for_each(|pool| pool.set(set.clone(), metrics));
         }
         true
     }

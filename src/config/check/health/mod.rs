@@ -2,6 +2,7 @@
 
 mod agent;
 mod dialogue;
+mod mysql;
 mod redis;
 mod server;
 mod tls;
@@ -43,33 +44,42 @@ enum Word {
     Script,
     Postgres,
     Redis,
+    Mysql,
 }
 
-const WORDS: [(&str, Word); 6] = [
+const WORDS: [(&str, Word); 7] = [
     ("tcp", Word::Tcp),
     ("tls", Word::Tls),
     ("http", Word::Http),
     ("script", Word::Script),
     ("postgres", Word::Postgres),
     ("redis", Word::Redis),
+    ("mysql", Word::Mysql),
 ];
 
+/// Those of servers of databases, which take a login.
+const SERVERS: [Word; 3] = [Word::Postgres, Word::Mysql, Word::Redis];
+/// Those that take queries.
+const SQL: [Word; 2] = [Word::Postgres, Word::Mysql];
+
 /// What only makes sense with some probes: the key, the probes, and why not with others.
-const PARTS: [(&str, &[Word], &str); 15] = [
+const PARTS: [(&str, &[Word], &str); 17] = [
     (
         "tls",
-        &[Word::Tls, Word::Http, Word::Script, Word::Postgres, Word::Redis],
+        &[Word::Tls, Word::Http, Word::Script, Word::Postgres, Word::Mysql, Word::Redis],
         "probe = \"tcp\" only takes a connection; \"tls\" makes a handshake",
     ),
     ("http", &[Word::Http], "only probe = \"http\" sends a request"),
     ("script", &[Word::Script], "only probe = \"script\" follows one"),
-    ("role", &[Word::Postgres, Word::Redis], "only servers of databases have one"),
-    ("max_lag", &[Word::Postgres, Word::Redis], "only servers of databases know"),
-    ("user", &[Word::Postgres, Word::Redis], "this probe does not log in"),
-    ("password_file", &[Word::Postgres, Word::Redis], "this probe does not log in"),
-    ("database", &[Word::Postgres], "this probe does not log in"),
-    ("query", &[Word::Postgres], "this probe does not ask by queries"),
-    ("value", &[Word::Postgres], "this probe does not ask by queries"),
+    ("role", &SERVERS, "only servers of databases have one"),
+    ("max_lag", &SERVERS, "only servers of databases know"),
+    ("user", &SERVERS, "this probe does not log in"),
+    ("password_file", &SERVERS, "this probe does not log in"),
+    ("database", &SQL, "this probe does not log in"),
+    ("query", &SQL, "this probe does not ask by queries"),
+    ("value", &SQL, "this probe does not ask by queries"),
+    ("galera", &[Word::Mysql], "only servers of MySQL are in such a cluster: probe = \"mysql\""),
+    ("server_key_file", &[Word::Mysql], "only servers of MySQL have such a key: probe = \"mysql\""),
     ("info", &[Word::Redis], "only probe = \"redis\" asks for INFO"),
     ("master_name", &[Word::Redis], "only probe = \"redis\" asks Sentinels"),
     ("sentinels", &[Word::Redis], "only probe = \"redis\" asks Sentinels"),
@@ -78,7 +88,7 @@ const PARTS: [(&str, &[Word], &str); 15] = [
 ];
 
 /// What makes no sense where only agents are asked.
-const PROBE_KEYS: [&str; 20] = [
+const PROBE_KEYS: [&str; 22] = [
     "interval",
     "fast_interval",
     "rise",
@@ -99,6 +109,8 @@ const PROBE_KEYS: [&str; 20] = [
     "sentinels",
     "sentinel_user",
     "sentinel_password_file",
+    "galera",
+    "server_key_file",
 ];
 
 /// Reads how the endpoints of a pool are probed: `own`, which are `endpoints` if it has no others and all are known. `pools`
@@ -151,6 +163,7 @@ pub(super) fn read(
             query: server.query,
         }),
         Word::Redis => Probe::Redis(redis::read(&table, &server, own, check)),
+        Word::Mysql => Probe::Mysql(mysql::read(&table, &server, check)),
     });
     let (interval, fast_interval) = intervals(&table, check);
     let timeout = table.get("timeout");

@@ -1,0 +1,71 @@
+//! Who says that it is the primary: in a pool for the primary that is one endpoint, and where it is written so
+//! (`single_writer`) nobody gets new sessions while it is more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use metrics::Gauge;
+
+use super::Endpoint;
+use super::tiers::Tiers;
+
+/// What a pool for the primary makes of those that say that they are.
+pub(super) struct Writers {
+    /// Only one may say so.
+    is_single: bool,
+    /// There were several when it was last looked at.
+    are_rivals: AtomicBool,
+    gauge: Gauge,
+}
+
+impl Writers {
+    /// Nobody has said anything yet.
+    pub(super) fn new(is_single: bool, gauge: Gauge) -> Writers {
+        Writers { is_single, are_rivals: AtomicBool::new(false), gauge }
+    }
+
+    /// Whether no other endpoint than `endpoint` says that it is the primary, where only one may. Each choice asks this by
+    /// itself, so that none is late.
+    pub(super) fn allow(&self, tiers: &Tiers, endpoint: &Endpoint) -> bool {
+        !self.is_single || tiers.writers().all(|writer| writer.target == endpoint.target)
+    }
+
+    /// Counts them, and tells where they are too many, or no longer. Whether they are.
+    pub(super) fn look(&self, pool: &str, tiers: &Tiers) -> bool {
+        let mut writers: Vec<&Arc<Endpoint>> = Vec::new();
+        for writer in tiers.writers() {
+            // One server may be called by two names.
+            if !writers.iter().any(|known| known.target == writer.target) {
+                writers.push(writer);
+            }
+        }
+        self.gauge.set(writers.len() as f64);
+        let are_rivals = self.is_single && writers.len() > 1;
+        let endpoints = || writers.iter().map(|writer| &*writer.name).collect::<Vec<_>>().join(", ");
+        match (self.are_rivals.swap(are_rivals, Ordering::Relaxed), are_rivals) {
+            (false, true) => {
+                let endpoints = endpoints();
+                tracing::error!(
+                    pool,
+                    endpoints,
+                    "several endpoints say that they are the primary: no new sessions until it is one"
+                );
+            }
+            (true, false) => {
+                let endpoints = endpoints();
+                tracing::info!(
+                    pool,
+                    endpoints,
+                    "no longer do several endpoints say that they are the primary: new sessions go on"
+                );
+            }
+            _ => {}
+        }
+        are_rivals
+    }
+
+    /// Those that all say so, where only one may.
+    pub(super) fn rivals(&self, tiers: &Tiers) -> Vec<Arc<Endpoint>> {
+        if self.are_rivals.load(Ordering::Relaxed) { tiers.writers().cloned().collect() } else { Vec::new() }
+    }
+}
