@@ -4,10 +4,10 @@
 //! Nothing of the client is sent here, so every failure may move on to another endpoint.
 
 mod cover;
+mod introduction;
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -19,18 +19,20 @@ use tokio::time::{sleep, timeout};
 
 use self::cover::Cover;
 pub(crate) use self::cover::Near;
+pub(crate) use self::introduction::{Introduction, Source, send};
 use crate::config::model::NoEndpoint;
+use crate::detect::Opening;
 use crate::forward::Tools;
 use crate::observe::metrics::Metrics;
 use crate::observe::outcome::{Outcome, Side};
 use crate::observe::record::Handshake;
-use crate::pool::endpoint::{NO_ANSWER, NO_HANDSHAKE};
+use crate::pool::endpoint::{NO_ADDRESS, NO_ANSWER, NO_HANDSHAKE};
 use crate::pool::waiting::Place;
 use crate::pool::{Endpoint, Lack, Lease, Pool, Target};
 use crate::session::Failure;
 use crate::stream::{Family, Stream};
 use crate::sys;
-use crate::tls::handshake::Joined;
+use crate::tls::handshake::{Accepted, Joined};
 use crate::wire::postgres;
 
 /// Different endpoints that one session tries before it gives up or waits.
@@ -54,10 +56,19 @@ pub(crate) struct Attempts<'a> {
     tried: [Option<Arc<Endpoint>>; TRIES],
     /// What is to be said if no other endpoint is left.
     failure: Failure,
-    /// `None`: what the client says is all that is said to endpoints. Boxed, as that is how it is with most.
-    cover: Option<Box<Cover<'a>>>,
+    /// Boxed, for most sessions go without.
+    special: Option<Box<Special<'a>>>,
     /// Boxed, for nearly every session goes without for as long as it lives.
     wait: Option<Box<Wait<'a>>>,
+}
+
+/// What not every session asks for.
+#[derive(Default)]
+struct Special<'a> {
+    /// What endpoints are to know of the client.
+    introduction: Option<Box<Introduction>>,
+    /// `None`: what the client says is all that is said to endpoints.
+    cover: Option<Cover<'a>>,
 }
 
 /// An endpoint that was not reached.
@@ -98,14 +109,30 @@ impl<'a> Attempts<'a> {
             awaits_answer,
             tried: Default::default(),
             failure: Failure::new(Outcome::NoEndpoint, Side::Policy),
-            cover: None,
+            special: None,
             wait: None,
         }
     }
 
+    /// With this in front of everything else; the client's TLS, where that ends here, and its opening are known.
+    pub(crate) fn introducing(
+        mut self,
+        introduction: Option<Box<Introduction>>,
+        (accepted, opening): (Option<&Accepted>, Option<&Opening>),
+    ) -> Attempts<'a> {
+        if let Some(mut introduction) = introduction {
+            let something_follows = opening.is_some_and(|opening| !opening.bytes.is_empty());
+            introduction.complete(accepted.map(|accepted| &*accepted.sealed), something_follows);
+            self.special.get_or_insert_default().introduction = Some(introduction);
+        }
+        self
+    }
+
     /// Over TLS, if that is how the pool speaks to its endpoints and the client does not do so itself.
     pub(crate) fn covered(mut self, near: Near<'_>, tools: &'a Tools, metrics: &'a Metrics) -> Attempts<'a> {
-        self.cover = Cover::for_client(self.pool, near, tools, metrics).map(Box::new);
+        if let Some(cover) = Cover::for_client(self.pool, near, tools, metrics) {
+            self.special.get_or_insert_default().cover = Some(cover);
+        }
         self
     }
 
@@ -166,7 +193,7 @@ impl<'a> Attempts<'a> {
 
     /// How the last handshake with an endpoint went, if there was one.
     pub(crate) fn take_handshake(&mut self) -> Option<Box<Handshake>> {
-        self.cover.as_mut()?.handshake.take()
+        self.cover()?.handshake.take()
     }
 
     /// The endpoint took the connection but ended it without an answer.
@@ -253,44 +280,68 @@ impl<'a> Attempts<'a> {
 
     /// Connects to an endpoint and, where that is how it is spoken to, makes a handshake with it.
     async fn reach(&mut self, lease: &Lease) -> Result<(Stream, Option<Box<Joined>>), Unreached> {
-        self.cover.iter_mut().for_each(|cover| cover.handshake = None);
-        let asks = self.cover.as_ref().is_some_and(|cover| cover.asks());
-        let opened = timeout(self.pool.timeouts.connect, open(self.pool, lease.endpoint(), asks)).await;
+        self.cover().into_iter().for_each(|cover| cover.handshake = None);
+        let (asks, tls) = self.cover().map_or((false, None), |cover| (cover.asks(), cover.tls));
+        let introduction = self.special.as_ref().and_then(|special| special.introduction.as_deref());
+        let opening = open(self.pool, lease.endpoint(), introduction, (asks, tls.is_some()));
+        let opened = timeout(self.pool.timeouts.connect, opening).await;
+        let pool = self.pool;
         let stream =
             opened.unwrap_or(Err(Unopened::Dial(io::ErrorKind::TimedOut.into()))).map_err(|why| match why {
+                Unopened::NoAddress => {
+                    Unreached { failure: Failure::new(Outcome::ConnectFailed, Side::Us), code: NO_ADDRESS }
+                }
                 Unopened::Dial(error) => {
                     Unreached { failure: blame(&error), code: error.raw_os_error().unwrap_or(libc::ETIMEDOUT) }
                 }
                 Unopened::Refused(answer) => {
-                    self.cover.iter_mut().for_each(|cover| cover.refused(self.pool, answer));
+                    self.cover().into_iter().for_each(|cover| cover.refused(pool, answer));
                     Unreached { failure: Failure::new(Outcome::EndpointTlsFailed, Side::Endpoint), code: NO_HANDSHAKE }
                 }
             })?;
-        let Some(tls) = self.cover.as_ref().and_then(|cover| cover.tls) else { return Ok((stream, None)) };
+        let Some(tls) = tls else { return Ok((stream, None)) };
         let unset = Unreached { failure: Failure::new(Outcome::Internal, Side::Us), code: NO_HANDSHAKE };
-        let (cover, endpoint) = self.cover.as_mut().zip(lease.endpoint().tls.as_ref()).ok_or(unset)?;
-        let joined = cover.join(self.pool, tls, endpoint, &stream).await?;
+        let (cover, endpoint) = self.cover().zip(lease.endpoint().tls.as_ref()).ok_or(unset)?;
+        let joined = cover.join(pool, tls, endpoint, &stream).await?;
         Ok((stream, Some(Box::new(joined))))
+    }
+}
+
+impl<'a> Attempts<'a> {
+    fn cover(&mut self) -> Option<&mut Cover<'a>> {
+        self.special.as_mut()?.cover.as_mut()
     }
 }
 
 /// Why there is no connection to an endpoint.
 pub(crate) enum Unopened {
+    /// It would have to be connected to from an address that the client does not have.
+    NoAddress,
     /// It cannot be connected to.
     Dial(io::Error),
     /// It did not promise TLS but answered this, or ended.
     Refused(Option<u8>),
 }
 
-/// Connects to `endpoint` as sessions of `pool` do and, if that `asks` for it, has it promise TLS as servers of PostgreSQL do.
-/// Takes as long as that takes.
+/// Connects to `endpoint` as sessions of `pool` do, with the `introduction` of a client in front of everything else. If it is
+/// `asked` to, the endpoint has to promise TLS as servers of PostgreSQL do; whether or not, something may follow at once. Takes
+/// as long as that takes.
 ///
 /// # Errors
 /// Why there is no connection.
-pub(crate) async fn open(pool: &Pool, endpoint: &Endpoint, asks: bool) -> Result<Stream, Unopened> {
+pub(crate) async fn open(
+    pool: &Pool,
+    endpoint: &Endpoint,
+    introduction: Option<&Introduction>,
+    (asked, something_follows): (bool, bool),
+) -> Result<Stream, Unopened> {
     let target = &endpoint.target;
-    let stream = dial(target, pool.source_for(target)).await.map_err(Unopened::Dial)?;
-    if asks {
+    let source = source(pool, target, introduction).ok_or(Unopened::NoAddress)?;
+    let stream = dial(target, source).await.map_err(Unopened::Dial)?;
+    if let Some(introduction) = introduction {
+        introduction.send(&stream, asked || something_follows).await.map_err(Unopened::Dial)?;
+    }
+    if asked {
         // The first bytes on a new connection always find room.
         let asked = rustix::net::send(&stream, &postgres::SSL_REQUEST, SendFlags::NOSIGNAL);
         asked.map_err(|_| Unopened::Refused(None))?;
@@ -306,6 +357,17 @@ pub(crate) async fn open(pool: &Pool, endpoint: &Endpoint, asks: bool) -> Result
     Ok(stream)
 }
 
+/// Where `target` is connected to from; `None` where that would have to be an address that the client does not have.
+fn source(pool: &Pool, target: &Target, introduction: Option<&Introduction>) -> Option<Source> {
+    match target {
+        Target::Ip(target) if pool.is_transparent => {
+            let client = introduction?.client()?;
+            (client.is_ipv4() == target.is_ipv4()).then_some(Source::Client(client))
+        }
+        _ => Some(Source::own(pool.source_for(target))),
+    }
+}
+
 /// The pause after so many others, by chance up to a half more or less.
 fn again(pauses: u32) -> Duration {
     AGAIN.saturating_mul(1 << pauses.min(8)).min(SELDOM).mul_f64(0.5 + fastrand::f64())
@@ -315,7 +377,7 @@ fn again(pauses: u32) -> Duration {
 ///
 /// # Errors
 /// Those of socket(2), bind(2) and connect(2).
-pub(crate) async fn dial(target: &Target, source: Option<IpAddr>) -> io::Result<Stream> {
+pub(crate) async fn dial(target: &Target, source: Source) -> io::Result<Stream> {
     let (address, family) = match target {
         Target::Ip(address) => (SockAddr::from(*address), Family::Tcp),
         Target::Unix(path) => (SockAddr::unix(path)?, Family::Unix),
@@ -336,15 +398,18 @@ pub(crate) async fn dial(target: &Target, source: Option<IpAddr>) -> io::Result<
     }
 }
 
-fn socket(address: &SockAddr, source: Option<IpAddr>) -> io::Result<Socket> {
+fn socket(address: &SockAddr, source: Source) -> io::Result<Socket> {
     let socket = Socket::new(address.domain(), Type::STREAM.nonblocking().cloexec(), None)?;
     if address.domain() == Domain::UNIX {
         return Ok(socket);
     }
     socket.set_tcp_nodelay(true)?;
-    if let Some(source) = source {
+    if let Source::Client(client) = source {
+        sys::set_transparent(socket.as_fd(), client.is_ipv4())?;
+    }
+    if let Some(from) = source.address() {
         sys::set_bind_address_no_port(socket.as_fd())?;
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.bind(&from.into())?;
     }
     Ok(socket)
 }

@@ -7,6 +7,7 @@
 mod aside;
 mod cancel;
 mod challenge;
+mod proxied;
 mod story;
 
 use std::future::Future;
@@ -18,7 +19,7 @@ use std::time::Instant;
 
 use self::story::Story;
 use crate::config::model::Protocol;
-use crate::connect::{Attempts, Near, Reached};
+use crate::connect::{Attempts, Introduction, Near, Reached};
 use crate::detect::{Begun, Detected, Detection, Opening, Wish};
 use crate::forward::tls::ForwardTls;
 use crate::forward::{End, Forward, closing};
@@ -58,6 +59,8 @@ struct Routed {
     route: Arc<Route>,
     /// What the route's pool knows the client by.
     key: u64,
+    /// What endpoints are to know of the client, if anything.
+    introduction: Option<Box<Introduction>>,
     opening: Option<Box<Opening>>,
 }
 
@@ -79,6 +82,7 @@ pub(crate) fn serve(worker: Rc<Worker>, accepted: listen::Accepted) {
     };
     spawn(async move {
         let travelled = travel(&worker, &mut story, &client).await;
+        story.entry().disconnected();
         let ways = (story.manner().get(), story.entry().ends_as_a_whole());
         let ended = part(travelled, client, ways).await;
         drop((permit, seat));
@@ -86,7 +90,8 @@ pub(crate) fn serve(worker: Rc<Worker>, accepted: listen::Accepted) {
     });
 }
 
-/// The line: detect, answer what asks for something else, route, terminate where the route says so, choose, connect, forward.
+/// The line: read the header of a proxy, where one has to come, detect, answer what asks for something else, route, terminate
+/// where the route says so, choose, connect, forward.
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, for as long as the session lives")]
 fn travel<'a>(
     worker: &'a Worker,
@@ -95,19 +100,21 @@ fn travel<'a>(
 ) -> impl Future<Output = Result<Travelled, Failure>> + 'a {
     async move {
         story.entry().set_waker(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
+        let behind = proxied::read(worker, story, client).await?;
         let detection = Detection::of(story.protocol(), client, &worker.tools, worker.memory(), story.manner());
-        let detected = match detection.begin() {
+        let detected = match detection.after(behind).begin() {
             Begun::Done(detected) => detected?,
             Begun::Incomplete(detection) => unless_asked(story.entry(), detection.wait(story.deadline())).await?,
         };
         let detected = aside::answer(worker, story, client, detected).await?;
-        let Routed { route, key, mut opening } = route(worker, story, detected)?;
+        let Routed { route, key, introduction, mut opening } = route(worker, story, client, detected)?;
         let mut accepted = terminate(worker, story, client, &route, &mut opening).await?;
 
         let near = Near::of(story.protocol(), opening.as_deref(), accepted.as_deref());
         // A client whose TLS ends here may have said all that it has to say.
         let awaits_answer = story.protocol() != Protocol::Tcp && accepted.is_none();
-        let attempts = Attempts::on(&route.pool, key, client, awaits_answer);
+        let known = (accepted.as_deref(), opening.as_deref());
+        let attempts = Attempts::on(&route.pool, key, client, awaits_answer).introducing(introduction, known);
         let mut attempts = attempts.covered(near, &worker.tools, &worker.shared.metrics);
         loop {
             let reached = unless_asked(story.entry(), attempts.next()).await;
@@ -115,7 +122,7 @@ fn travel<'a>(
             story.tried(attempts.last(), handshake);
             let reached = reached.inspect_err(|failure| turn_away(story, failure, client, accepted.as_deref_mut()));
             let Reached { stream: endpoint, mut lease, joined, took } = reached?;
-            story.connected(&route.pool, took);
+            story.connected(&route.pool, &endpoint, took);
             if accepted.is_some() || joined.is_some() {
                 let (near, far) = ((client, accepted.take(), opening.take()), (&endpoint, joined));
                 let end = Box::pin(ForwardTls::new(near, far, &worker.tools, story.entry())).await;
@@ -154,7 +161,7 @@ fn blame(end: &End, story: &Story, route: &Route, lease: &Lease) {
 }
 
 /// Finds the route for what was detected, and notes both.
-fn route(worker: &Worker, story: &mut Story, detected: Detected) -> Result<Routed, Failure> {
+fn route(worker: &Worker, story: &mut Story, client: &Stream, detected: Detected) -> Result<Routed, Failure> {
     let is_clear = detected.wish() == Wish::Clear;
     let Detected { opening, hello } = detected;
     let found = worker.live().route(story.listener(), hello.as_ref(), story.client());
@@ -162,6 +169,8 @@ fn route(worker: &Worker, story: &mut Story, detected: Detected) -> Result<Route
     let key = found
         .as_ref()
         .map_or(0, |route| route.pool.key(story.client().map(|client| client.ip()), name.map(Name::as_str)));
+    let introduce = |route: &Arc<Route>| Introduction::of(&route.pool, story.entry(), client, name.map(Name::as_str));
+    let introduction = found.as_ref().ok().and_then(introduce);
     let waits = found.as_ref().is_ok_and(|route| route.tls.as_ref().is_some_and(|tls| tls.lacks(name)));
     story.heard(hello);
     let route = found?;
@@ -172,7 +181,7 @@ fn route(worker: &Worker, story: &mut Story, detected: Detected) -> Result<Route
     if is_clear && !route.allow_cleartext {
         return Err(Failure::new(Outcome::CleartextDenied, Side::Policy));
     }
-    Ok(Routed { route, key, opening })
+    Ok(Routed { route, key, introduction, opening })
 }
 
 /// Makes the handshake, where the route says that TLS ends here. Boxed there alone.

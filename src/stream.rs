@@ -4,6 +4,7 @@
 //! the call does not. Every method leaves the reactor's idea of readiness true, so that no edge is ever lost.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -194,6 +195,11 @@ impl Stream {
             Ok(Ok(())) => None,
             Ok(Err(error)) | Err(error) => Some(error.into()),
         }
+    }
+
+    /// Where this end is; `None` behind a unix socket.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        SocketAddr::try_from(rustix::net::getsockname(self).ok()?).ok()
     }
 
     /// Tells the peer that nothing more will come.

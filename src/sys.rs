@@ -6,10 +6,12 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use socket2::SockAddr;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -69,6 +71,17 @@ pub(crate) fn set_bind_address_no_port(socket: BorrowedFd<'_>) -> io::Result<()>
     set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
+/// Lets bind(2) take an address that this machine does not have (IP_TRANSPARENT, ip(7)), of this family.
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN or CAP_NET_RAW.
+pub(crate) fn set_transparent(socket: BorrowedFd<'_>, is_ipv4: bool) -> io::Result<()> {
+    match is_ipv4 {
+        true => set_option(socket, libc::IPPROTO_IP, libc::IP_TRANSPARENT, 1),
+        false => set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT, 1),
+    }
+}
+
 /// Bytes in the send queue that the peer has not acknowledged (SIOCOUTQ, tcp(7)).
 ///
 /// # Errors
@@ -103,6 +116,19 @@ pub(crate) fn passed_descriptors() -> io::Result<Vec<OwnedFd>> {
     // SAFETY: the service manager passed these descriptors to this process alone, and they are taken once, so that
     // nothing else owns them.
     Ok(sd_notify::listen_fds()?.map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }).collect())
+}
+
+/// Where the socket of this number is, whosever it is and whether or not there is one.
+pub(crate) fn local_address(socket: RawFd) -> Option<SocketAddr> {
+    // SAFETY: the kernel writes at most `length` bytes into the storage, and as many as it says then. It only tells the name of
+    // what the number stands for at the moment, if that is a socket.
+    let named = unsafe {
+        SockAddr::try_init(|storage, length| match libc::getsockname(socket, storage.cast(), length) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        })
+    };
+    named.ok()?.1.as_socket()
 }
 
 /// Gives free memory of all of the allocator's arenas back to the system, wherever it lies (malloc_trim(3)). Takes

@@ -6,7 +6,7 @@
 mod entry;
 
 use std::cell::RefCell;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -76,6 +76,10 @@ pub(crate) fn seconds(duration: Duration) -> u32 {
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
     pub(crate) identity: Identity,
+    /// Where the client is; `None` behind a unix socket.
+    pub(crate) client: Option<SocketAddr>,
+    /// Whoever connected has spoken for the client.
+    pub(crate) is_proxied: bool,
     pub(crate) route: Option<Arc<str>>,
     pub(crate) pool: Option<Arc<str>>,
     pub(crate) endpoint: Option<Arc<str>>,
@@ -146,6 +150,12 @@ impl Table {
         (listed, count)
     }
 
+    /// Tells of those sessions of which `find` finds something, and of what that is.
+    pub(crate) fn find<T>(&self, now: u32, find: impl Fn(&Entry) -> Option<T>) -> Vec<(Told, T)> {
+        let entries = self.entries.borrow();
+        entries.iter().filter_map(|(_, entry)| Some((entry.tell(now), find(entry)?))).collect()
+    }
+
     /// Endpoints with a session of this listener and client, on one `route` or on any, each with its route's name.
     pub(crate) fn connected(
         &self,
@@ -155,8 +165,8 @@ impl Table {
     ) -> Vec<(Arc<str>, Arc<Endpoint>)> {
         let entries = self.entries.borrow();
         let own = entries.iter().map(|(_, entry)| entry).filter(|entry| {
-            let Identity { listener: of, client: from, .. } = entry.identity;
-            of == listener && from.map(|from| from.ip()) == client && entry.is_of(route, None, None)
+            let from = entry.client().map(|from| from.ip());
+            entry.identity.listener == listener && from == client && entry.is_of(route, None, None)
         });
         let mut found: Vec<(Arc<str>, Arc<Endpoint>)> = own.filter_map(|entry| entry.connection()).collect();
         found.sort_by_key(|(_, endpoint)| Arc::as_ptr(endpoint));

@@ -9,6 +9,7 @@ use super::command::{
     SessionStatus, Sessions, Status,
 };
 use super::pages::State as Process;
+use super::who::{Seen, who};
 use crate::config::model::{BACKUP, FALLBACK, MAX_WEIGHT};
 use crate::health::{Report, Standing};
 use crate::pool::endpoint::{PARTS, State};
@@ -36,6 +37,7 @@ async fn act(shared: &Shared, command: Command) -> Result<String, String> {
             let limit = limit.unwrap_or(LISTED).min(MOST_LISTED);
             Ok(json(&sessions(shared, only, limit).await?))
         }
+        Command::Who { address, port } => Ok(json(&who(shared, Seen { address, port }).await?)),
         Command::Kill { only } if only.is_empty() => Err("kill has to be told which sessions".into()),
         Command::Kill { only } => Ok(json(&Killed { killed: kill(shared, only).await? })),
         Command::Drain(place) => set_mode(shared, &place, Mode::Drain),
@@ -271,25 +273,27 @@ fn picker(shared: &Shared, only: Filter) -> impl Fn(&Entry) -> bool + Clone + Se
         _ => only,
     });
     move |entry| {
-        let Identity { id, listener: of, client, .. } = entry.identity;
+        let Identity { id, listener: of, .. } = entry.identity;
         only.id.is_none_or(|wanted| wanted == id)
             && listener.is_none_or(|wanted| wanted == Some(of))
             && entry.is_of(only.route.as_deref(), only.pool.as_deref(), only.endpoint.as_deref())
             && only
                 .client
-                .is_none_or(|network| client.is_some_and(|client| network.contains(&client.ip().to_canonical())))
+                .is_none_or(|network| entry.client().is_some_and(|at| network.contains(&at.ip().to_canonical())))
     }
 }
 
-fn session_status(shared: &Shared, told: &Told) -> SessionStatus {
+pub(super) fn session_status(shared: &Shared, told: &Told) -> SessionStatus {
     let listener = shared.doors.get(told.identity.listener);
     SessionStatus {
         id: told.identity.id,
         listener: listener.map(|door| door.name.to_string()).unwrap_or_default(),
-        client: told.identity.client.map(|client| client.to_string()),
+        client: told.client.map(|client| client.to_string()),
+        peer: told.is_proxied.then(|| told.identity.peer.map_or("unix".into(), |peer| peer.to_string())),
         route: told.route.as_ref().map(|route| route.to_string()),
         pool: told.pool.as_ref().map(|pool| pool.to_string()),
         endpoint: told.endpoint.as_ref().map(|endpoint| endpoint.to_string()),
+        source: None,
         connected: told.connected,
         age: told.identity.at.elapsed().as_secs(),
         idle: told.silent,

@@ -2,6 +2,8 @@
 //!
 //! A request has the key `command` and those of the command. An answer has either `error`, a text, or what was asked for.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +30,13 @@ pub(crate) enum Command {
         /// The most.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<usize>,
+    },
+    /// Lists the sessions that an endpoint sees come from there.
+    Who {
+        /// Left out: any address.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+        port: u16,
     },
     /// No new sessions for an endpoint.
     Drain(Place),
@@ -173,9 +182,15 @@ pub(crate) struct SessionStatus {
     pub(crate) id: u64,
     pub(crate) listener: String,
     pub(crate) client: Option<String>,
+    /// Who has spoken for the client in a PROXY header; only where one came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) peer: Option<String>,
     pub(crate) route: Option<String>,
     pub(crate) pool: Option<String>,
     pub(crate) endpoint: Option<String>,
+    /// Where the endpoint sees it come from; only in answers to [`Command::Who`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
     /// A connection to the endpoint stands.
     pub(crate) connected: bool,
     /// Seconds since it was accepted.
@@ -186,7 +201,7 @@ pub(crate) struct SessionStatus {
     pub(crate) bytes_down: u64,
 }
 
-/// An answer to [`Command::Sessions`].
+/// An answer to [`Command::Sessions`] and [`Command::Who`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Sessions {
     pub(crate) sessions: Vec<SessionStatus>,
@@ -233,6 +248,11 @@ mod tests {
                 Command::Weight { pool: "pg".into(), endpoint: "b".into(), weight: Some(3) },
             ),
             (r#"{"command":"kill","only":{"pool":"pg","client":"10.0.0.0/8"}}"#, Command::Kill { only: of_b }),
+            (r#"{"command":"who","port":4711}"#, Command::Who { address: None, port: 4711 }),
+            (
+                r#"{"command":"who","address":"fd00::1","port":4711}"#,
+                Command::Who { address: "fd00::1".parse().ok(), port: 4711 },
+            ),
             (r#"{"command":"sessions","only":{}}"#, Command::Sessions { only: Filter::default(), limit: None }),
         ] {
             assert_eq!(serde_json::from_str::<Command>(written).expect(written), command);

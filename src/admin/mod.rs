@@ -8,3 +8,4 @@ pub(crate) mod command;
 pub mod http;
 pub mod pages;
 pub(crate) mod socket;
+mod who;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -39,6 +40,14 @@ pub(super) enum Operate {
         /// The most to list
         #[arg(long, default_value_t = crate::admin::command::LISTED)]
         limit: usize,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Show which client stands behind a connection that a server sees; exit status 1 if there is none
+    Who {
+        /// Where the server sees the connection come from: ADDRESS:PORT, or PORT alone
+        #[arg(value_name = "ADDRESS:PORT", value_parser = seen)]
+        from: From,
         #[command(flatten)]
         how: How,
     },
@@ -111,6 +120,13 @@ pub(super) struct Only {
     client: Option<IpNet>,
 }
 
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct From {
+    address: Option<IpAddr>,
+    port: u16,
+}
+
 /// A weight, or none of its own.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weight(Option<u16>);
@@ -136,6 +152,9 @@ fn run(command: Operate) -> anyhow::Result<String> {
         Operate::Sessions { only, limit, how } => {
             let command = Command::Sessions { only: only.filter(None), limit: Some(limit) };
             how.ask(&command, |sessions| show_sessions(&sessions))
+        }
+        Operate::Who { from: From { address, port }, how } => {
+            how.ask(&Command::Who { address, port }, |sessions| show_sessions(&sessions))
         }
         Operate::Drain(Which { endpoint, how }) => how.ask(&Command::Drain(endpoint), show_changed),
         Operate::Maint(Which { endpoint, how }) => how.ask(&Command::Maint(endpoint), show_changed),
@@ -210,6 +229,14 @@ fn weight(text: &str) -> Result<Weight, String> {
     }
 }
 
+fn seen(text: &str) -> Result<From, String> {
+    let with_address = text.parse().map(|at: SocketAddr| From { address: Some(at.ip()), port: at.port() });
+    let port = || text.parse().map(|port| From { address: None, port });
+    with_address
+        .or_else(|_| port())
+        .map_err(|_| "expected an address and a port, or a port, as the server shows them".into())
+}
+
 fn network(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
     address.or_else(|_| text.parse()).map_err(|_| "expected an address, or a network such as 10.0.0.0/8".into())
@@ -282,13 +309,30 @@ fn told(health: &HealthStatus) -> (String, String) {
 fn show_sessions(Sessions { sessions, total }: &Sessions) -> String {
     let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     let rows = sessions.iter().map(|session| {
-        let SessionStatus { id, listener, client, route, pool, endpoint, connected, age, idle, bytes_up, bytes_down } =
-            session;
+        let SessionStatus {
+            id,
+            listener,
+            client,
+            peer,
+            route,
+            pool,
+            endpoint,
+            source,
+            connected,
+            age,
+            idle,
+            bytes_up,
+            bytes_down,
+        } = session;
         let endpoint = match (pool, endpoint) {
-            (Some(pool), Some(endpoint)) => format!("{pool}/{endpoint}{}", if *connected { "" } else { " (trying)" }),
+            (Some(pool), Some(endpoint)) => {
+                let from = source.as_ref().map(|source| format!(" from {source}")).unwrap_or_default();
+                format!("{pool}/{endpoint}{from}{}", if *connected { "" } else { " (trying)" })
+            }
             _ => "-".into(),
         };
-        let client = dash(client);
+        let via = peer.as_ref().map(|peer| format!(" via {peer}")).unwrap_or_default();
+        let client = format!("{}{via}", dash(client));
         let (age, idle) = (time(*age), time(u64::from(*idle)));
         let (up, down) = (bytes_up.to_string(), bytes_down.to_string());
         [id.to_string(), listener.clone(), client, dash(route), endpoint, age, idle, up, down]
@@ -340,6 +384,13 @@ mod tests {
         assert_eq!(network("10.0.0.1").unwrap().to_string(), "10.0.0.1/32");
         assert_eq!(network("fd00::/8").unwrap().to_string(), "fd00::/8");
         assert!(network("10.0.0").is_err());
+        let from = |address: &str, port| Ok(From { address: address.parse().ok(), port });
+        assert_eq!(seen("10.0.0.1:4711"), from("10.0.0.1", 4711));
+        assert_eq!(seen("[fd00::1]:4711"), from("fd00::1", 4711));
+        assert_eq!(seen("4711"), from("", 4711));
+        for wrong in ["10.0.0.1", "65536", "fd00::1:4711", "", "host:1"] {
+            assert!(seen(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

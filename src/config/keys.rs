@@ -21,7 +21,8 @@ pub(super) const ACME_EAB: &[&str] = &["key_id", "hmac_file"];
 /// `[timeouts]`
 pub(super) const TIMEOUTS: &[&str] = &["open", "connect", "idle", "half_close", "drain"];
 /// `[listener.NAME]`
-pub(super) const LISTENER: &[&str] = &["bind", "protocol", "max_connections", "backlog", "defer_accept", "timeouts"];
+pub(super) const LISTENER: &[&str] =
+    &["bind", "protocol", "max_connections", "backlog", "defer_accept", "proxy_from", "timeouts"];
 /// `[listener.NAME.timeouts]`
 pub(super) const LISTENER_TIMEOUTS: &[&str] = &["open"];
 /// `[route.NAME]`
@@ -41,6 +42,9 @@ pub(super) const POOL: &[&str] = &[
     "endpoints",
     "endpoints_file",
     "source",
+    "transparent",
+    "send_proxy",
+    "send_proxy_tlvs",
     "refresh",
     "timeouts",
     "tls",

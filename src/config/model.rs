@@ -6,6 +6,7 @@
 mod acme;
 mod health;
 mod part;
+mod proxy;
 mod sessions;
 mod tls;
 
@@ -21,6 +22,7 @@ use ipnet::IpNet;
 pub use self::acme::{Acme, Challenge, Eab, KeyKind};
 pub use self::health::*;
 pub use self::part::Part;
+pub use self::proxy::{ProxyFrom, SendProxy, SentTlvs};
 pub use self::sessions::{Leave, MaxAge, NoEndpoint, Sessions, Shortage};
 pub use self::tls::{
     ClientRules, Identity, MinVersion, Negotiation, OutgoingTls, PoolTls, RouteTls, Trust, WatchedTls,
@@ -160,6 +162,8 @@ pub struct Listener {
     pub backlog: u32,
     /// Wake up for a client only once it has sent something (TCP_DEFER_ACCEPT 1).
     pub defer_accept: bool,
+    /// Whose connections begin with a PROXY header; `None`: nobody's.
+    pub proxy_from: Option<ProxyFrom>,
     /// `[listener.NAME.timeouts] open`, or the default.
     pub open: Duration,
 }
@@ -244,6 +248,10 @@ pub struct Pool {
     pub endpoints_file: Option<PathBuf>,
     /// Local addresses to connect from; the first of the endpoint's family is used; empty: the kernel chooses.
     pub source: Vec<IpAddr>,
+    /// Endpoints are connected to from the client's own address.
+    pub transparent: bool,
+    /// What endpoints are told of a client before anything else; `None`: nothing.
+    pub send_proxy: Option<SendProxy>,
     /// The longest time from one look-up of a name to the next.
     pub refresh: Duration,
     /// `[pool.NAME.timeouts]`, or the defaults.

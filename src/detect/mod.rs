@@ -3,6 +3,7 @@
 //! One absolute deadline covers the whole opening. What is held of clients that are not routed yet is counted over the
 //! whole process and bounded; a client that has sent nothing holds nothing.
 
+mod header;
 mod opening;
 mod postgres;
 
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use tokio::time::timeout_at;
 
+pub(crate) use self::header::header;
 pub(crate) use self::opening::{Memory, Opening, Openings, Wish};
 use self::postgres::{Asked, Heard};
 use crate::config::model::Protocol;
@@ -74,12 +76,24 @@ impl<'a> Detection<'a> {
         Detection { protocol, client, tools, memory, manner, opening, asked, reader }
     }
 
+    /// This has come already.
+    pub(crate) fn after(mut self, opening: Option<Box<Opening>>) -> Self {
+        self.opening = opening;
+        self
+    }
+
     /// Takes what is already there, which with deferred accepting is nearly always all.
     pub(crate) fn begin(mut self) -> Begun<'a> {
         match self.protocol {
             Protocol::Tls | Protocol::Postgres => {}
-            Protocol::Tcp => return Begun::Done(Ok(Detected::default())),
+            Protocol::Tcp => {
+                self.opening.iter_mut().for_each(|opening| opening.unread = true);
+                return Begun::Done(Ok(Detected { opening: self.opening, hello: None }));
+            }
             Protocol::Mysql => return Begun::Done(Ok(self.nothing_to_say())),
+        }
+        if let Some(detected) = self.look().transpose() {
+            return Begun::Done(detected);
         }
         let mut scratch = self.tools.scratch.borrow_mut();
         let detected =
@@ -89,7 +103,11 @@ impl<'a> Detection<'a> {
     }
 
     /// A client that waits for the server to begin: until it does, nothing is lost with it.
-    fn nothing_to_say(&self) -> Detected {
+    fn nothing_to_say(self) -> Detected {
+        // Unless it has said something all the same.
+        if let Some(opening) = self.opening {
+            return Detected { opening: Some(opening), hello: None };
+        }
         let mut opening = self.tools.openings.take(self.memory);
         opening.replayable = true;
         Detected { opening: Some(opening), hello: None }
@@ -121,8 +139,13 @@ impl<'a> Detection<'a> {
         if new.is_empty() {
             return Err(Failure::new(Outcome::ClientGone, Side::Client));
         }
-        let opening = self.opening.get_or_insert_with(|| self.tools.openings.take(self.memory));
-        opening.push(new)?;
+        self.opening.get_or_insert_with(|| self.tools.openings.take(self.memory)).push(new)?;
+        self.look()
+    }
+
+    /// Looks at what has come.
+    fn look(&mut self) -> Result<Option<Detected>, Failure> {
+        let Some(opening) = &mut self.opening else { return Ok(None) };
         if self.protocol == Protocol::Postgres && !self.asked.for_tls() {
             match self.asked.next(opening, self.client, self.manner)? {
                 Heard::Tls => {}

@@ -15,6 +15,8 @@ pub(crate) struct Opening {
     pub(crate) bytes: Vec<u8>,
     /// May be sent to another endpoint if one ends without an answer.
     pub(crate) replayable: bool,
+    /// Nothing was read of it: nobody knows whether the client waits for an answer.
+    pub(crate) unread: bool,
     /// What the client wants with it.
     pub(crate) wish: Wish,
     /// Its share of the memory, for as long as it is kept.
@@ -90,6 +92,7 @@ impl Openings {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < Openings::KEPT && opening.bytes.capacity() <= Openings::LARGEST {
             opening.bytes.clear();
+            (opening.replayable, opening.unread) = (false, false);
             opening.share = Share::default();
             idle.push(opening);
         }

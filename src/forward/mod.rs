@@ -108,7 +108,7 @@ pub(crate) struct Forward<'a> {
     up: Half,
     down: Half,
     opening: Option<Unspent>,
-    /// An opening was there to be sent, and no byte of an answer has come.
+    /// An opening that asks for something was there to be sent, and no byte of an answer has come.
     awaits_answer: bool,
     /// The endpoint has not sent a byte yet.
     silent: bool,
@@ -132,6 +132,7 @@ impl<'a> Forward<'a> {
         tools: &'a Tools,
         entry: &'a Entry,
     ) -> Forward<'a> {
+        let awaits_answer = opening.as_ref().is_some_and(|opening| !opening.unread);
         let opening = opening.map(|opening| Unspent { opening, sent: 0 });
         Forward {
             client,
@@ -140,7 +141,7 @@ impl<'a> Forward<'a> {
             entry,
             up: Half::default(),
             down: Half::default(),
-            awaits_answer: opening.is_some(),
+            awaits_answer,
             silent: true,
             opening,
             first_end: None,

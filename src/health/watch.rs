@@ -16,8 +16,9 @@ use super::probe::mysql::Conversation;
 use super::probe::{self, Call, Ending, tls};
 use super::verdict::{Observation, Text};
 use super::{Finding, Health};
-use crate::config::model::{Dialogue, Probe, Secret, WatchedTls};
+use crate::config::model::{Dialogue, Probe, Secret, SendProxy, WatchedTls};
 use crate::pool::{Endpoint, Pool, Target};
+use crate::wire::proxy_header;
 
 /// The longest pause: as long as an interval may be.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -144,21 +145,28 @@ impl Watch {
 /// The ways in which an endpoint of `pool`, which sessions reach at `target`, is asked.
 fn keys(pool: &Pool, target: &Target, health: &Health) -> Vec<Key> {
     let settings = &health.settings;
-    let call = |target: Target| {
+    let call = |target: Target, preface: &'static [u8]| {
         let source = match &target {
             Target::Ip(_) if settings.source.is_empty() => pool.source_for(&target),
             Target::Ip(at) => settings.source.iter().copied().find(|source| source.is_ipv4() == at.is_ipv4()),
             Target::Unix(_) => None,
         };
-        Call { target, source, patience: settings.timeout }
+        Call { target, source, preface, patience: settings.timeout }
     };
     let probe = settings.dialogue.as_ref().map(|dialogue| {
         let target = health.probed(target);
         let (host, name) = called(dialogue, health, &target);
-        Key { call: call(target), ask: Ask::Endpoint { dialogue: Arc::clone(dialogue), host, name } }
+        // Elsewhere there is no reason why anybody should expect a header.
+        let is_own = settings.address.is_none() && settings.port.is_none();
+        let preface = match pool.send_proxy.filter(|_| is_own) {
+            Some(SendProxy::V1) => proxy_header::UNKNOWN,
+            Some(SendProxy::V2(_)) => proxy_header::LOCAL,
+            None => &[],
+        };
+        Key { call: call(target, preface), ask: Ask::Endpoint { dialogue: Arc::clone(dialogue), host, name } }
     });
     let agent = settings.agent.as_ref().and_then(|agent| {
-        Some(Key { call: call(health.agent_at(target, agent)?), ask: Ask::Agent(agent.send.clone()) })
+        Some(Key { call: call(health.agent_at(target, agent)?, &[]), ask: Ask::Agent(agent.send.clone()) })
     });
     probe.into_iter().chain(agent).collect()
 }

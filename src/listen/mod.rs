@@ -5,6 +5,7 @@
 pub(crate) mod accept;
 pub(crate) mod admission;
 pub(crate) mod inherited;
+pub(crate) mod senders;
 pub mod sockets;
 
 use std::net::SocketAddr;

@@ -21,7 +21,7 @@ use super::line::{write_json, write_text};
 use super::record::Record;
 use crate::config::model::{AccessTarget, LogFormat};
 
-/// Records that may wait for the thread. The queue takes memory for those that do, less than 4 MiB for all; what their
+/// Records that may wait for the thread. The queue takes memory for those that do, less than 5 MiB for all; what their
 /// clients said comes on top.
 pub const QUEUE: usize = 16_384;
 
@@ -290,6 +290,7 @@ mod tests {
             start: SystemTime::UNIX_EPOCH,
             listener: "edge".into(),
             client: None,
+            proxy: None,
             hello: None,
             handshake: None,
             endpoint_handshake: None,
@@ -430,7 +431,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_is_as_large_as_documented() {
-        assert!(QUEUE * size_of::<Option<Record>>() <= 4 << 20, "{} bytes a record", size_of::<Option<Record>>());
+        assert!(QUEUE * size_of::<Option<Record>>() <= 5 << 20, "{} bytes a record", size_of::<Option<Record>>());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | id | number of the session in this process | |
 //! | listener | name | |
 //! | client | `192.0.2.1:4711`, `[2001:db8::1]:4711` or `unix` | |
+//! | peer | who has spoken for the client in a PROXY header, written in the same way | *the key is left out* |
 //! | sni | name in the ClientHello | there was none |
 //! | alpn | protocols offered | no ClientHello was read |
 //! | tls | versions offered: `1.3`, `1.2`, `1.1`, `1.0`, others as `0x0300` | no ClientHello was read |
@@ -24,8 +25,8 @@
 //! | total_ms | milliseconds from accept to the end, three decimals | |
 //! | bytes_up, bytes_down | delivered to the endpoint, delivered to the client | |
 //!
-//! Keys are stable: one without a value is still there, as `null` in JSON and as `-` in text. `ech` and the
-//! keys of a handshake are the only exceptions. Lists are arrays in JSON and joined by commas in text (an empty one is `-`). At most
+//! Keys are stable: one without a value is still there, as `null` in JSON and as `-` in text. `peer`, `ech` and
+//! the keys of a handshake are the only exceptions. Lists are arrays in JSON and joined by commas in text (an empty one is `-`). At most
 //! [`MOST_OF_A_LIST`] members of a list are told; one more, `...`, says that there were others.
 //!
 //! Nothing that a client sends can end a line, start a field or reach a terminal as a control character: whatever is
@@ -37,9 +38,10 @@
 use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use super::record::{Handshake, Presented, Record};
+use super::record::{Handshake, Peer, Presented, Record};
 
 /// Members of a list that are told: a hello of 64 KiB must not make a line of 300 KiB.
 pub const MOST_OF_A_LIST: usize = 16;
@@ -63,9 +65,9 @@ fn write_fields(record: &Record, fields: &mut Fields<'_>) {
     fields.word("time", Some(&humantime::format_rfc3339_millis(writable(record.start)).to_string()));
     fields.bare("id", Some(record.id));
     fields.word("listener", Some(&record.listener));
-    match record.client {
-        Some(address) => fields.word("client", Some(&address.to_string())),
-        None => fields.word("client", Some("unix")),
+    fields.address("client", record.client);
+    if let Some(Peer(peer)) = record.proxy.as_deref() {
+        fields.address("peer", *peer);
     }
     fields.word("sni", sni);
     fields.list("alpn", hello.map(|said| told(&said.alpn, printable)));
@@ -175,6 +177,13 @@ impl Fields<'_> {
             (Some(value), Form::Json) => json_string(value, self.out),
             (Some(value), Form::Text) => text_value(value, self.out),
             (None, _) => self.absent(),
+        }
+    }
+
+    fn address(&mut self, key: &'static str, address: Option<SocketAddr>) {
+        match address {
+            Some(address) => self.word(key, Some(&address.to_string())),
+            None => self.word(key, Some("unix")),
         }
     }
 

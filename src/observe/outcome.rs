@@ -15,7 +15,11 @@ pub enum Outcome {
     EndpointSilent,
     /// The client left before its opening was complete, or while it waited for an endpoint.
     ClientGone,
-    /// The opening was not complete within `timeouts.open`.
+    /// A client of `proxy_from` began with something else than a PROXY header.
+    ProxyHeaderMissing,
+    /// The PROXY header breaks the rules of the protocol, or is larger than allowed.
+    ProxyHeaderMalformed,
+    /// The opening, or the PROXY header in front of it, was not complete within `timeouts.open`.
     HelloTimeout,
     /// The opening is larger than allowed.
     HelloTooLarge,
@@ -104,12 +108,14 @@ pub enum Side {
 
 impl Outcome {
     /// Every outcome, in the order of the documentation.
-    pub const ALL: [Outcome; 41] = [
+    pub const ALL: [Outcome; 43] = [
         Outcome::Ok,
         Outcome::ClientReset,
         Outcome::EndpointReset,
         Outcome::EndpointSilent,
         Outcome::ClientGone,
+        Outcome::ProxyHeaderMissing,
+        Outcome::ProxyHeaderMalformed,
         Outcome::HelloTimeout,
         Outcome::HelloTooLarge,
         Outcome::HelloMalformed,
@@ -156,6 +162,8 @@ impl Outcome {
             Outcome::EndpointReset => "endpoint_reset",
             Outcome::EndpointSilent => "endpoint_silent",
             Outcome::ClientGone => "client_gone",
+            Outcome::ProxyHeaderMissing => "proxy_header_missing",
+            Outcome::ProxyHeaderMalformed => "proxy_header_malformed",
             Outcome::HelloTimeout => "hello_timeout",
             Outcome::HelloTooLarge => "hello_too_large",
             Outcome::HelloMalformed => "hello_malformed",

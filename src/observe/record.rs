@@ -19,6 +19,8 @@ pub struct Record {
     pub listener: Arc<str>,
     /// Where the client is; `None` behind a unix socket.
     pub client: Option<SocketAddr>,
+    /// Who has spoken for the client in a PROXY header, if anybody has.
+    pub proxy: Option<Box<Peer>>,
     /// What the ClientHello said; `None` where none was read.
     pub hello: Option<Said>,
     /// How the handshake went; `None` where TLS does not end here, or the connection did not get that far.
@@ -44,6 +46,10 @@ pub struct Record {
     /// Bytes delivered from the endpoint to the client.
     pub bytes_down: u64,
 }
+
+/// Where whoever connected is; `None` behind a unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub Option<SocketAddr>);
 
 /// What a ClientHello said, as far as it is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,6 +106,7 @@ impl Record {
             start: SystemTime::now(),
             listener: Arc::clone(listener),
             client,
+            proxy: None,
             hello: None,
             handshake: None,
             endpoint_handshake: None,

@@ -324,7 +324,8 @@ impl Endpoint {
         self.share.store(share, Ordering::Relaxed);
     }
 
-    /// Counts an attempt that failed with the system's error `code`, [`NO_ANSWER`] or [`NO_HANDSHAKE`]. Never logs: sessions call it.
+    /// Counts an attempt that failed with the system's error `code`, or one of ours such as [`NO_ANSWER`]. Never logs: sessions
+    /// call it.
     pub(crate) fn failed(&self, code: i32) {
         self.metrics.connect_failures.increment(1);
         self.trouble.last.store(code, Ordering::Relaxed);
@@ -362,6 +363,7 @@ impl Endpoint {
             let reason = match self.trouble.last.load(Ordering::Relaxed) {
                 NO_ANSWER => "it ended the connection without an answer".to_owned(),
                 NO_HANDSHAKE => "no TLS handshake with it succeeds; the access log says why".to_owned(),
+                NO_ADDRESS => "clients have no address of its family to connect from (transparent)".to_owned(),
                 code => io::Error::from_raw_os_error(code).to_string(),
             };
             tracing::warn!(pool = self.pool(), endpoint = &*self.name, failures = new, "cannot be used: {reason}");
@@ -373,6 +375,8 @@ impl Endpoint {
 pub(crate) const NO_ANSWER: i32 = -1;
 /// For [`Endpoint::failed`]: there was no handshake with the endpoint.
 pub(crate) const NO_HANDSHAKE: i32 = -2;
+/// For [`Endpoint::failed`]: the client has no address of the endpoint's family, from which it was to be connected to.
+pub(crate) const NO_ADDRESS: i32 = -3;
 /// The least time between two messages about the same endpoint.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -400,7 +404,7 @@ impl Lease {
         &self.endpoint
     }
 
-    /// The endpoint could not be used, by an error of the system, [`NO_ANSWER`] or [`NO_HANDSHAKE`].
+    /// The endpoint could not be used, by an error of the system or one of ours, such as [`NO_ANSWER`].
     pub(crate) fn failed(&mut self, code: i32) {
         self.endpoint.failed(code);
         self.failed = true;

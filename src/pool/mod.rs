@@ -65,6 +65,10 @@ pub(crate) struct Pool {
     /// Sessions at once of an endpoint that has no limit of its own.
     most: Option<u32>,
     source: Vec<IpAddr>,
+    /// Endpoints are connected to from the client's own address.
+    pub(crate) is_transparent: bool,
+    /// What endpoints are told of a client before anything else.
+    pub(crate) send_proxy: Option<model::SendProxy>,
     /// TLS with its endpoints; `None`: they are spoken to as clients speak.
     pub(crate) tls: Option<model::PoolTls>,
     /// `None` where there is no TLS of ours.
@@ -147,6 +151,8 @@ impl Pool {
             writers: is_for_primary.then(|| Writers::new(pool.single_writer, metrics.pool_writers(&pool.name))),
             most: pool.max_connections_per_endpoint,
             source: pool.source.clone(),
+            is_transparent: pool.transparent,
+            send_proxy: pool.send_proxy,
             tls: pool.tls.clone(),
             tls_metrics: None,
             tiers: ArcSwap::from_pointee(Tiers::none(pool.fails_back, panic_percent)),

@@ -13,6 +13,8 @@ pub(super) fn described(balance: model::Balance) -> model::Pool {
         endpoints_file: None,
         tls: None,
         source: vec!["10.0.0.9".parse().unwrap(), "::9".parse().unwrap()],
+        transparent: false,
+        send_proxy: None,
         refresh: Duration::from_secs(30),
         timeouts: model::PoolTimeouts {
             connect: Duration::from_secs(5),

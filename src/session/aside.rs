@@ -25,7 +25,7 @@ pub(super) fn answer<'a>(
 ) -> impl Future<Output = Result<Detected, Failure>> + 'a {
     // Boxed where there is anything to be done, because sessions keep room for the largest of their stages.
     let mut answered: Result<Pin<Box<dyn Future<Output = _>>>, _> = if detected.wish() == Wish::Cancel {
-        Ok(Box::pin(cancel::heard(worker, story, detected)))
+        Ok(Box::pin(cancel::heard(worker, story, client, detected)))
     } else {
         match worker.shared.challenges.asked(detected.hello.as_ref()) {
             Some(asked) => Ok(Box::pin(challenge::prove(worker, story, client, detected, asked))),

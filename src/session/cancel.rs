@@ -17,7 +17,7 @@ use tokio::time::{timeout, timeout_at};
 use super::story::Story;
 use super::{Failure, unless_asked};
 use crate::config::model::Negotiation;
-use crate::connect::{self, Unopened};
+use crate::connect::{self, Introduction, Unopened};
 use crate::detect::Detected;
 use crate::forward::Tools;
 use crate::live::Route;
@@ -39,9 +39,14 @@ const SHORTEST: usize = 16;
 ///
 /// # Errors
 /// [`Outcome::Cancel`] and [`Outcome::CancelFailed`]: either way nothing is left to be done.
-pub(super) async fn heard(worker: &Worker, story: &mut Story, mut detected: Detected) -> Result<Detected, Failure> {
+pub(super) async fn heard(
+    worker: &Worker,
+    story: &mut Story,
+    client: &Stream,
+    mut detected: Detected,
+) -> Result<Detected, Failure> {
     let request = detected.opening.take().map(|opening| opening.bytes.clone()).unwrap_or_default();
-    Err(pass_on(worker, story, &request, None).await)
+    Err(pass_on(worker, story, client, &request, None).await)
 }
 
 /// Waits until `deadline` for the first message of a client of PostgreSQL whose TLS ends here, and passes it on if it is a
@@ -64,12 +69,18 @@ pub(super) async fn within(
     };
     unless_asked(story.entry(), first).await?;
     let Ok(Some(Packet::Cancel { .. })) = postgres::packet(&accepted.plain) else { return Ok(()) };
-    let passed_on = pass_on(worker, story, &accepted.plain, Some(&route.name)).await;
+    let passed_on = pass_on(worker, story, client, &accepted.plain, Some(&route.name)).await;
     handshake::part(&mut accepted.sealed, client);
     Err(passed_on)
 }
 
-async fn pass_on(worker: &Worker, story: &mut Story, said: &[u8], route: Option<&Arc<str>>) -> Failure {
+async fn pass_on(
+    worker: &Worker,
+    story: &mut Story,
+    client: &Stream,
+    said: &[u8],
+    route: Option<&Arc<str>>,
+) -> Failure {
     let failed = |by| Failure::new(Outcome::CancelFailed, by);
     // Whatever comes behind it is not part of it.
     let request = match postgres::packet(said) {
@@ -88,7 +99,12 @@ async fn pass_on(worker: &Worker, story: &mut Story, said: &[u8], route: Option<
     if meant.len() == 1 {
         story.tried(Some(endpoint), None);
     }
-    let each = meant.iter().map(|(route, endpoint)| carry(worker, route, endpoint, request));
+    let each = meant.iter().map(|(route, endpoint)| {
+        // To be sent to one, it is introduced as the session that it means.
+        let mut introduction = Introduction::of(&route.pool, story.entry(), client, None);
+        introduction.iter_mut().for_each(|introduction| introduction.complete(None, true));
+        carry(worker, route, endpoint, introduction, request)
+    });
     let carried = async { Ok(all(each.map(Box::pin).collect()).await) };
     match unless_asked(story.entry(), carried).await {
         Ok(carried) if carried.contains(&true) => Failure::new(Outcome::Cancel, Side::Client),
@@ -115,12 +131,21 @@ async fn meant(worker: &Worker, story: &Story, route: Option<Arc<str>>) -> Optio
 }
 
 /// Whether `endpoint` was told, and has ended the connection or had the time to.
-async fn carry(worker: &Worker, route: &Route, endpoint: &Endpoint, request: &[u8]) -> bool {
+async fn carry(
+    worker: &Worker,
+    route: &Route,
+    endpoint: &Endpoint,
+    introduction: Option<Box<Introduction>>,
+    request: &[u8],
+) -> bool {
     let pool = &route.pool;
     let Ok(_place) = worker.shared.cancels.acquire().await else { return false };
     let tell = async {
         let asks = pool.tls.as_ref().is_some_and(|tls| tls.negotiation == Some(Negotiation::Postgres));
-        let stream = connect::open(pool, endpoint, asks && endpoint.tls.is_some()).await.map_err(|why| match why {
+        let ways = (asks && endpoint.tls.is_some(), true);
+        let opened = connect::open(pool, endpoint, introduction.as_deref(), ways).await;
+        let stream = opened.map_err(|why| match why {
+            Unopened::NoAddress => "the client has no address of its family".into(),
             Unopened::Dial(error) => error.to_string(),
             Unopened::Refused(_) => "it does not speak TLS".into(),
         })?;

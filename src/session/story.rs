@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,9 +13,10 @@ use crate::listen;
 use crate::live::Route;
 use crate::observe::line::MOST_OF_A_LIST;
 use crate::observe::outcome::{Outcome, Side};
-use crate::observe::record::{Handshake, Record, Said};
+use crate::observe::record::{Handshake, Peer, Record, Said};
 use crate::pool::{Endpoint, Pool};
 use crate::refusal::Manner;
+use crate::stream::Stream;
 use crate::supervise::worker::Worker;
 use crate::table::{Entry, Identity, Registered};
 use crate::tls::handshake::{Accepted, Refused};
@@ -43,7 +45,7 @@ impl Story {
     /// Enters the session in the table.
     pub(super) fn begin(worker: &Rc<Worker>, accepted: &listen::Accepted) -> Story {
         let listen::Accepted { listener, client, at, start, .. } = *accepted;
-        let identity = Identity { id: worker.next_id(), listener, client, at, start };
+        let identity = Identity { id: worker.next_id(), listener, peer: client, at, start };
         let door = worker.door(listener);
         let entry = Entry::new(identity, worker.tools.clock.now(), door.limits);
         if matches!(door.protocol, Protocol::Postgres | Protocol::Mysql) {
@@ -81,7 +83,13 @@ impl Story {
 
     /// Where the client is; `None` behind a unix socket.
     pub(super) fn client(&self) -> Option<SocketAddr> {
-        self.entry.identity.client
+        self.entry.client()
+    }
+
+    /// Whether it has to begin with a PROXY header.
+    pub(super) fn awaits_header(&self) -> bool {
+        let senders = self.worker.door(self.listener()).senders.as_ref();
+        senders.is_some_and(|senders| senders.have(self.entry.identity.peer))
     }
 
     /// Takes down what the client said.
@@ -168,8 +176,8 @@ impl Story {
     }
 
     /// A connection to an endpoint of `pool` stands, `took` after the first attempt: its limits hold from here.
-    pub(super) fn connected(&mut self, pool: &Pool, took: Duration) {
-        self.entry.connected(pool.limits(), self.worker.tools.clock.now());
+    pub(super) fn connected(&mut self, pool: &Pool, endpoint: &Stream, took: Duration) {
+        self.entry.connected(endpoint.as_fd(), pool.limits(), self.worker.tools.clock.now());
         self.connect = Some(took);
     }
 
@@ -184,13 +192,14 @@ impl Story {
         }
         self.entry.publish_bytes();
         let (bytes_up, bytes_down) = self.entry.bytes();
-        let Identity { id, listener, client, at, start } = self.entry.identity;
+        let Identity { id, listener, peer, at, start } = self.entry.identity;
         let (route, pool) = self.entry.names();
         let record = Record {
             id,
             start,
             listener: Arc::clone(&self.worker.door(listener).name),
-            client,
+            client: self.client(),
+            proxy: self.entry.proxied().map(|_| Box::new(Peer(peer))),
             hello: self.hello.take(),
             handshake: self.handshake.take(),
             endpoint_handshake: self.endpoint_handshake.take(),

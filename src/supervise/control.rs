@@ -65,7 +65,8 @@ impl Control {
     ) -> io::Result<Control> {
         // A look at a file blocks a thread for as long as its file system does not answer; the pages have their own.
         let files = finds.sources.iter().filter(|sources| sources.has_file()).count();
-        let threads = files + 3 + accounts.threads();
+        // One more for whoever asks who stands behind a connection.
+        let threads = files + 4 + accounts.threads();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(threads).build()?;
         let admin = {

@@ -8,13 +8,14 @@ pub(crate) mod worker;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -73,6 +74,17 @@ pub enum StartError {
         /// What the process needs without any connection.
         fixed: u64,
     },
+    /// Clients' addresses cannot be connected from.
+    #[error(
+        "pool.{pool}.transparent: connecting from clients' addresses takes the capability CAP_NET_ADMIN, which this \
+         process does not have: {error}"
+    )]
+    Transparent {
+        /// The first pool that does.
+        pool: String,
+        /// What the system said.
+        error: io::Error,
+    },
     /// A thread or a runtime cannot be made.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -112,6 +124,7 @@ impl Balancer {
     }
 
     fn start_with(config: &Config, mut inherited: Inherited) -> Result<Balancer, StartError> {
+        may_be_transparent(config)?;
         let count = workers(config);
         let mut groups = sockets::bind_all(&config.listeners, count, &mut inherited).map_err(StartError::Bind)?;
         for address in inherited.unclaimed() {
@@ -229,6 +242,14 @@ impl Balancer {
             let _ = worker.tell(order());
         }
     }
+}
+
+/// Makes sure that clients' addresses can be connected from, where some pool does.
+fn may_be_transparent(config: &Config) -> Result<(), StartError> {
+    let Some(pool) = config.pools.iter().find(|pool| pool.transparent) else { return Ok(()) };
+    let tried = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None)
+        .and_then(|socket| sys::set_transparent(socket.as_fd(), true));
+    tried.map_err(|error| StartError::Transparent { pool: pool.name.clone(), error })
 }
 
 /// Where a worker is told things.

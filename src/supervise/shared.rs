@@ -16,6 +16,7 @@ use crate::config::model::{Config, Listener, NoEndpoint, Protocol};
 use crate::detect::Memory;
 use crate::listen::Accepted;
 use crate::listen::admission::Capacity;
+use crate::listen::senders::Senders;
 use crate::live::Live;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{ListenerMetrics, Metrics};
@@ -57,6 +58,8 @@ pub(crate) struct Door {
     pub(crate) name: Arc<str>,
     pub(crate) protocol: Protocol,
     pub(crate) open: Duration,
+    /// Whose connections begin with a PROXY header; `None`: nobody's.
+    pub(crate) senders: Option<Senders>,
     /// What holds until the session's pool is known.
     pub(crate) limits: Limits,
     /// `listener.max_connections`.
@@ -119,6 +122,7 @@ impl Door {
             name: listener.name.as_str().into(),
             protocol: listener.protocol,
             open: listener.open,
+            senders: listener.proxy_from.as_ref().map(Senders::new),
             limits: Limits { drain: config.timeouts.pool.drain, ..Limits::default() },
             capacity: Capacity::new(listener.max_connections.map_or(usize::MAX, NonZeroUsize::get)),
             metrics: metrics.listener(&listener.name),

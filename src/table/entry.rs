@@ -2,12 +2,14 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{Ask, Close, Finding, Limits, Told, seconds};
 use crate::config::model::{Leave, MaxAge};
+use crate::listen::senders::Proxied;
 use crate::observe::outcome::{Outcome, Side};
 use crate::pool::leaving::Cause;
 use crate::pool::{Endpoint, is_of};
@@ -16,6 +18,9 @@ use crate::pool::{Endpoint, is_of};
 const LOOK_AFTER: u32 = 30;
 /// Seconds until the next look at a connection that retransmits.
 const LOOK_AGAIN: u32 = 5;
+
+/// No socket.
+const NONE: RawFd = -1;
 
 /// One live session as others see it. All numbers are written by the session's own task.
 #[derive(Debug)]
@@ -31,10 +36,14 @@ pub(crate) struct Entry {
     bytes_up: Cell<u64>,
     bytes_down: Cell<u64>,
     account: RefCell<Option<Account>>,
+    /// What a proxy has said of it.
+    proxied: OnceCell<Box<Proxied>>,
     /// Names of the route and its pool, once they are known.
     names: OnceCell<(Arc<str>, Arc<str>)>,
     /// Since when a connection to the endpoint stands.
     connected: Cell<Option<Instant>>,
+    /// Number of the socket of that connection; negative: there is none.
+    socket: Cell<RawFd>,
     /// Until then it is not asked again to leave at an idle point: it was not at one.
     busy_until: Cell<u32>,
 }
@@ -46,8 +55,8 @@ pub(crate) struct Identity {
     pub(crate) id: u64,
     /// Index of the listener.
     pub(crate) listener: usize,
-    /// Where the client is; `None` behind a unix socket.
-    pub(crate) client: Option<SocketAddr>,
+    /// Where whoever connected is, which may be a proxy; `None` behind a unix socket.
+    pub(crate) peer: Option<SocketAddr>,
     /// When it was accepted.
     pub(crate) at: Instant,
     /// The same by the calendar.
@@ -107,14 +116,17 @@ impl Entry {
             bytes_up: Cell::default(),
             bytes_down: Cell::default(),
             account: RefCell::default(),
+            proxied: OnceCell::new(),
             names: OnceCell::new(),
             connected: Cell::default(),
+            socket: Cell::new(NONE),
             busy_until: Cell::default(),
         }
     }
 
     /// A connection to an endpoint stands: the limits of the session's pool count from now.
-    pub(crate) fn connected(&self, limits: Limits, now: u32) {
+    pub(crate) fn connected(&self, socket: BorrowedFd<'_>, limits: Limits, now: u32) {
+        self.socket.set(socket.as_raw_fd());
         self.limits.set(limits);
         self.connected.set(Some(Instant::now()));
         self.half_closed.set(false);
@@ -148,13 +160,30 @@ impl Entry {
         self.publish_bytes();
         // What an earlier endpoint got and did not answer was not delivered.
         self.bytes_up.set(0);
-        self.connected.set(None);
+        self.disconnected();
         *self.account.borrow_mut() = Some(Account { endpoint: Arc::clone(endpoint), up: 0, down: 0 });
     }
 
-    /// The session looks for another endpoint: what becomes of this one is no longer its business.
+    /// The session leaves its endpoint, for another one or for good: what becomes of that is no longer its business.
     pub(crate) fn disconnected(&self) {
+        self.socket.set(NONE);
         self.connected.set(None);
+    }
+
+    /// A proxy has said whom it speaks for.
+    pub(crate) fn set_proxied(&self, proxied: Proxied) {
+        // It does so once.
+        let _ = self.proxied.set(Box::new(proxied));
+    }
+
+    /// What a proxy has said of it.
+    pub(crate) fn proxied(&self) -> Option<&Proxied> {
+        self.proxied.get().map(|proxied| &**proxied)
+    }
+
+    /// Where the client is; `None` behind a unix socket.
+    pub(crate) fn client(&self) -> Option<SocketAddr> {
+        self.proxied().map_or(self.identity.peer, |proxied| proxied.client)
     }
 
     /// The route and its pool are known.
@@ -177,6 +206,11 @@ impl Entry {
         same(route, own.0)
             && pool.is_none_or(|wanted| own.1.is_some_and(|name| is_of(name, wanted)))
             && same(endpoint, account.as_ref().map(|account| &account.endpoint.name))
+    }
+
+    /// Number of the socket that it has with its endpoint.
+    pub(crate) fn socket(&self) -> Option<RawFd> {
+        Some(self.socket.get()).filter(|socket| *socket != NONE)
     }
 
     /// Name of the route and the endpoint, while a connection stands.
@@ -319,6 +353,8 @@ impl Entry {
         let (route, pool) = self.names();
         Told {
             identity: self.identity,
+            client: self.client(),
+            is_proxied: self.proxied().is_some(),
             route: route.cloned(),
             pool: pool.cloned(),
             endpoint: endpoint.map(|endpoint| Arc::clone(&endpoint.name)),
@@ -338,7 +374,7 @@ impl Entry {
 impl Identity {
     /// Of a session that was just accepted and has nothing to tell.
     pub(crate) fn nobody() -> Identity {
-        Identity { id: 1, listener: 0, client: None, at: Instant::now(), start: SystemTime::now() }
+        Identity { id: 1, listener: 0, peer: None, at: Instant::now(), start: SystemTime::now() }
     }
 
     /// Whether the session is older than the limit, each by a little more or less.
@@ -351,95 +387,4 @@ impl Identity {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: Limits = Limits { idle: Some(10), half_close: Some(3), drain: Duration::from_secs(5) };
-
-    #[test]
-    fn limits_count_from_the_last_byte_and_end_late_rather_than_early() {
-        let idle = Some(Ask::End { outcome: Outcome::Idle, how: Close::Plain });
-        let half_close = Some(Ask::End { outcome: Outcome::HalfClose, how: Close::Plain });
-        let shutdown = Some(Ask::End { outcome: Outcome::Shutdown, how: Close::Reset });
-        let never = Limits { idle: None, half_close: None, drain: Duration::MAX };
-        let for_ms = |passed| Some(Duration::from_millis(passed));
-        // name, limits, half closed, last byte, draining for, now, due
-        let cases = [
-            ("at the idle limit", LIMITS, false, 100, None, 110, None),
-            ("over the idle limit", LIMITS, false, 100, None, 111, idle),
-            ("at the half-close limit", LIMITS, true, 100, None, 103, None),
-            ("over the half-close limit", LIMITS, true, 100, None, 104, half_close),
-            ("half-close counts from the last byte, not from the end", LIMITS, true, 200, None, 203, None),
-            ("no half-close limit, but an idle one", Limits { half_close: None, ..LIMITS }, true, 100, None, 111, idle),
-            ("no limits", never, true, 100, for_ms(20_000), 120, None),
-            ("draining", LIMITS, false, 100, for_ms(4_999), 103, None),
-            ("drained", LIMITS, false, 100, for_ms(5_000), 104, shutdown),
-            ("drained before idle", LIMITS, true, 100, for_ms(101_000), 200, shutdown),
-        ];
-        for (name, limits, half_closed, last, draining, now, due) in cases {
-            let entry = Entry::new(Identity::nobody(), last - 5, limits);
-            entry.moved(Side::Endpoint, 1, 0, last);
-            if half_closed {
-                entry.set_half_closed();
-            }
-            assert_eq!(entry.due(now, draining), due, "{name}");
-        }
-    }
-
-    /// Seconds, of those from 1 to `until`, at which a session is looked at; every look has the same finding.
-    fn looks(entry: &Entry, until: u32, finding: Finding, mut each: impl FnMut(u32)) -> Vec<u32> {
-        let mut looks = Vec::new();
-        for now in 1..=until {
-            each(now);
-            if entry.due(now, None) == Some(Ask::Look) {
-                looks.push(now);
-                entry.looked(Side::Client, finding, now);
-                entry.looked(Side::Endpoint, Finding::Well, now);
-            }
-        }
-        looks
-    }
-
-    fn unlimited() -> Entry {
-        Entry::new(Identity::nobody(), 0, Limits { drain: Duration::MAX, ..Limits::default() })
-    }
-
-    #[test]
-    fn who_is_silent_is_looked_at_as_often_as_the_last_look_calls_for() {
-        assert_eq!(looks(&unlimited(), 200, Finding::Well, |_| {}), [30], "nothing new since");
-        assert_eq!(looks(&unlimited(), 100, Finding::Stalled, |_| {}), [30, 60, 90], "output is stuck");
-        assert_eq!(looks(&unlimited(), 46, Finding::Suspect, |_| {}), [30, 35, 40, 45], "it does not answer");
-    }
-
-    #[test]
-    fn output_to_a_silent_peer_calls_for_another_look() {
-        let entry = unlimited();
-        let told_at_50 = |now| {
-            if now == 50 {
-                entry.moved(Side::Endpoint, 1, 1, now);
-            }
-        };
-        assert_eq!(looks(&entry, 200, Finding::Well, told_at_50), [30, 60]);
-    }
-
-    #[test]
-    fn a_peer_that_is_heard_is_not_looked_at() {
-        let entry = unlimited();
-        let both_talk = |now| {
-            entry.moved(Side::Client, 1, 1, now);
-            entry.moved(Side::Endpoint, 1, 1, now);
-        };
-        assert!(looks(&entry, 200, Finding::Well, both_talk).is_empty());
-    }
-
-    #[test]
-    fn an_end_that_was_asked_for_stays_asked_for_and_is_taken_once() {
-        let entry = unlimited();
-        entry.ask(Ask::Look);
-        entry.ask(Ask::End { outcome: Outcome::Idle, how: Close::Plain });
-        entry.ask(Ask::Look);
-        entry.ask(Ask::End { outcome: Outcome::Shutdown, how: Close::Reset });
-        assert_eq!(entry.take_ask(), Some(Ask::End { outcome: Outcome::Idle, how: Close::Plain }));
-        assert_eq!(entry.take_ask(), None);
-    }
-}
+mod tests;

@@ -31,6 +31,13 @@ pub(crate) fn presented(certificate: &[u8]) -> Presented {
     Presented { subject: subject.into(), issuer: issuer.into(), serial: cut(serial).into(), names }
 }
 
+/// The common name in the subject of a certificate in DER.
+pub(crate) fn common_name(certificate: &[u8]) -> Option<String> {
+    let (_, read) = X509Certificate::from_der(certificate).ok()?;
+    let name = read.subject().iter_common_name().next()?;
+    Some(cut(name.as_str().ok()?.to_owned()))
+}
+
 /// When a certificate in DER ends.
 pub(crate) fn until(certificate: &[u8]) -> Option<SystemTime> {
     validity(certificate).map(|(_, until)| until)

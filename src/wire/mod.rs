@@ -10,6 +10,7 @@ pub mod name;
 pub mod pg_server;
 pub mod postgres;
 pub mod protocols;
+pub mod proxy_header;
 pub mod redis;
 #[doc(hidden)]
 #[expect(clippy::expect_used, reason = "made for tests, from what tests write")]

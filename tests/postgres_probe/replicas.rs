@@ -45,6 +45,8 @@ fn roles_are_found_and_change() {
 
 #[test]
 fn a_replica_may_be_too_far_behind() {
+    const LONG: &str = "DO 'BEGIN FOR i IN 1..50 LOOP INSERT INTO kept SELECT generate_series(1, 200); \
+        PERFORM pg_sleep(0.1); END LOOP; END'";
     for version in Version::ALL {
         let folder = TempDir::new().unwrap();
         let authority = Authority::new(folder.path());
@@ -56,21 +58,19 @@ fn a_replica_may_be_too_far_behind() {
         replica.catch_up_with(&primary);
         let at = replica.address();
         let tables = ["alice", "bob"]
-            .map(|user| format!("{}, role = 'replica', max_lag = '2s'", login(&folder, user, "secret")));
+            .map(|user| format!("{}, role = 'replica', max_lag = '3s'", login(&folder, user, "secret")));
         let balancer = start(&[at], &tables.each_ref().map(|table| &**table));
         let both = |state: &str, last: &str| (0..2).for_each(|pool| becomes(&balancer, pool, at, state, last));
         both("up", "replica, 0.0 s behind");
         // The primary rests for longer than a replica may be behind.
-        std::thread::sleep(Duration::from_secs(3));
+        std::thread::sleep(Duration::from_secs(4));
         both("up", "replica, 0.0 s behind");
         replica.sql("SELECT pg_wal_replay_pause()");
         primary.sql("INSERT INTO kept VALUES (1)");
-        both("refused", "s behind, allowed are 2s");
+        both("refused", "s behind, allowed are 3s");
         replica.sql("SELECT pg_wal_replay_resume()");
         both("up", "replica, 0.0 s behind");
         // A long transaction, after a rest: there is no other by which to tell the time.
-        const LONG: &str = "DO 'BEGIN FOR i IN 1..50 LOOP INSERT INTO kept SELECT generate_series(1, 200); \
-            PERFORM pg_sleep(0.1); END LOOP; END'";
         std::thread::scope(|scope| {
             let writes = scope.spawn(|| primary.sql(LONG));
             let mut states = Vec::new();
@@ -78,15 +78,15 @@ fn a_replica_may_be_too_far_behind() {
                 states.extend((0..2).map(|pool| told(&balancer, pool, at)));
                 std::thread::sleep(Duration::from_millis(50));
             }
-            assert!(states.len() > 50 && states.iter().all(|(state, _)| state == "up"), "{version:?}: {states:?}");
+            assert!(states.len() > 10 && states.iter().all(|(state, _)| state == "up"), "{version:?}: {states:?}");
         });
         // Cut off it counts from then, or from the probe before, and not from what was written last.
-        std::thread::sleep(Duration::from_secs(3));
+        std::thread::sleep(Duration::from_secs(4));
         both("up", "replica, 0.0 s behind");
         let cut = Instant::now();
         primary.stop_now();
-        both("refused", "s behind, allowed are 2s");
-        assert!(cut.elapsed() > Duration::from_secs(1), "{version:?}: after {:?}", cut.elapsed());
+        both("refused", "s behind, allowed are 3s");
+        assert!(cut.elapsed() > Duration::from_secs(2), "{version:?}: after {:?}", cut.elapsed());
         primary.start_again();
         both("up", "replica, 0.0 s behind");
     }

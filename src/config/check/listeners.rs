@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::node::{Node, Table};
 use super::settings::{self, MOST_CONNECTIONS};
-use super::{Check, keys, named};
+use super::{Check, keys, named, proxy};
 use crate::config::address;
 use crate::config::model::{Bind, Listener, Protocol, Timeouts};
 use crate::config::report::At;
@@ -62,6 +62,8 @@ fn listener(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<
     if let Some(node) = defers.filter(|_| protocol == Protocol::Mysql && defer_accept == Some(true)) {
         check.report.add(node.at, node.path(), "clients of MySQL say nothing before the server does");
     }
+    let proxy_from = table.get("proxy_from");
+    let proxy_from = proxy_from.map(|node| proxy::senders(&node, bind_known.then_some(&bind), check));
     let own = table.get("timeouts").map(|node| node.table(keys::LISTENER_TIMEOUTS, check.report));
     Read {
         model: Listener {
@@ -71,6 +73,7 @@ fn listener(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<
             max_connections: most.flatten(),
             backlog: backlog.unwrap_or(DEFAULT_BACKLOG),
             defer_accept: defer_accept.unwrap_or(protocol.reads_hellos()),
+            proxy_from,
             open: settings::open(own.as_ref(), timeouts.open, check),
         },
         at: table.at,
@@ -111,9 +114,10 @@ impl Read {
         }
     }
 
-    /// Families of the clients that can arrive. IPv6 sockets take no IPv4 clients.
+    /// Families of the clients that can arrive. IPv6 sockets take no IPv4 clients, but a PROXY header may speak for any.
     pub(super) fn families(&self) -> Families {
-        let any = |test: fn(&Bind) -> bool| self.bind.iter().any(|(bind, ..)| test(bind));
+        let proxied = self.model.proxy_from.is_some();
+        let any = |test: fn(&Bind) -> bool| proxied || self.bind.iter().any(|(bind, ..)| test(bind));
         Families {
             v4: any(|bind| matches!(bind, Bind::Tcp(address) if address.is_ipv4())),
             v6: any(|bind| matches!(bind, Bind::Tcp(address) if address.is_ipv6())),

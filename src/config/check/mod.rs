@@ -14,6 +14,7 @@ mod node;
 mod outgoing;
 mod parts;
 mod pools;
+mod proxy;
 mod reach;
 mod routes;
 mod sessions;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::{Node, Table};
-use super::{Check, balance, discovery, health, keys, listeners, named, outgoing, routes, sessions, settings, useless};
+use super::{
+    Check, balance, discovery, health, keys, listeners, named, outgoing, proxy, routes, sessions, settings, useless,
+};
 use crate::config::address;
 use crate::config::model::{
     Address, BACKUP, Balance, Bind, Endpoint, Health, MAX_PRIORITY, MAX_WEIGHT, NoEndpoint, Pool, Timeouts,
@@ -78,6 +80,7 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
     let known = endpoints.is_some() && file.is_none() && check.report.count() == before;
     let endpoints = endpoints.unwrap_or_default();
     let source = table.get("source").map(|node| source(&node, known.then_some(&endpoints), check));
+    let transparent = proxy::transparent(&table, known.then_some(&endpoints), check);
     let refresh = table.get("refresh").and_then(|node| node.duration_within(REFRESH, "\"1s\" to \"1d\"", check.report));
     let most = table.get("max_connections_per_endpoint");
     let most = most.and_then(|node| node.number_unless("off", 1..=MOST_CONNECTIONS, check.report)).flatten();
@@ -107,6 +110,8 @@ fn pool(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<'_>)
         endpoints,
         endpoints_file: file,
         source: source.unwrap_or_default(),
+        transparent,
+        send_proxy: proxy::send(&table, check),
         refresh: refresh.unwrap_or(DEFAULT_REFRESH),
         timeouts: settings::pool_timeouts(own.as_ref(), &timeouts.pool, check),
         tls,

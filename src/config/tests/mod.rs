@@ -14,6 +14,7 @@ mod mysql;
 mod never_panics;
 mod parts;
 mod pools;
+mod proxy;
 mod reach;
 mod redis;
 mod reference;

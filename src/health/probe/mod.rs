@@ -27,7 +27,7 @@ use self::tls::Opened;
 use super::secret;
 use super::verdict::{Observation, Text};
 use crate::config::model::{Dialogue, Expect, Probe, Role, Secret};
-use crate::connect;
+use crate::connect::{self, Source};
 use crate::observe::outcome::Side;
 use crate::pool::Target;
 
@@ -36,6 +36,8 @@ use crate::pool::Target;
 pub(crate) struct Call {
     pub(crate) target: Target,
     pub(crate) source: Option<IpAddr>,
+    /// What is sent before anything else: a PROXY header, where sessions send one.
+    pub(crate) preface: &'static [u8],
     pub(crate) patience: Duration,
 }
 
@@ -209,7 +211,13 @@ pub(crate) async fn ask_agent(call: &Call, send: &Secret) -> io::Result<(Result<
 impl Talk<'_> {
     /// Connects. The outer error is our own; the inner one is why there is no connection.
     async fn dial(&self) -> io::Result<Result<Line, Observation>> {
-        match self.deadline.hold(connect::dial(&self.call.target, self.call.source)).await {
+        let Call { target, source, preface, .. } = self.call;
+        let dialled = self.deadline.hold(async {
+            let stream = connect::dial(target, Source::own(*source)).await?;
+            connect::send(&stream, preface, false).await?;
+            Ok(stream)
+        });
+        match dialled.await {
             Ok(Ok(stream)) => Ok(Ok(Line(stream))),
             Ok(Err(error)) if connect::blame(&error).by == Side::Us => Err(error),
             Ok(Err(error)) => Ok(Err(Observation::Missing(error.to_string().into()))),
@@ -227,7 +235,10 @@ impl Talk<'_> {
     ) -> io::Result<Talked<Reply>> {
         Ok(match probe {
             // A connection in clear on which nothing was said needs no more than to be closed.
-            Probe::Tcp if self.tls.is_none() => (Ok(Reply::Plain(Observation::Pass("connected".into()))), None, None),
+            Probe::Tcp if self.tls.is_none() => {
+                let channel = (!self.call.preface.is_empty()).then_some(Channel::Clear(line));
+                (Ok(Reply::Plain(Observation::Pass("connected".into()))), None, channel)
+            }
             Probe::Tcp => {
                 let confirm = async |channel| {
                     let confirmed = self.deadline.hold(tls::confirm(channel)).await;

@@ -10,6 +10,7 @@ fn full() -> Record {
         start: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_042),
         listener: "edge".into(),
         client: Some("192.0.2.1:4711".parse().unwrap()),
+        proxy: None,
         handshake: None,
         endpoint_handshake: None,
         hello: Some(Said {

@@ -90,7 +90,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = Target::Ip(listener.local_addr().unwrap());
         let heard = thread::spawn(move || follow(listener.accept().unwrap().0, steps));
-        let line = Line(connect::dial(&target, None).await.unwrap());
+        let line = Line(connect::dial(&target, connect::Source::Any).await.unwrap());
         Server { line, heard }
     }
 

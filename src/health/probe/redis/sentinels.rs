@@ -119,7 +119,9 @@ impl Sentinel {
 
     async fn reach(&self) -> Result<Channel, Text> {
         let source = self.source.filter(|source| source.is_ipv4() == self.at.is_ipv4());
-        let stream = connect::dial(&Target::Ip(self.at), source).await.map_err(|error| error.to_string())?;
+        let stream = connect::dial(&Target::Ip(self.at), connect::Source::own(source))
+            .await
+            .map_err(|error| error.to_string())?;
         match &self.tls {
             None => Ok(Channel::Clear(Line(stream))),
             Some(client) => match client.open(Line(stream)).await {

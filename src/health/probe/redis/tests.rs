@@ -73,7 +73,7 @@ async fn talk(
     let server = Scripted::start().await;
     let deadline = Deadline::from(Instant::now(), Duration::from_secs(10));
     let asked = async {
-        let stream = connect::dial(&Target::Ip(server.address()), None).await.unwrap();
+        let stream = connect::dial(&Target::Ip(server.address()), connect::Source::Any).await.unwrap();
         let channel = Channel::Clear(Line(stream));
         let (answer, mut channel) = converse(channel, probe, password.map(str::as_bytes), deadline).await;
         let ended = channel.part().await;
@@ -306,7 +306,7 @@ async fn answers_may_come_in_any_pieces() {
 #[tokio::test]
 async fn silence_is_told_with_what_was_asked() {
     let server = Scripted::start().await;
-    let stream = connect::dial(&Target::Ip(server.address()), None).await.unwrap();
+    let stream = connect::dial(&Target::Ip(server.address()), connect::Source::Any).await.unwrap();
     let deadline = Deadline::from(Instant::now(), Duration::from_millis(50));
     let (answer, _) = converse(Channel::Clear(Line(stream)), &probe(false, &[]), None, deadline).await;
     assert_eq!(judged(answer, None, None), "missing: no answer to PING in 50ms");
