@@ -11,6 +11,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::probe::lag::Memory;
 use super::probe::mysql::Conversation;
 use super::probe::{self, Call, Ending, tls};
 use super::verdict::{Observation, Text};
@@ -73,6 +74,8 @@ struct Prober {
     key: Key,
     tls: Option<Result<tls::Client, Observation>>,
     listeners: Listeners,
+    /// Of how far it was behind.
+    memory: Mutex<Memory>,
     room: Arc<Semaphore>,
     /// How many of its places one probe takes.
     places: u32,
@@ -112,8 +115,9 @@ impl Watch {
                 None => {
                     let tls = Watch::tls(&key.ask);
                     let listeners = Listeners::new(&endpoints);
-                    let (room, places) = (Arc::clone(&self.room), self.places.min(key.connections()));
-                    let prober = Prober { key: key.clone(), tls, listeners, room, places };
+                    let (memory, room) = (Mutex::default(), Arc::clone(&self.room));
+                    let places = self.places.min(key.connections());
+                    let prober = Prober { key: key.clone(), tls, listeners, memory, room, places };
                     self.watched.insert(key, Watched::start(Arc::new(prober)));
                 }
             }
@@ -181,16 +185,18 @@ fn called(dialogue: &Dialogue, health: &Health, target: &Target) -> (Arc<str>, A
         (None, Some(host)) => Arc::clone(host),
         (None, None) => address().into(),
     });
+    let usual = || {
+        let bare = |address: String| if address.contains(':') { format!("[{address}]") } else { address };
+        let name = name.as_deref().or(host.as_deref()).map_or_else(address, str::to_owned);
+        let port = if dialogue.tls.is_some() { 443 } else { 80 };
+        match target {
+            Target::Ip(target) if target.port() != port => format!("{}:{}", bare(name), target.port()),
+            _ => bare(name),
+        }
+    };
     let request = match &dialogue.probe {
-        Probe::Http(probe) => probe.host.clone().unwrap_or_else(|| {
-            let bare = |address: String| if address.contains(':') { format!("[{address}]") } else { address };
-            let name = name.as_deref().or(host.as_deref()).map_or_else(address, str::to_owned);
-            let usual = if dialogue.tls.is_some() { 443 } else { 80 };
-            match target {
-                Target::Ip(target) if target.port() != usual => format!("{}:{}", bare(name), target.port()),
-                _ => bare(name),
-            }
-        }),
+        Probe::Http(probe) => probe.host.clone().unwrap_or_else(usual),
+        Probe::Patroni(_) => usual(),
         // Sentinels may name it.
         Probe::Redis(probe) if probe.sentinels.is_some() => host.as_deref().unwrap_or_default().to_owned(),
         Probe::Tcp | Probe::Script(_) | Probe::Postgres(_) | Probe::Mysql(_) | Probe::Redis(_) => String::new(),
@@ -237,7 +243,8 @@ impl Prober {
     async fn ask(&self, left: &mut Option<Conversation>) -> io::Result<(Result<Finding, Text>, Ending)> {
         match &self.key.ask {
             Ask::Endpoint { dialogue, host, .. } => {
-                let (found, ending) = probe::run(&self.key.call, dialogue, host, self.tls.as_ref(), left).await?;
+                let (mut found, ending) = probe::run(&self.key.call, dialogue, host, self.tls.as_ref(), left).await?;
+                found.settle_lag(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
                 Ok((Ok(Finding::Probe(found)), ending))
             }
             Ask::Agent(send) => {
@@ -338,6 +345,9 @@ mod tests {
             ("web.test:1", "probe = 'http', tls.name = 'a.test'", "10.0.0.1:1", "a.test:1", "a.test"),
             ("web.test:1", "probe = 'http', http.host = 'a.test'", "10.0.0.1:1", "a.test", ""),
             ("web.test:1", "probe = 'tls'", "10.0.0.1:1", "", "web.test"),
+            ("pg.test:1", "probe = 'patroni'", "10.0.0.1:8008", "pg.test:8008", ""),
+            ("pg.test:1", "probe = 'postgres'", "10.0.0.1:1", "", ""),
+            ("pg.test:1", "probe = 'postgres', tls = {}", "10.0.0.1:1", "", "pg.test"),
             // Nothing is said by which they could differ: endpoints at one address share their probes.
             ("web.test:1", "probe = 'tcp'", "10.0.0.1:1", "", ""),
         ] {

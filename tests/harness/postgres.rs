@@ -21,7 +21,7 @@ use super::kept::{copy, kept, quick_folder, run};
 use super::process::{free_address, skipped};
 
 /// Who runs it where the tests are root: nobody and nogroup, the same on every system of the family.
-const NOBODY: u32 = 65534;
+pub(super) const NOBODY: u32 = 65534;
 
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
@@ -56,7 +56,7 @@ impl Version {
     pub const ALL: [Version; 2] = [Version::System, Version::Current];
 
     /// The folder of its programs; nothing where it is not installed.
-    fn programs(self) -> Option<PathBuf> {
+    pub(super) fn programs(self) -> Option<PathBuf> {
         match self {
             Version::Current => fetched("postgres").map(|folder| folder.join("bin")),
             Version::System => {
@@ -162,6 +162,11 @@ impl Postgres {
     /// Ends it as an administrator does: sessions are told, and what is written is kept.
     pub fn stop(&mut self) {
         self.daemon.end(Signal::INT);
+    }
+
+    /// Has it end once its sessions have; until then it takes no others.
+    pub fn stop_once_idle(&self) {
+        self.daemon.signal(Signal::TERM);
     }
 
     /// Ends it as a failure of its machine does: all its processes at once.
@@ -293,7 +298,7 @@ fn has_ended(id: &str) -> bool {
 }
 
 /// A new folder of who runs it.
-fn folder() -> TempDir {
+pub(super) fn folder() -> TempDir {
     let folder = quick_folder();
     if geteuid().is_root() {
         chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
@@ -302,7 +307,7 @@ fn folder() -> TempDir {
 }
 
 /// Writes a file of who runs it, which nobody else may read.
-fn write(path: &Path, content: impl AsRef<[u8]>) {
+pub(super) fn write(path: &Path, content: impl AsRef<[u8]>) {
     std::fs::write(path, content).unwrap();
     std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
     if geteuid().is_root() {

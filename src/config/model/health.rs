@@ -115,6 +115,8 @@ pub enum Probe {
     Script(Vec<Step>),
     /// To take a login, in the protocol of PostgreSQL.
     Postgres(PostgresProbe),
+    /// To say, as Patroni, what its PostgreSQL server is.
+    Patroni(PatroniProbe),
     /// To say what it is, in the protocol of Redis.
     Redis(RedisProbe),
     /// To take a login, in the protocol of MySQL.
@@ -128,7 +130,7 @@ impl Probe {
             Probe::Postgres(probe) => probe.login.as_ref()?.password.as_ref(),
             Probe::Redis(probe) => probe.password.as_ref(),
             Probe::Mysql(probe) => probe.login.password.as_ref(),
-            Probe::Tcp | Probe::Http(_) | Probe::Script(_) => None,
+            Probe::Tcp | Probe::Http(_) | Probe::Script(_) | Probe::Patroni(_) => None,
         }
     }
 
@@ -159,6 +161,13 @@ pub struct PostgresProbe {
     pub asks_lag: bool,
     /// What to ask besides.
     pub query: Option<String>,
+}
+
+/// What Patroni is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PatroniProbe {
+    /// By how many bytes of its log a replica may be behind; `None`: by any number.
+    pub max_lag: Option<u64>,
 }
 
 /// What a MySQL or MariaDB server is asked.

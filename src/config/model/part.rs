@@ -41,7 +41,7 @@ impl Probe {
     pub(crate) fn tells_role(&self) -> bool {
         match self {
             Probe::Postgres(probe) => probe.login.is_some(),
-            Probe::Mysql(_) | Probe::Redis(_) => true,
+            Probe::Patroni(_) | Probe::Mysql(_) | Probe::Redis(_) => true,
             Probe::Tcp | Probe::Http(_) | Probe::Script(_) => false,
         }
     }

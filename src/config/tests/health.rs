@@ -47,9 +47,9 @@ fn the_table() {
             password_file = '/x', database = 'a', query = 'b', value = 'c'"),
     ]), @r#"
     without a probe
-      main.toml:10:1: pool.web.health.probe: the key is missing; expected one of "tcp", "tls", "http", "script", "postgres", "redis", "mysql"
+      main.toml:10:1: pool.web.health.probe: the key is missing; expected one of "tcp", "tls", "http", "script", "postgres", "patroni", "redis", "mysql"
     of another kind
-      main.toml:10:20: pool.web.health.probe: "ping" is not known; expected one of "tcp", "tls", "http", "script", "postgres", "redis", "mysql"
+      main.toml:10:20: pool.web.health.probe: "ping" is not known; expected one of "tcp", "tls", "http", "script", "postgres", "patroni", "redis", "mysql"
     out of range
       main.toml:10:38: pool.web.health.interval: 50ms is out of range; expected "100ms" to "1h"
       main.toml:10:53: pool.web.health.fall: 0 is out of range; expected a number from 1 to 100
@@ -81,8 +81,8 @@ fn the_table() {
       fine
     parts of servers
       main.toml:10:31: pool.web.health.tls.negotiation: only with probe = "postgres" TLS may begin in two ways
-      main.toml:10:55: pool.web.health.role: only servers of databases have one
-      main.toml:10:69: pool.web.health.max_lag: only servers of databases know
+      main.toml:10:55: pool.web.health.role: only probes of database servers find it out
+      main.toml:10:69: pool.web.health.max_lag: only probes of database servers find it out
       main.toml:10:85: pool.web.health.user: this probe does not log in
       main.toml:10:97: pool.web.health.password_file: this probe does not log in
       main.toml:10:119: pool.web.health.database: this probe does not log in
@@ -114,6 +114,9 @@ fn the_table() {
         ("TLS without a name", "probe = 'tls'"),
         ("TLS without verification", "probe = 'tls', tls.verify = false"),
         ("TLS with a name", "probe = 'tls', tls.name = 'a.test'"),
+        ("PostgreSQL", "probe = 'postgres'"),
+        ("Patroni", "probe = 'patroni'"),
+        ("Patroni elsewhere", "probe = 'patroni', address = '10.0.0.9'"),
     ]), @r#"
     fine
       fine
@@ -132,6 +135,12 @@ fn the_table() {
     TLS without verification
       fine
     TLS with a name
+      fine
+    PostgreSQL
+      fine
+    Patroni
+      main.toml:10:1: pool.web.health: the endpoint "unix:/run/x" is a unix socket and has no address where Patroni could be; expected address
+    Patroni elsewhere
       fine
     "#);
 }
@@ -190,7 +199,7 @@ fn requests_and_scripts() {
     body of HEAD
       main.toml:10:54: pool.web.health.http.body: nothing that is answered to HEAD has a body
     alpn
-      main.toml:10:28: pool.web.health.tls.alpn: probe = "http" speaks HTTP/1.1 and not "h2"
+      main.toml:10:28: pool.web.health.tls.alpn: this probe speaks HTTP/1.1 and not "h2"
     no script
       main.toml:10:1: pool.web.health.script: the key is missing; expected a list, each a table with one of send, send_hex, expect and expect_hex
     empty script
@@ -233,6 +242,9 @@ fn servers() {
         ("direct", "probe = 'postgres', tls.negotiation = 'direct'"),
         ("direct with another protocol", "probe = 'postgres', tls = { negotiation = 'direct', alpn = 'h2' }"),
         ("another way", "probe = 'postgres', tls.negotiation = 'ssl'"),
+        ("Patroni", "probe = 'patroni', role = 'replica', max_lag = '16MiB', port = 8009, tls = {}"),
+        ("Patroni and a time", "probe = 'patroni', max_lag = '10s', query = 'a', user = 'b'"),
+        ("Patroni and nothing", "probe = 'patroni', max_lag = 0, tls.alpn = 'h2'"),
     ]), @r#"
     nothing more is needed
       fine
@@ -272,6 +284,15 @@ fn servers() {
       main.toml:10:54: pool.web.health.tls.negotiation: servers take TLS at once only with "postgresql" in alpn
     another way
       main.toml:10:50: pool.web.health.tls.negotiation: "ssl" is not known; expected one of "postgres", "direct"
+    Patroni
+      fine
+    Patroni and a time
+      main.toml:10:41: pool.web.health.max_lag: "10s" is not a size; expected a size such as "64MiB" or "64KiB", or a number of bytes
+      main.toml:10:48: pool.web.health.query: this probe does not ask by queries
+      main.toml:10:61: pool.web.health.user: this probe does not log in
+    Patroni and nothing
+      main.toml:10:41: pool.web.health.max_lag: 0 bytes is out of range; expected 1 byte to "1024GiB"
+      main.toml:10:44: pool.web.health.tls.alpn: this probe speaks HTTP/1.1 and not "h2"
     "#);
 }
 

@@ -3,7 +3,9 @@
 pub(crate) mod agent;
 mod channel;
 mod http;
+pub(crate) mod lag;
 pub(crate) mod mysql;
+mod patroni;
 mod postgres;
 mod redis;
 mod script;
@@ -19,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
 use self::channel::{Channel, Line};
+use self::lag::Memory;
 use self::mysql::{Conversation, Means};
 use self::tls::Opened;
 use super::secret;
@@ -114,6 +117,13 @@ impl Found {
         }
     }
 
+    /// Puts together what it says of how far a replica is behind with what was found before.
+    pub(crate) fn settle_lag(&mut self, memory: &mut Memory, now: std::time::Instant) {
+        if let Reply::Server(answer) = &mut self.reply {
+            answer.settle_lag(memory, now);
+        }
+    }
+
     /// What the endpoint is to the others, if it has told.
     pub(crate) fn role(&self) -> Option<Role> {
         match &self.reply {
@@ -174,7 +184,7 @@ pub(crate) async fn run(
         Some(conversation) => talk.go_on(conversation, left).await,
         None => match talk.dial().await? {
             Err(why) => (Err(why), None, None),
-            Ok(line) => talk.have(line, &dialogue.probe, passwords, left).await,
+            Ok(line) => talk.have(line, &dialogue.probe, passwords, left).await?,
         },
     };
     let found = Found { reply: said.unwrap_or_else(Reply::Plain), expires, took: began.elapsed() };
@@ -215,15 +225,15 @@ impl Talk<'_> {
         }
     }
 
-    /// Says what `probe` is to say, with these passwords where it logs in.
+    /// Says what `probe` is to say, with these passwords where it logs in. The outer error is our own.
     async fn have(
         &self,
         line: Line,
         probe: &Probe,
         passwords: Passwords<'_>,
         left: &mut Option<Conversation>,
-    ) -> Talked<Reply> {
-        match probe {
+    ) -> io::Result<Talked<Reply>> {
+        Ok(match probe {
             // A connection in clear on which nothing was said needs no more than to be closed.
             Probe::Tcp if self.tls.is_none() => {
                 let channel = (!self.call.preface.is_empty()).then_some(Channel::Clear(line));
@@ -255,6 +265,10 @@ impl Talk<'_> {
                 let (answer, expires, channel) = postgres::run(line, probe, passwords.own, self).await;
                 (answer.map(Reply::Server), expires, channel)
             }
+            Probe::Patroni(probe) => {
+                let (answer, expires, channel) = patroni::run(line, probe, self).await?;
+                (answer.map(Reply::Server), expires, channel)
+            }
             Probe::Mysql(probe) => {
                 let password = passwords.own.map(|password| Zeroizing::new(password.to_vec()));
                 let means = Means { probe: probe.clone(), password, tls: self.tls.cloned() };
@@ -267,7 +281,7 @@ impl Talk<'_> {
                 };
                 self.within(line, ask).await
             }
-        }
+        })
     }
 
     /// Has a conversation go on, which is left if it has no end by the deadline.

@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use self::login::Entry;
 use self::session::{NOT_POSTGRES, Session};
 use super::channel::{Channel, Line};
+use super::lag::Progress;
 use super::server::Answer;
 use super::tls::{self, Opened};
 use super::{Talk, Talked};
@@ -109,6 +110,9 @@ async fn ask(
         // What it says by itself is newer.
         session.in_recovery.get_or_insert(recovers);
         answer.lag = column().parse().ok().map(Duration::from_millis);
+        let (is_fed, received, replayed) = (column() == "t", column().parse().ok(), column().parse().ok());
+        let progress = received.zip(replayed);
+        answer.progress = progress.map(|(received, replayed)| Progress { received, replayed, is_fed });
     }
     if let Some(query) = &probe.query {
         let row = session.query(query).await?.map_err(|error| failed(&error, Observation::Refused))?;
@@ -123,23 +127,31 @@ async fn ask(
 
 const ROLE: &str = "SELECT pg_catalog.pg_is_in_recovery()";
 
-/// Besides, by how many milliseconds a replica is behind: nothing while all that was received is replayed and the primary is
-/// heard, however long ago it wrote; else the age of the last transaction that was replayed.
+/// Besides, by how many milliseconds a replica is behind, whether it hears its primary, and how far it has come.
 ///
-/// A receiver that has heard nothing asks for a sign of life after half of wal_receiver_timeout, so that it is cut off when
-/// it is silent for longer; then the silence counts. Without pg_read_all_stats nobody sees for how long it is silent, and
-/// what counts is that it runs.
-const LAG: &str = "SELECT s.recovers, (1000 * extract(epoch FROM CASE \
-    WHEN NOT s.recovers THEN NULL \
-    WHEN w.pid IS NULL OR s.received IS NULL OR s.replayed < s.received THEN s.now - s.last \
-    WHEN s.patience > '0' AND s.now - w.last_msg_receipt_time > s.patience / 2 + '2 s' \
-        THEN s.now - w.last_msg_receipt_time \
-    ELSE '0' END))::bigint \
-    FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovers, pg_catalog.pg_last_wal_receive_lsn() AS received, \
-        pg_catalog.pg_last_wal_replay_lsn() AS replayed, pg_catalog.pg_last_xact_replay_timestamp() AS last, \
-        pg_catalog.clock_timestamp() AS now, \
-        pg_catalog.current_setting('wal_receiver_timeout')::pg_catalog.interval AS patience) s \
-    LEFT JOIN pg_catalog.pg_stat_wal_receiver w ON true";
+/// It is behind by nothing while all that was received is replayed and the primary is heard, however long ago that wrote;
+/// else by the age of the last transaction that was replayed, of which [`super::lag`] knows better. A receiver to which
+/// nothing came for half of wal_receiver_timeout asks for a sign of life, so that one that is silent for longer is cut off;
+/// then the silence counts. Without pg_read_all_stats nobody sees for how long it is silent, and it is heard while it runs.
+const LAG: &str = "SELECT recovers, \
+    (1000 * extract(epoch FROM CASE \
+        WHEN NOT recovers THEN NULL \
+        WHEN fed IS NULL OR received IS NULL OR replayed < received THEN now - last \
+        WHEN fed THEN '0' \
+        ELSE silence END))::bigint, \
+    coalesce(fed, false), \
+    pg_catalog.pg_wal_lsn_diff(received, '0/0'), \
+    pg_catalog.pg_wal_lsn_diff(replayed, '0/0') \
+    FROM (SELECT *, CASE WHEN pid IS NOT NULL \
+            THEN silence IS NULL OR patience = '0' OR silence <= patience / 2 + '2 s' END AS fed \
+        FROM (SELECT s.*, w.pid, s.now - w.last_msg_receipt_time AS silence \
+            FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovers, \
+                pg_catalog.pg_last_wal_receive_lsn() AS received, \
+                pg_catalog.pg_last_wal_replay_lsn() AS replayed, \
+                pg_catalog.pg_last_xact_replay_timestamp() AS last, \
+                pg_catalog.clock_timestamp() AS now, \
+                pg_catalog.current_setting('wal_receiver_timeout')::pg_catalog.interval AS patience) s \
+            LEFT JOIN pg_catalog.pg_stat_wal_receiver w ON true) heard) found";
 
 /// What it means that a query failed: what `else_` says, unless the server itself is in trouble.
 fn failed(error: &ServerError, else_: fn(Text) -> Observation) -> Observation {

@@ -1,7 +1,8 @@
 //! What a database server tells of itself, and what a pool makes of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::lag::{Memory, Progress};
 use crate::config::model::{Expect, Role};
 use crate::health::verdict::{Observation, Text};
 
@@ -15,6 +16,8 @@ pub(crate) struct Answer {
     pub(crate) role: Option<Role>,
     /// How far it is behind, if it was asked and knows.
     pub(crate) lag: Option<Duration>,
+    /// How far it has come, if it was asked and knows.
+    pub(crate) progress: Option<Progress>,
     /// What the query gave, if there is one and it is not NULL.
     pub(crate) value: Option<String>,
     /// What a pool has to make of it that needs what it does not tell; `None`: that it should have told.
@@ -26,13 +29,23 @@ pub(crate) struct Answer {
 impl Answer {
     /// What is known of a server that has told no more than what it is.
     pub(crate) fn of(text: impl Into<Text>) -> Answer {
-        Answer { role: None, lag: None, value: None, unknown: None, text: text.into() }
+        Answer { role: None, lag: None, progress: None, value: None, unknown: None, text: text.into() }
     }
 
     /// What is known of a server that has no room for a login: what it does not tell is not held against it.
     pub(crate) fn full(text: impl Into<Text>) -> Answer {
         let text = text.into();
         Answer { unknown: Some(Observation::Unclear(text.clone())), ..Answer::of(text) }
+    }
+
+    /// Puts together what it says of how far it is behind with what was found before.
+    pub(super) fn settle_lag(&mut self, memory: &mut Memory, now: Instant) {
+        match (self.role, self.progress) {
+            (Some(Role::Primary), _) => memory.forget(),
+            (Some(Role::Replica), Some(progress)) => self.lag = memory.settle(now, self.lag, progress),
+            // It is full, or was not asked, or there is nothing to compare by.
+            _ => {}
+        }
     }
 
     /// What a pool makes of it.

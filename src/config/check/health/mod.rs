@@ -18,8 +18,8 @@ use super::node::{Node, Table};
 use super::{Check, keys, outgoing, pools};
 use crate::config::address;
 use crate::config::model::{
-    Address, Dialogue, Endpoint, Expect, Health, MAX_JITTER, MOST_PROBES, Outliers, PoolTls, PostgresProbe, Probe,
-    WatchedTls,
+    Address, Dialogue, Endpoint, Expect, Health, MAX_JITTER, MOST_PROBES, Outliers, PatroniProbe, PoolTls,
+    PostgresProbe, Probe, WatchedTls,
 };
 use crate::config::report::quote;
 
@@ -34,6 +34,8 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 const DEFAULT_RISE: u32 = 2;
 const DEFAULT_FALL: u32 = 3;
 const DEFAULT_DATABASE: &str = "postgres";
+/// Where Patroni is, unless it is told to be elsewhere.
+const PATRONI_PORT: u16 = 8008;
 
 /// The value of `probe`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,20 +45,24 @@ enum Word {
     Http,
     Script,
     Postgres,
+    Patroni,
     Redis,
     Mysql,
 }
 
-const WORDS: [(&str, Word); 7] = [
+const WORDS: [(&str, Word); 8] = [
     ("tcp", Word::Tcp),
     ("tls", Word::Tls),
     ("http", Word::Http),
     ("script", Word::Script),
     ("postgres", Word::Postgres),
+    ("patroni", Word::Patroni),
     ("redis", Word::Redis),
     ("mysql", Word::Mysql),
 ];
 
+/// Those that find out the role of a server.
+const ROLES: [Word; 4] = [Word::Postgres, Word::Patroni, Word::Mysql, Word::Redis];
 /// Those of servers of databases, which take a login.
 const SERVERS: [Word; 3] = [Word::Postgres, Word::Mysql, Word::Redis];
 /// Those that take queries.
@@ -66,13 +72,13 @@ const SQL: [Word; 2] = [Word::Postgres, Word::Mysql];
 const PARTS: [(&str, &[Word], &str); 17] = [
     (
         "tls",
-        &[Word::Tls, Word::Http, Word::Script, Word::Postgres, Word::Mysql, Word::Redis],
+        &[Word::Tls, Word::Http, Word::Script, Word::Postgres, Word::Patroni, Word::Mysql, Word::Redis],
         "probe = \"tcp\" only takes a connection; \"tls\" makes a handshake",
     ),
     ("http", &[Word::Http], "only probe = \"http\" sends a request"),
     ("script", &[Word::Script], "only probe = \"script\" follows one"),
-    ("role", &SERVERS, "only servers of databases have one"),
-    ("max_lag", &SERVERS, "only servers of databases know"),
+    ("role", &ROLES, "only probes of database servers find it out"),
+    ("max_lag", &ROLES, "only probes of database servers find it out"),
     ("user", &SERVERS, "this probe does not log in"),
     ("password_file", &SERVERS, "this probe does not log in"),
     ("database", &SQL, "this probe does not log in"),
@@ -135,7 +141,7 @@ pub(super) fn read(
     let (mut tls, files, warn_expiry) = tls::read(over_tls.as_ref(), check);
     let negotiation = tls::negotiation(over_tls.as_ref(), word, &mut tls, check);
     let tls = (word == Some(Word::Tls) || over_tls.is_some()).then_some(tls);
-    let is_moved = table.get("address").or(table.get("port")).is_some();
+    let is_moved = table.get("address").or(table.get("port")).is_some() || word == Some(Word::Patroni);
     let pools = pools.filter(|_| over_tls.is_none() && !is_moved && !matches!(word, None | Some(Word::Tcp)));
     let inherited = pools.map(|pools| tls::inherited(pools, word));
     if let Some(tls) = &tls
@@ -162,6 +168,7 @@ pub(super) fn read(
             asks_lag: server.max_lag.is_some(),
             query: server.query,
         }),
+        Word::Patroni => Probe::Patroni(PatroniProbe { max_lag: server.max_lag_bytes }),
         Word::Redis => Probe::Redis(redis::read(&table, &server, own, check)),
         Word::Mysql => Probe::Mysql(mysql::read(&table, &server, check)),
     });
@@ -177,7 +184,8 @@ pub(super) fn read(
     let agent = table.get("agent").and_then(|node| agent::read(&node, check));
     let address = table.get("address").and_then(|node| ip(&node, check));
     let port = table.get("port").and_then(|node| port(&node, check));
-    refuse_portless(&table, endpoints, check);
+    let port = port.or((word == Some(Word::Patroni)).then_some(PATRONI_PORT));
+    refuse_portless(&table, word, endpoints, check);
     Health {
         dialogue: probe.map(|probe| Arc::new(Dialogue { probe, tls, watched, is_pools })),
         expect: Expect { http: http.1, role, max_lag, value },
@@ -280,12 +288,16 @@ fn source(
 }
 
 /// Refuses what a unix socket has not: a port of its own, and a place where its agent could be.
-fn refuse_portless(table: &Table<'_>, endpoints: Option<&Vec<Endpoint>>, check: &mut Check<'_>) {
+fn refuse_portless(table: &Table<'_>, word: Option<Word>, endpoints: Option<&Vec<Endpoint>>, check: &mut Check<'_>) {
     let unix = |endpoint: &&Endpoint| matches!(endpoint.address, Address::Unix(_));
     let Some(endpoint) = endpoints.and_then(|endpoints| endpoints.iter().find(unix)) else { return };
     let endpoint = format!("the endpoint {} is a unix socket", quote(&endpoint.name));
     match (table.get("address"), table.get("port")) {
-        (Some(address), None) if table.get("probe").is_some() => {
+        (None, None) if word == Some(Word::Patroni) => {
+            let message = format!("{endpoint} and has no address where Patroni could be");
+            check.report.add(table.at, table.path(), message).expected("address");
+        }
+        (Some(address), None) if table.get("probe").is_some() && word != Some(Word::Patroni) => {
             let message = format!("{endpoint} and has no port that could be probed there");
             check.report.add(address.key_at, address.path(), message).expected("port besides");
         }

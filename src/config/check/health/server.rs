@@ -14,6 +14,7 @@ use crate::config::value::{Refused, is_absolute};
 use crate::health::secret;
 
 const LAG: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
+const LAG_BYTES: RangeInclusive<u64> = 1..=1 << 40;
 /// The longest name of a user or a database, in bytes.
 const LONGEST_NAME: usize = 128;
 const PASSWORD_FILE: &str =
@@ -28,6 +29,8 @@ pub(super) struct Server {
     pub(super) query: Option<String>,
     pub(super) role: Option<Role>,
     pub(super) max_lag: Option<Duration>,
+    /// The same in bytes, where Patroni is asked.
+    pub(super) max_lag_bytes: Option<u64>,
     pub(super) value: Option<String>,
 }
 
@@ -49,7 +52,14 @@ pub(super) fn read(table: &Table<'_>, word: Option<Word>, check: &mut Check<'_>)
     if let (Some(node), Some(Role::Primary)) = (&max_lag, role) {
         check.report.add(node.key_at, node.path(), "a primary is behind nobody");
     }
-    let max_lag = max_lag.and_then(|node| node.duration_within(LAG, "\"100ms\" to \"1d\"", check.report));
+    let (mut max_lag_bytes, mut max_lag_time) = (None, None);
+    match max_lag {
+        Some(node) if word == Some(Word::Patroni) => {
+            max_lag_bytes = node.size(LAG_BYTES, "1 byte to \"1024GiB\"", check.report);
+        }
+        Some(node) => max_lag_time = node.duration_within(LAG, "\"100ms\" to \"1d\"", check.report),
+        None => {}
+    }
     let user = table.get("user").and_then(|node| name(&node, "the name of a user", check));
     let password = table.get("password_file").and_then(|node| password(&node, check));
     let database = table.get("database").and_then(|node| name(&node, "the name of a database", check));
@@ -61,7 +71,7 @@ pub(super) fn read(table: &Table<'_>, word: Option<Word>, check: &mut Check<'_>)
     if word == Some(Word::Postgres) {
         without_user(table, role, check);
     }
-    Server { user, password, database, query, role, max_lag, value }
+    Server { user, password, database, query, role, max_lag: max_lag_time, max_lag_bytes, value }
 }
 
 /// Refuses what takes a login where there is no user.

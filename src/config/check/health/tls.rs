@@ -66,10 +66,10 @@ fn is_http_1(protocol: &[u8]) -> bool {
 /// Refuses what cannot come to a good end: h2 for a request over HTTP/1.1, and an endpoint of `own`, those that are written
 /// in the configuration, without a name.
 pub(super) fn fits(node: &Node<'_>, tls: &OutgoingTls, word: Option<Word>, own: &[Endpoint], check: &mut Check<'_>) {
-    if word == Some(Word::Http)
+    if matches!(word, Some(Word::Http | Word::Patroni))
         && let Some(other) = tls.alpn.iter().find(|alpn| !is_http_1(alpn))
     {
-        let message = format!("probe = \"http\" speaks HTTP/1.1 and not {}", quote(&String::from_utf8_lossy(other)));
+        let message = format!("this probe speaks HTTP/1.1 and not {}", quote(&String::from_utf8_lossy(other)));
         check.report.add(node.key_at, format!("{}.alpn", node.path()), message);
     }
     if tls.verifies_names_of_endpoints()
