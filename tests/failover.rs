@@ -12,7 +12,7 @@ use crate::harness::answering::Authority;
 use crate::harness::daemon::ask;
 use crate::harness::mysql::Make;
 use crate::harness::postgres::Version;
-use crate::harness::{Balancer, Mysql, Postgres, eventually};
+use crate::harness::{Balancer, Mysql, Patroni, Postgres, eventually};
 
 /// Of the example: its probes, and the bound on a failover that follows.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -172,6 +172,42 @@ fn postgres_fails_over_in_time_and_no_write_reaches_a_replica() {
         assert_eq!(to_replicas, "t", "{version:?}: the third is still one");
         drop(trio.folder);
     }
+}
+
+/// The lines of the example for Patroni, in place of those that ask the servers themselves.
+#[test]
+fn patroni_may_say_who_is_the_primary() {
+    let Some([one, two]) = Patroni::pair() else { return };
+    let servers = format!("\"{}\", \"{}\"", one.server(), two.server());
+    let text = example(
+        "postgres-primary-replica.toml",
+        &[
+            ("\"10.0.0.11:5432\", \"10.0.0.12:5432\", \"10.0.0.13:5432\"", servers),
+            ("0.0.0.0:5432", "127.0.0.1:0".to_owned()),
+            ("0.0.0.0:5433", "127.0.0.1:0".to_owned()),
+            // These servers have no certificates.
+            ("pool = \"pg\"", "pool = \"pg\"\nallow_cleartext = true".to_owned()),
+        ],
+    );
+    let (before, variant) = text.split_once("# With Patroni").unwrap();
+    let (before, _) = before.split_once("[pool.pg.health]").unwrap();
+    let lines = variant.lines().filter_map(|line| line.strip_prefix('#')).filter(|line| !line.starts_with(' '));
+    let variant: String = lines.map(|line| format!("{line}\n")).collect();
+    assert!(variant.contains("probe = \"patroni\""), "{variant}");
+    // Its timeout is that of an idle machine.
+    let variant = variant.replace("timeout = \"1s\"", "timeout = \"10s\"");
+    let balancer = Balancer::start(&format!("{before}{variant}port = {}\n", one.api().port()));
+    let port = |listener: &str| {
+        let at = balancer.address(listener);
+        let words = format!("host={} port={} user=postgres dbname=postgres sslmode=disable", at.ip(), at.port());
+        let mut psql = Version::System.client("psql").unwrap();
+        ask(psql.args(["-XAtqc", "SELECT inet_server_port()", &words])).unwrap()
+    };
+    let [first, second] = [&one, &two].map(|patroni| patroni.server().port().to_string());
+    assert_eq!((port("writes"), port("reads")), (first.clone(), second.clone()));
+    one.switch_over_to(&two);
+    eventually("writes follow", || (port("writes") == second).then_some(()));
+    eventually("and so do reads", || (port("reads") == first).then_some(()));
 }
 
 /// A primary that no longer answers, but whose sessions go on as if nothing was: they are cut off with it.
