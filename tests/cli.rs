@@ -42,7 +42,7 @@ fn the_examples_are_correct() {
     let absent = "warning: the file of endpoints /etc/pointsman/pg.endpoints.json does not exist\n";
     for (path, counts, warning) in [
         ("conf/minimal.toml", "(listeners: 1, routes: 1, pools: 1)", ""),
-        ("conf/reference.toml", "(listeners: 2, routes: 4, pools: 4)", absent),
+        ("conf/reference.toml", "(listeners: 4, routes: 5, pools: 5)", absent),
     ] {
         let said = pointsman(&["check", path], &[]);
         assert_eq!(said, (Some(0), format!("{path}: ok {counts}\n"), warning.to_owned()));
