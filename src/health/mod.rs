@@ -170,6 +170,11 @@ impl Health {
         self.claims.load(Ordering::Relaxed)
     }
 
+    /// Whether new sessions may be given to it, as far as probes and its agent go.
+    pub(crate) fn is_fit(&self) -> bool {
+        self.standing() == Standing::Up && self.has_role() && !self.is_draining() && !self.is_maint()
+    }
+
     /// Whether its agent wants no new sessions.
     pub(crate) fn is_draining(&self) -> bool {
         self.mode.load(Ordering::Relaxed) == Mode::Drain as u8

@@ -191,7 +191,7 @@ impl Endpoint {
 
     /// Whether it is up, not left out and not taken out of service.
     pub(crate) fn is_fit(&self) -> bool {
-        self.is_admitted() && self.standing() == Standing::Up && self.suits() && !self.is_out()
+        self.health.as_ref().is_none_or(Health::is_fit) && self.operator.mode() == Mode::Ready && !self.is_out()
     }
 
     /// Whether it has the role that the pool is for. Of one that has never said nobody knows, so that it does not.

@@ -204,12 +204,13 @@ impl Pool {
     /// Why none was chosen. Where those whose turn it is are merely full, nobody else takes it.
     pub(crate) fn lease(&self, key: u64, tried: &[Option<Arc<Endpoint>>]) -> Result<Lease, Lack> {
         let tiers = self.tiers.load();
-        let new = |endpoint: &Endpoint| {
-            !tried.iter().flatten().any(|tried| tried.name == endpoint.name) && self.is_sole(&tiers, endpoint)
-        };
         let again = tried.iter().any(Option::is_some);
+        let new = |endpoint: &Endpoint| !again || !tried.iter().flatten().any(|tried| tried.name == endpoint.name);
         let chooser = Chooser { position: &self.position, active: self.commons.active.as_ref(), key, again };
-        tiers.lease(&chooser, new)
+        match &self.writers {
+            None => tiers.lease(&chooser, new),
+            Some(writers) => tiers.lease(&chooser, |endpoint| new(endpoint) && writers.allow(&tiers, endpoint)),
+        }
     }
 
     /// Whether a session that was given `endpoint` may begin now that it is connected to it, which may have taken a while:
