@@ -8,6 +8,7 @@ mod introduction;
 
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -291,6 +292,10 @@ impl<'a> Attempts<'a> {
                 Unopened::NoAddress => {
                     Unreached { failure: Failure::new(Outcome::ConnectFailed, Side::Us), code: NO_ADDRESS }
                 }
+                Unopened::Own(error) => Unreached {
+                    failure: Failure { by: Side::Us, ..blame(&error) },
+                    code: error.raw_os_error().unwrap_or(NO_ADDRESS),
+                },
                 Unopened::Dial(error) => {
                     Unreached { failure: blame(&error), code: error.raw_os_error().unwrap_or(libc::ETIMEDOUT) }
                 }
@@ -317,6 +322,8 @@ impl<'a> Attempts<'a> {
 pub(crate) enum Unopened {
     /// It would have to be connected to from an address that the client does not have.
     NoAddress,
+    /// Something of our own is missing: a socket, or the address to connect from.
+    Own(io::Error),
     /// It cannot be connected to.
     Dial(io::Error),
     /// It did not promise TLS but answered this, or ended.
@@ -337,7 +344,8 @@ pub(crate) async fn open(
 ) -> Result<Stream, Unopened> {
     let target = &endpoint.target;
     let source = source(pool, target, introduction).ok_or(Unopened::NoAddress)?;
-    let stream = dial(target, source).await.map_err(Unopened::Dial)?;
+    let (socket, address, family) = prepare(target, source).map_err(Unopened::Own)?;
+    let stream = connect(socket, &address, family).await.map_err(Unopened::Dial)?;
     if let Some(introduction) = introduction {
         introduction.send(&stream, asked || something_follows).await.map_err(Unopened::Dial)?;
     }
@@ -362,10 +370,21 @@ fn source(pool: &Pool, target: &Target, introduction: Option<&Introduction>) -> 
     match target {
         Target::Ip(target) if pool.is_transparent => {
             let client = introduction?.client()?;
-            (client.is_ipv4() == target.is_ipv4()).then_some(Source::Client(client))
+            (client.is_ipv4() == target.is_ipv4() && is_somebody(client, target.ip())).then_some(Source::Client(client))
         }
         _ => Some(Source::own(pool.source_for(target))),
     }
+}
+
+/// Whether packets can come from `client` as far as to `target`: a header may say anything, and an address of one link says
+/// nothing on another.
+fn is_somebody(client: IpAddr, target: IpAddr) -> bool {
+    let is_of_a_link = match client {
+        IpAddr::V4(client) => client.is_link_local() || client.is_broadcast(),
+        IpAddr::V6(client) => client.is_unicast_link_local(),
+    };
+    let is_elsewhere = client.is_loopback() && !target.is_loopback();
+    !(client.is_unspecified() || client.is_multicast() || is_of_a_link || is_elsewhere)
 }
 
 /// The pause after so many others, by chance up to a half more or less.
@@ -378,13 +397,22 @@ fn again(pauses: u32) -> Duration {
 /// # Errors
 /// Those of socket(2), bind(2) and connect(2).
 pub(crate) async fn dial(target: &Target, source: Source) -> io::Result<Stream> {
+    let (socket, address, family) = prepare(target, source)?;
+    connect(socket, &address, family).await
+}
+
+/// What it takes of ours to connect.
+fn prepare(target: &Target, source: Source) -> io::Result<(Socket, SockAddr, Family)> {
     let (address, family) = match target {
         Target::Ip(address) => (SockAddr::from(*address), Family::Tcp),
         Target::Unix(path) => (SockAddr::unix(path)?, Family::Unix),
     };
-    let socket = socket(&address, source)?;
+    Ok((socket(&address, source)?, address, family))
+}
+
+async fn connect(socket: Socket, address: &SockAddr, family: Family) -> io::Result<Stream> {
     loop {
-        match socket.connect(&address) {
+        match socket.connect(address) {
             Ok(()) => return Stream::new(OwnedFd::from(socket), family),
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
                 let stream = Stream::new(OwnedFd::from(socket), family)?;

@@ -83,7 +83,7 @@ pub(crate) fn serve(worker: Rc<Worker>, accepted: listen::Accepted) {
     spawn(async move {
         let travelled = travel(&worker, &mut story, &client).await;
         story.entry().disconnected();
-        let ways = (story.manner().get(), story.entry().ends_as_a_whole());
+        let ways = (story.manner().get(), story.protocol().says_goodbye());
         let ended = part(travelled, client, ways).await;
         drop((permit, seat));
         story.end(ended);
@@ -125,7 +125,8 @@ fn travel<'a>(
             story.connected(&route.pool, &endpoint, took);
             if accepted.is_some() || joined.is_some() {
                 let (near, far) = ((client, accepted.take(), opening.take()), (&endpoint, joined));
-                let end = Box::pin(ForwardTls::new(near, far, &worker.tools, story.entry())).await;
+                let words = unanswered(story.protocol());
+                let end = Box::pin(ForwardTls::new(near, far, words, &worker.tools, story.entry())).await;
                 match &end {
                     End::Unanswered(_) => attempts.unanswered(&mut lease),
                     End::Broken(side, why) => story.broken(*side, why),
@@ -219,9 +220,18 @@ async fn shake_hands(
     let made = unless_asked(story.entry(), async { Ok(handshake.await) }).await?;
     let mut accepted = story.shook_hands(Some(route), made, began.elapsed())?;
     if story.protocol() == Protocol::Postgres {
-        cancel::within(worker, story, client, route, &mut accepted, deadline).await?;
+        let session = cancel::within(worker, story, client, route, &mut accepted, deadline).await;
+        session.inspect_err(|failure| turn_away(story, failure, client, Some(&mut accepted)))?;
     }
     Ok(accepted)
+}
+
+/// What a client whose TLS ends here is told if the endpoint ends without a byte.
+fn unanswered(protocol: Protocol) -> Vec<u8> {
+    match protocol {
+        Protocol::Postgres => Manner::Postgres.words(Outcome::EndpointSilent),
+        _ => Vec::new(),
+    }
 }
 
 /// Tells a client whose TLS ends here that it is not served, where its protocol has words for that. Otherwise it is cut off:
@@ -236,11 +246,11 @@ fn turn_away(story: &Story, failure: &Failure, client: &Stream, accepted: Option
 fn part(
     travelled: Result<Travelled, Failure>,
     client: Stream,
-    (manner, as_a_whole): (Manner, bool),
+    (manner, says_goodbye): (Manner, bool),
 ) -> impl Future<Output = Failure> {
     let mut leave: Result<Failure, Pin<Box<dyn Future<Output = Failure>>>> = match travelled {
         Ok(Travelled { end: End::Finished(side), .. }) => Ok(Failure::new(Outcome::Ok, side)),
-        Ok(travelled) => Err(Box::pin(close(travelled, client, manner, as_a_whole))),
+        Ok(travelled) => Err(Box::pin(close(travelled, client, manner, says_goodbye))),
         Err(failure) => Err(Box::pin(refuse(failure, client, manner))),
     };
     std::future::poll_fn(move |cx| match &mut leave {
@@ -251,7 +261,7 @@ fn part(
 
 /// Closes both sockets so that each side learns the truth: a finish as a finish, a loss as a reset, after everything
 /// that the lost side had sent.
-async fn close(travelled: Travelled, client: Stream, manner: Manner, as_a_whole: bool) -> Failure {
+async fn close(travelled: Travelled, client: Stream, manner: Manner, says_goodbye: bool) -> Failure {
     // In this order: the lease goes last.
     let Travelled { lease, endpoint, end } = travelled;
     match end {
@@ -268,15 +278,11 @@ async fn close(travelled: Travelled, client: Stream, manner: Manner, as_a_whole:
             Failure::new(Outcome::TlsBroken, side)
         }
         End::Lost(side, outcome) => {
+            let is_goodbye = says_goodbye && closing::is_goodbye(outcome, &client, &endpoint).await;
             let (lost, left) = if side == Side::Client { (client, endpoint) } else { (endpoint, client) };
             lost.reset();
-            // Where both are leaving, what one says to that is answered by a reset of the other, who does not read any more.
-            if as_a_whole && outcome != Outcome::PeerDead && closing::leaves(&left).await {
-                left.reset();
-                return Failure::new(Outcome::Ok, Side::Client);
-            }
             closing::reset_after_delivery(left).await;
-            Failure::new(outcome, side)
+            if is_goodbye { Failure::new(Outcome::Ok, Side::Client) } else { Failure::new(outcome, side) }
         }
         End::Asked { outcome, clean } => {
             if !clean {

@@ -6,6 +6,7 @@
 mod entry;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -95,6 +96,8 @@ pub(crate) struct Told {
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     entries: RefCell<Slab<Rc<Entry>>>,
+    /// Sessions by listener and client, where somebody may ask for those of one client.
+    clients: RefCell<HashMap<(usize, Option<IpAddr>), usize>>,
     emptied: Notify,
 }
 
@@ -153,20 +156,26 @@ impl Table {
     /// Tells of those sessions of which `find` finds something, and of what that is.
     pub(crate) fn find<T>(&self, now: u32, find: impl Fn(&Entry) -> Option<T>) -> Vec<(Told, T)> {
         let entries = self.entries.borrow();
-        entries.iter().filter_map(|(_, entry)| Some((entry.tell(now), find(entry)?))).collect()
+        let found = entries.iter().filter_map(|(_, entry)| find(entry).map(|found| (entry, found)));
+        found.map(|(entry, found)| (entry.tell(now), found)).collect()
     }
 
-    /// Endpoints with a session of this listener and client, on one `route` or on any, each with its route's name.
+    /// Endpoints with a session of this listener and client, on one `route` or on any, each with its route's name; of those
+    /// that are [`Registered::known_by_client`]. Costs nobody anything who has none.
     pub(crate) fn connected(
         &self,
         listener: usize,
         client: Option<IpAddr>,
         route: Option<&str>,
     ) -> Vec<(Arc<str>, Arc<Endpoint>)> {
+        if !self.clients.borrow().contains_key(&(listener, client)) {
+            return Vec::new();
+        }
         let entries = self.entries.borrow();
         let own = entries.iter().map(|(_, entry)| entry).filter(|entry| {
-            let from = entry.client().map(|from| from.ip());
-            entry.identity.listener == listener && from == client && entry.is_of(route, None, None)
+            entry.identity.listener == listener
+                && entry.client().map(|from| from.ip()) == client
+                && entry.is_of(route, None, None)
         });
         let mut found: Vec<(Arc<str>, Arc<Endpoint>)> = own.filter_map(|entry| entry.connection()).collect();
         found.sort_by_key(|(_, endpoint)| Arc::as_ptr(endpoint));
@@ -184,6 +193,7 @@ impl Table {
     /// Gives back memory that a spike of sessions left behind.
     pub(crate) fn shrink(&self) {
         self.entries.borrow_mut().shrink_to_fit();
+        self.clients.borrow_mut().shrink_to_fit();
     }
 }
 
@@ -193,6 +203,19 @@ pub(crate) struct Registered {
     table: Rc<Table>,
     key: usize,
     entry: Rc<Entry>,
+}
+
+impl Registered {
+    /// From here on it is found by its client, who is known.
+    pub(crate) fn known_by_client(&self) {
+        if !self.entry.is_found_by_client.replace(true) {
+            *self.table.clients.borrow_mut().entry(self.client_key()).or_default() += 1;
+        }
+    }
+
+    fn client_key(&self) -> (usize, Option<IpAddr>) {
+        (self.entry.identity.listener, self.entry.client().map(|client| client.ip()))
+    }
 }
 
 impl std::ops::Deref for Registered {
@@ -205,6 +228,14 @@ impl std::ops::Deref for Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
+        if self.entry.is_found_by_client.get() {
+            let mut clients = self.table.clients.borrow_mut();
+            let key = self.client_key();
+            match clients.get_mut(&key) {
+                Some(sessions) if *sessions > 1 => *sessions -= 1,
+                _ => drop(clients.remove(&key)),
+            }
+        }
         let mut entries = self.table.entries.borrow_mut();
         entries.remove(self.key);
         if entries.is_empty() {

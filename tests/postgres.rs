@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use pointsman::wire::postgres::{GSSENC_REQUEST, SSL_REQUEST};
 use pointsman::wire::sample::Sample;
+use rustls::{ClientConnection, StreamOwned};
 
+use crate::harness::answering::Authority;
 use crate::harness::client::hello;
 use crate::harness::process::free_address;
 use crate::harness::{Balancer, Client, Endpoint, Manner, eventually};
@@ -386,4 +388,101 @@ fn a_server_of_mysql_that_does_not_greet_is_passed_over() {
     let said = Client::connect(balancer.address("my")).rest().unwrap();
     assert_eq!(err(&said), Some(3168));
     assert_eq!(balancer.record()["outcome"], "endpoint_silent");
+}
+
+/// A client that is promised TLS, which ends at a balancer with this authority's certificate for `db.test`.
+fn within_tls(at: SocketAddr, authority: &Authority) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut client = Client::sending(at, &SSL_REQUEST);
+    client.expect(b"S");
+    let connection = ClientConnection::new(Arc::new(authority.client()), "db.test".try_into().unwrap()).unwrap();
+    StreamOwned::new(connection, client.0)
+}
+
+#[test]
+fn clients_whose_tls_ends_here_are_told_within_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let tls = format!("tls.certificates = '{}'", authority.sign("db.test").file("pem"));
+    let deaf = Endpoint::start(Manner::HangsUpAfter(1));
+    for (endpoint, outcome) in [(deaf.address(), "endpoint_silent"), (free_address(), "connect_failed")] {
+        let balancer = balancer(&[endpoint], "", &tls, "");
+        let mut client = within_tls(balancer.address("pg"), &authority);
+        client.write_all(&startup()).unwrap();
+        let mut told = Vec::new();
+        client.read_to_end(&mut told).unwrap();
+        assert_eq!((state(&told).as_str(), &balancer.record()["outcome"]), ("57P03", &outcome.into()));
+    }
+    // Who says nothing within TLS is nothing to an endpoint.
+    let balancer = balancer(&[deaf.address()], "", &tls, "");
+    let before = deaf.connections();
+    let mut client = within_tls(balancer.address("pg"), &authority);
+    client.conn.complete_io(&mut client.sock).unwrap();
+    client.conn.send_close_notify();
+    client.conn.complete_io(&mut client.sock).unwrap();
+    assert_eq!(balancer.record()["outcome"], "client_gone");
+    assert_eq!(deaf.connections(), before);
+}
+
+#[test]
+fn requests_to_cancel_within_tls_may_come_in_pieces() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let tls = format!("tls.certificates = '{}'", authority.sign("db.test").file("pem"));
+    let servers = [(); 2].map(|()| Server::start(Asked::Says(b"S")));
+    let balancer = balancer(&servers.each_ref().map(|server| server.address), "", &tls, "balance = 'round-robin'");
+    let mut session = within_tls(balancer.address("pg"), &authority);
+    session.write_all(&startup()).unwrap();
+    let mut answer = vec![0; startup().len()];
+    session.read_exact(&mut answer).unwrap();
+    // Of protocol 3.2, with a longer key, in a record for each byte.
+    let cancel = message(&[4, 0xd2, 0x16, 0x2e], &[7; 36]);
+    let mut client = within_tls(balancer.address("pg"), &authority);
+    for byte in &cancel {
+        client.write_all(&[*byte]).unwrap();
+        client.flush().unwrap();
+    }
+    let mut told = Vec::new();
+    client.read_to_end(&mut told).unwrap();
+    assert_eq!(told, b"");
+    let got = servers.iter().filter(|server| server.heard().concat().ends_with(&cancel)).count();
+    assert_eq!(got, 1, "the one with the session, and only that");
+    assert_eq!(balancer.record()["outcome"], "cancel");
+}
+
+/// A server that ends with something of its client's unread resets the connection: what it said before still arrives, also
+/// at a client that takes its time.
+#[test]
+fn what_a_server_has_said_arrives_however_it_ends() {
+    const SAID: usize = 1_000_000;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut server in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                server.read_exact(&mut [0; 30]).unwrap();
+                server.write_all(&vec![b'x'; SAID]).unwrap();
+                // Unread: more of what the client has said.
+                std::thread::sleep(Duration::from_millis(300));
+            });
+        }
+    });
+    for ends in [false, true] {
+        let balancer = balancer(&[address], "", "allow_cleartext = true", "");
+        let mut client = Client::sending(balancer.address("pg"), &startup());
+        client.send(b"and more that is never read");
+        if ends {
+            client.finish();
+        }
+        std::thread::sleep(Duration::from_millis(800));
+        let mut received = 0;
+        let mut piece = [0; 16_384];
+        // The end is a reset where the client has not ended, and then no byte is to be missing before it.
+        while let Ok(some @ 1..) = client.0.read(&mut piece) {
+            received += some;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let record = balancer.record();
+        assert_eq!(received, SAID, "client ended: {ends}; {record}");
+        assert_eq!(record["outcome"], if ends { "ok" } else { "endpoint_reset" }, "{record}");
+    }
 }

@@ -41,7 +41,7 @@ pub(super) async fn who(shared: &Shared, seen: Seen) -> Result<Sessions, String>
     let found = shared.ask_all(move |worker| {
         worker.table.find(worker.tools.clock.now(), |entry| {
             // Meanwhile the number may have become that of another socket.
-            let socket = entry.socket().filter(|socket| sockets.contains(socket))?;
+            let socket = entry.socket().filter(|socket| sockets.binary_search(socket).is_ok())?;
             seen.socket(socket)
         })
     });
@@ -66,5 +66,6 @@ fn sockets(seen: Seen) -> std::io::Result<Vec<RawFd>> {
         let number = entry?.file_name().to_str().and_then(|name| name.parse().ok());
         sockets.extend(number.filter(|number| seen.socket(*number).is_some()));
     }
+    sockets.sort_unstable();
     Ok(sockets)
 }

@@ -191,6 +191,11 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Whether sessions end by a goodbye, after which neither side has anything to say.
+    pub fn says_goodbye(self) -> bool {
+        matches!(self, Protocol::Postgres | Protocol::Mysql)
+    }
+
     /// Whether clients may speak TLS, and are read as far as that goes.
     pub fn reads_hellos(self) -> bool {
         matches!(self, Protocol::Tls | Protocol::Postgres)

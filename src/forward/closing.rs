@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::observe::outcome::Outcome;
 use crate::stream::Stream;
 use crate::sys;
 
 /// How long a peer may take to receive what was sent before it is left.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
+/// Bytes that may be on their way to a client who has left: a close_notify.
+const LAST_WORDS: u64 = 64;
 /// How long one who is just leaving may take to end its connection.
 const MOMENT: Duration = Duration::from_millis(50);
 /// Bytes of a refused client that are read and thrown away.
@@ -43,9 +46,18 @@ pub(crate) async fn say(stream: Stream, last: &[u8]) {
     .await;
 }
 
-/// Whether the peer has ended what it sends, or does so in a moment.
-pub(crate) async fn leaves(stream: &Stream) -> bool {
-    timeout(MOMENT, stream.gone(true)).await.is_ok()
+/// Whether the loss of a side is no more than how both say goodbye: what one of them says last, such as the end of its TLS, is
+/// answered by a reset of the other, who does not read any more. The side that is left ends by itself then, or has.
+pub(crate) async fn is_goodbye(loss: Outcome, client: &Stream, endpoint: &Stream) -> bool {
+    let left = match loss {
+        Outcome::EndpointReset => client,
+        // Not of one who leaves in the middle of what it is sent.
+        Outcome::ClientReset if sys::unacknowledged(client.as_fd()).is_some_and(|bytes| bytes <= LAST_WORDS) => {
+            endpoint
+        }
+        _ => return false,
+    };
+    timeout(MOMENT, left.gone(true)).await.is_ok()
 }
 
 /// Resets the connection once the peer has acknowledged everything that was written, or after [`GRACE`].

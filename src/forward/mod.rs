@@ -174,8 +174,7 @@ impl<'a> Forward<'a> {
     /// What the loss of a side by this error is called.
     fn loss(&self, side: Side, error: &io::Error) -> Outcome {
         let is_over = self.down.has_ended() && self.lost.is_none();
-        let is_done = self.entry.ends_as_a_whole() && self.first_end.is_some();
-        lost_outcome(side, error, is_done, self.client, is_over.then_some(0))
+        lost_outcome(side, error, self.client, is_over.then_some(0))
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Option<Stop> {
@@ -401,17 +400,14 @@ fn lost_end(lost: Option<(Side, Outcome)>, first_end: Option<Side>) -> Option<En
     }
 }
 
-/// What the loss of a side is called. `is_done`: a side had ended, and nothing is left to be said then. `last_words`: the endpoint has
-/// ended, and of what was sent to the client since only so many bytes do not matter.
-fn lost_outcome(side: Side, error: &io::Error, is_done: bool, client: &Stream, last_words: Option<usize>) -> Outcome {
+/// `last_words`: the endpoint has ended, and of what was sent to the client since only so many bytes do not matter.
+fn lost_outcome(side: Side, error: &io::Error, client: &Stream, last_words: Option<usize>) -> Outcome {
     // Who closes with something unread resets the connection, and so does every browser that has what it wanted.
     let has_all = |last_words| sys::unacknowledged(client.as_fd()).is_some_and(|bytes| bytes <= last_words as u64);
     match (error.kind(), side) {
         (io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable, _) => {
             Outcome::PeerDead
         }
-        // A server that is told to end does not read the end of its client's TLS, and its client not what it says to that.
-        (_, _) if is_done => Outcome::Ok,
         (_, Side::Client) if last_words.is_some_and(has_all) => Outcome::Ok,
         (_, Side::Client) => Outcome::ClientReset,
         (_, _) => Outcome::EndpointReset,

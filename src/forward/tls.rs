@@ -44,17 +44,23 @@ pub(crate) struct ForwardTls<'a> {
     broken: Option<(Side, Box<Error>)>,
     /// The endpoint has not sent a byte yet.
     silent: bool,
+    /// A client in clear has said what the endpoint has to answer.
+    awaits_answer: bool,
+    /// What a client in TLS is told if the endpoint ends like that.
+    unanswered: Vec<u8>,
 }
 
 impl<'a> ForwardTls<'a> {
     /// Forwards between a client and a connected endpoint, with whichever of them a handshake is over; the opening first of a
-    /// client in clear.
+    /// client in clear. `unanswered` is what a client in TLS is told if the endpoint ends without a byte.
     pub(crate) fn new(
         (client, accepted, opening): (&'a Stream, Option<Box<Accepted>>, Option<Box<Opening>>),
         (endpoint, joined): (&'a Stream, Option<Box<Joined>>),
+        unanswered: Vec<u8>,
         tools: &'a Tools,
         entry: &'a Entry,
     ) -> ForwardTls<'a> {
+        let awaits_answer = accepted.is_none() && opening.is_some();
         let (client_tls, up) = match (accepted.map(|accepted| *accepted), opening) {
             (Some(Accepted { sealed, plain, opening }), _) => {
                 tools.openings.give_back(opening);
@@ -78,6 +84,8 @@ impl<'a> ForwardTls<'a> {
             lost: None,
             broken: None,
             silent,
+            awaits_answer,
+            unanswered,
         };
         if !silent {
             entry.answered();
@@ -109,8 +117,15 @@ impl<'a> ForwardTls<'a> {
             match stop {
                 Ok(()) => break,
                 Err(Stop::Unanswered { said }) => {
-                    // A cut is passed on as one, or it would be taken for an empty answer.
-                    self.client.tls.iter_mut().filter(|_| said).for_each(|tls| tls.close());
+                    match &mut self.client.tls {
+                        // Where there are words for it, an end is not taken for an empty answer.
+                        Some(tls) if !self.unanswered.is_empty() => {
+                            handshake::say(tls, self.client.stream, &self.unanswered);
+                        }
+                        // A cut is passed on as one, or it would be taken for that.
+                        Some(tls) if said => tls.close(),
+                        _ => {}
+                    }
                     let _ = self.flush_to(Side::Client, cx);
                     // It was told what the client said, which cannot be said again to another.
                     return Poll::Ready(End::Unanswered(None));
@@ -159,9 +174,7 @@ impl<'a> ForwardTls<'a> {
     /// clean one.
     fn lose(&mut self, side: Side, error: &io::Error) {
         let is_over = self.endpoint.phase == Phase::Ended && self.lost.is_none() && self.broken.is_none();
-        let is_done = self.entry.ends_as_a_whole() && self.first_end.is_some();
-        let last_words = is_over.then_some(self.client.last_words);
-        let outcome = lost_outcome(side, error, is_done, self.client.stream, last_words);
+        let outcome = lost_outcome(side, error, self.client.stream, is_over.then_some(self.client.last_words));
         self.lost.get_or_insert((side, outcome));
         self.entry.set_half_closed();
         let (lost, left) = self.sides(side);
@@ -287,7 +300,7 @@ impl<'a> ForwardTls<'a> {
     /// Whether the client has said something and waits for an answer.
     fn waits(&self) -> bool {
         self.silent
-            && self.client.tls.is_some()
+            && (self.client.tls.is_some() || self.awaits_answer)
             && self.entry.bytes().0 > 0
             && self.first_end.is_none()
             && self.lost.is_none()

@@ -22,6 +22,7 @@ use crate::refusal::Manner;
 use crate::supervise::shared::Door;
 use crate::supervise::worker::Worker;
 use crate::sys;
+use crate::wire::client_hello::HANDSHAKE;
 
 /// Connections taken in one turn before other tasks run.
 const TURN: usize = 32;
@@ -210,7 +211,12 @@ fn tell(connection: &OwnedFd, door: &Door) {
         manner => manner.words(Outcome::Full),
     };
     // What has come already would turn the end into a reset, which takes the words with it.
-    let _ = rustix::net::recv(connection, &mut [0; 2048], RecvFlags::empty());
+    let mut said = [0; 2048];
+    let received = rustix::net::recv(connection, &mut said, RecvFlags::empty()).map_or(0, |(received, _)| received);
+    if received > 0 && said.first() == Some(&HANDSHAKE) {
+        // It speaks TLS, which has no word for this.
+        return;
+    }
     let _ = rustix::net::send(connection, &words, SendFlags::NOSIGNAL);
     let _ = rustix::net::shutdown(connection, Shutdown::Write);
 }

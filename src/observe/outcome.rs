@@ -51,7 +51,7 @@ pub enum Outcome {
     CleartextDenied,
     /// The request to cancel a query was passed on to every endpoint that it may have been meant for.
     Cancel,
-    /// No endpoint was reached that the request to cancel a query may have been meant for.
+    /// Not every endpoint was told that the request to cancel a query may have been meant for, or there is none.
     CancelFailed,
     /// `runtime.max_connections` or `listener.max_connections` is reached, or descriptors ran out.
     Full,

@@ -4,15 +4,12 @@
 //! So it goes to every server on which the client's address has a session here; to the others it is a line in the log. The
 //! client waits for the end of its connection and takes it that the server has acted by then: it ends once all have.
 
-use std::collections::HashSet;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use rustix::net::SendFlags;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{sleep_until, timeout, timeout_at};
 
 use super::story::Story;
 use super::{Failure, unless_asked};
@@ -30,10 +27,8 @@ use crate::wire::postgres::{self, Packet};
 
 /// Endpoints that one request goes to at the most.
 const MOST_ENDPOINTS: usize = 16;
-/// How long an endpoint may take to end its connection.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes of the shortest request: what tells it from a StartupMessage is among them.
-const SHORTEST: usize = 16;
+/// How long all of it may take. Servers act on a request as soon as they have it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Passes on what `detected` is, a request in clear: to endpoints of all routes of its listener.
 ///
@@ -45,7 +40,9 @@ pub(super) async fn heard(
     client: &Stream,
     mut detected: Detected,
 ) -> Result<Detected, Failure> {
-    let request = detected.opening.take().map(|opening| opening.bytes.clone()).unwrap_or_default();
+    let mut opening = detected.opening.take().ok_or(Failure::new(Outcome::Internal, Side::Us))?;
+    let request = std::mem::take(&mut opening.bytes);
+    worker.tools.openings.give_back(opening);
     Err(pass_on(worker, story, client, &request, None).await)
 }
 
@@ -62,18 +59,25 @@ pub(super) async fn within(
     accepted: &mut Accepted,
     deadline: Instant,
 ) -> Result<(), Failure> {
-    let late = Failure::new(Outcome::HelloTimeout, Side::Client);
+    let is_whole = |said: &[u8]| postgres::packet(said) != Ok(None);
     let first = async {
-        let first = timeout_at(deadline.into(), handshake::hear(client, accepted, SHORTEST, &worker.tools)).await;
-        first.unwrap_or(Err(late))
+        let first = timeout_at(deadline.into(), handshake::hear(client, accepted, is_whole, &worker.tools)).await;
+        first.map_err(|_| Failure::new(Outcome::HelloTimeout, Side::Client))
     };
-    unless_asked(story.entry(), first).await?;
-    let Ok(Some(Packet::Cancel { .. })) = postgres::packet(&accepted.plain) else { return Ok(()) };
-    let passed_on = pass_on(worker, story, client, &accepted.plain, Some(&route.name)).await;
-    handshake::part(&mut accepted.sealed, client);
-    Err(passed_on)
+    if let Err(refused) = unless_asked(story.entry(), first).await? {
+        refused.why.iter().for_each(|why| story.broken(Side::Client, why));
+        return Err(refused.failure);
+    }
+    match postgres::packet(&accepted.plain) {
+        Ok(Some(Packet::Cancel { .. })) => {
+            Err(pass_on(worker, story, client, &accepted.plain, Some(&route.name)).await)
+        }
+        // Whatever else it is, it is for a server.
+        _ => Ok(()),
+    }
 }
 
+/// Passes on the request that `said` begins with, and gives what became of it.
 async fn pass_on(
     worker: &Worker,
     story: &mut Story,
@@ -82,11 +86,14 @@ async fn pass_on(
     route: Option<&Arc<str>>,
 ) -> Failure {
     let failed = |by| Failure::new(Outcome::CancelFailed, by);
+    let deadline = Instant::now() + PATIENCE;
     // Whatever comes behind it is not part of it.
     let request = match postgres::packet(said) {
         Ok(Some(Packet::Cancel { length })) => said.get(..length).unwrap_or_default(),
-        _ => return failed(Side::Client),
+        _ => return Failure::new(Outcome::Internal, Side::Us),
     };
+    // To find out whom it means costs something, and whoever sends it may be anybody.
+    let Ok(_place) = worker.shared.cancels.requests.try_acquire() else { return failed(Side::Us) };
     let meant = async { Ok(meant(worker, story, route.cloned()).await) };
     let meant = match unless_asked(story.entry(), meant).await {
         Ok(Some(meant)) => meant,
@@ -94,20 +101,24 @@ async fn pass_on(
         Err(asked) => return asked,
     };
     let [(route, endpoint), ..] = &meant[..] else { return failed(Side::Policy) };
+    story.entry().set_route(&route.name, &route.pool.name);
     // The log has room for one: where there are several, which of them it was is not known.
-    story.routed(route);
     if meant.len() == 1 {
         story.tried(Some(endpoint), None);
     }
-    let each = meant.iter().map(|(route, endpoint)| {
+    let left_out = meant.len().saturating_sub(MOST_ENDPOINTS);
+    let each = meant.iter().take(MOST_ENDPOINTS).map(|(route, endpoint)| {
         // To be sent to one, it is introduced as the session that it means.
         let mut introduction = Introduction::of(&route.pool, story.entry(), client, None);
         introduction.iter_mut().for_each(|introduction| introduction.complete(None, true));
-        carry(worker, route, endpoint, introduction, request)
+        carry(worker, (route, endpoint), introduction, (request, client), deadline)
     });
-    let carried = async { Ok(all(each.map(Box::pin).collect()).await) };
+    let carried = async { Ok(join_all(each).await) };
     match unless_asked(story.entry(), carried).await {
-        Ok(carried) if carried.contains(&true) => Failure::new(Outcome::Cancel, Side::Client),
+        Ok(carried) if left_out == 0 && carried.iter().all(|carried| *carried) => {
+            Failure::new(Outcome::Cancel, Side::Client)
+        }
+        Ok(_) if left_out > 0 => failed(Side::Policy),
         Ok(_) => failed(Side::Endpoint),
         Err(asked) => asked,
     }
@@ -119,44 +130,51 @@ async fn meant(worker: &Worker, story: &Story, route: Option<Arc<str>>) -> Optio
     let (listener, client) = (story.listener(), story.client().map(|client| client.ip()));
     let found = worker.shared.ask_all(move |worker| worker.table.connected(listener, client, route.as_deref()));
     let live = worker.shared.live.load_full();
-    let mut known = HashSet::new();
-    let mut meant = Vec::new();
+    let mut meant: Vec<(Arc<Route>, Arc<Endpoint>)> = Vec::new();
     for (name, endpoint) in found.await.ok()?.into_iter().flatten() {
         let Some(route) = live.routes.iter().find(|route| route.name == name) else { continue };
-        if meant.len() < MOST_ENDPOINTS && known.insert(Arc::as_ptr(&endpoint)) {
+        // A server that is in several pools, or in parts of one, is told once.
+        if !meant.iter().any(|(_, known)| known.target == endpoint.target) {
             meant.push((Arc::clone(route), endpoint));
         }
     }
     Some(meant)
 }
 
-/// Whether `endpoint` was told, and has ended the connection or had the time to.
+/// Whether the endpoint was told until `deadline`. Waits as long as the client does for it to end the connection.
 async fn carry(
     worker: &Worker,
-    route: &Route,
-    endpoint: &Endpoint,
+    (route, endpoint): (&Route, &Endpoint),
     introduction: Option<Box<Introduction>>,
-    request: &[u8],
+    (request, client): (&[u8], &Stream),
+    deadline: Instant,
 ) -> bool {
     let pool = &route.pool;
-    let Ok(_place) = worker.shared.cancels.acquire().await else { return false };
     let tell = async {
+        let _place = worker.shared.cancels.connections.acquire().await.map_err(|error| error.to_string())?;
         let asks = pool.tls.as_ref().is_some_and(|tls| tls.negotiation == Some(Negotiation::Postgres));
         let ways = (asks && endpoint.tls.is_some(), true);
-        let opened = connect::open(pool, endpoint, introduction.as_deref(), ways).await;
-        let stream = opened.map_err(|why| match why {
-            Unopened::NoAddress => "the client has no address of its family".into(),
-            Unopened::Dial(error) => error.to_string(),
+        let opened = timeout(pool.timeouts.connect, connect::open(pool, endpoint, introduction.as_deref(), ways)).await;
+        let stream = opened.map_err(|_| "it does not answer")?.map_err(|why| match why {
+            Unopened::NoAddress => "the client has no address to connect from".into(),
+            Unopened::Own(error) | Unopened::Dial(error) => error.to_string(),
             Unopened::Refused(_) => "it does not speak TLS".into(),
         })?;
         tell(&stream, endpoint, request, &worker.tools).await?;
-        Ok::<_, String>(stream)
+        Ok::<_, String>((stream, _place))
     };
-    let told = timeout(pool.timeouts.connect, tell).await.unwrap_or_else(|_| Err("it does not answer".into()));
+    let told = tokio::select! {
+        told = tell => told,
+        () = client.gone(false) => Err("the client has left".into()),
+        () = sleep_until(deadline.into()) => Err("it does not answer".into()),
+    };
     match told {
-        Ok(stream) => {
-            // However long it takes, it has been told.
-            let _ = timeout(PATIENCE, ended(&stream, &worker.tools)).await;
+        Ok((stream, _place)) => {
+            tokio::select! {
+                () = ended(&stream, &worker.tools) => {}
+                () = client.gone(false) => {}
+                () = sleep_until(deadline.into()) => {}
+            }
             true
         }
         Err(why) => {
@@ -182,20 +200,4 @@ async fn tell(stream: &Stream, endpoint: &Endpoint, request: &[u8], tools: &Tool
 async fn ended(stream: &Stream, tools: &Tools) {
     let receive = |cx: &mut std::task::Context<'_>| stream.poll_recv(cx, &mut tools.scratch.borrow_mut());
     while std::future::poll_fn(receive).await.is_ok_and(|received| received > 0) {}
-}
-
-/// What all of these come to, which go on side by side.
-async fn all<F: Future<Output = bool>>(mut futures: Vec<Pin<Box<F>>>) -> Vec<bool> {
-    let mut done = Vec::with_capacity(futures.len());
-    std::future::poll_fn(move |cx| {
-        futures.retain_mut(|future| match future.as_mut().poll(cx) {
-            Poll::Ready(output) => {
-                done.push(output);
-                false
-            }
-            Poll::Pending => true,
-        });
-        if futures.is_empty() { Poll::Ready(std::mem::take(&mut done)) } else { Poll::Pending }
-    })
-    .await
 }

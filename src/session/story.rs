@@ -48,9 +48,6 @@ impl Story {
         let identity = Identity { id: worker.next_id(), listener, peer: client, at, start };
         let door = worker.door(listener);
         let entry = Entry::new(identity, worker.tools.clock.now(), door.limits);
-        if matches!(door.protocol, Protocol::Postgres | Protocol::Mysql) {
-            entry.end_as_a_whole();
-        }
         Story {
             hello: None,
             connect: None,
@@ -179,6 +176,9 @@ impl Story {
     pub(super) fn connected(&mut self, pool: &Pool, endpoint: &Stream, took: Duration) {
         self.entry.connected(endpoint.as_fd(), pool.limits(), self.worker.tools.clock.now());
         self.connect = Some(took);
+        if self.protocol() == Protocol::Postgres {
+            self.entry.known_by_client();
+        }
     }
 
     /// Tells the story.

@@ -21,7 +21,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use self::control::{Control, Finds};
 use self::descriptors::{Budget, Needs};
-use self::shared::{Colleague, Door, Order, Shared};
+use self::shared::{Cancels, Colleague, Door, Order, Shared};
 use crate::acme::challenges::Challenges;
 use crate::acme::{self, Accounts};
 use crate::admin;
@@ -43,6 +43,8 @@ use crate::tls::tickets::Secrets;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the end waits for a slow reader of the access log.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// Requests to cancel queries that are served at once.
+const REQUESTS_TO_CANCEL: usize = 256;
 /// Connections at once of which an operator should know that there are no more.
 const FEW: usize = 256;
 
@@ -291,7 +293,10 @@ fn share(config: &Config, workers: usize, capacity: usize) -> Result<(Arc<Shared
         workers: senders.into_iter().map(Colleague::new).collect(),
         capacity: Capacity::new(capacity),
         opening_memory: Memory::new(config.runtime.opening_memory),
-        cancels: Semaphore::new(descriptors::CANCELS),
+        cancels: Cancels {
+            requests: Semaphore::new(REQUESTS_TO_CANCEL),
+            connections: Semaphore::new(descriptors::CANCELS),
+        },
         log: access_log,
         challenges: Arc::new(Challenges::new(config)),
         secrets,

@@ -40,8 +40,8 @@ pub(crate) struct Shared {
     /// `runtime.max_connections`.
     pub(crate) capacity: Arc<Capacity>,
     pub(crate) opening_memory: Arc<Memory>,
-    /// Connections to endpoints that carry cancel requests, at once.
-    pub(crate) cancels: Semaphore,
+    /// Room for requests to cancel queries.
+    pub(crate) cancels: Cancels,
     pub(crate) log: AccessLog,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) pages: Arc<Pages>,
@@ -51,6 +51,14 @@ pub(crate) struct Shared {
     pub(crate) secrets: Arc<Secrets>,
     /// Where they come from; `None`: they are drawn. Only the control side looks there.
     pub(crate) key_file: Mutex<Option<KeyFile>>,
+}
+
+/// Bounds on requests to cancel queries, of all clients together.
+pub(crate) struct Cancels {
+    /// Requests that are served at once; others are turned away.
+    pub(crate) requests: Semaphore,
+    /// Connections to endpoints at once; others wait.
+    pub(crate) connections: Semaphore,
 }
 
 /// One listener, as those who accept on it see it.

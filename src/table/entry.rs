@@ -30,7 +30,8 @@ pub(crate) struct Entry {
     ask: Cell<Option<Ask>>,
     waker: RefCell<Option<Waker>>,
     half_closed: Cell<bool>,
-    ends_as_a_whole: Cell<bool>,
+    /// It is among those that the table finds by their clients.
+    pub(super) is_found_by_client: Cell<bool>,
     client: Activity,
     endpoint: Activity,
     bytes_up: Cell<u64>,
@@ -110,7 +111,7 @@ impl Entry {
             ask: Cell::default(),
             waker: RefCell::default(),
             half_closed: Cell::default(),
-            ends_as_a_whole: Cell::default(),
+            is_found_by_client: Cell::default(),
             client: Activity::new(now),
             endpoint: Activity::new(now),
             bytes_up: Cell::default(),
@@ -256,16 +257,6 @@ impl Entry {
     /// One direction has ended.
     pub(crate) fn set_half_closed(&self) {
         self.half_closed.set(true);
-    }
-
-    /// What is spoken has it so that nobody waits for anything once one side has ended.
-    pub(crate) fn end_as_a_whole(&self) {
-        self.ends_as_a_whole.set(true);
-    }
-
-    /// Whether nothing is left to be said once one side has ended.
-    pub(crate) fn ends_as_a_whole(&self) -> bool {
-        self.ends_as_a_whole.get()
     }
 
     /// Takes in that a side's connection was looked at and found alive.

@@ -88,24 +88,30 @@ pub(crate) async fn accept(
     }
 }
 
-/// Receives until the client has said at least so many bytes within TLS, or nothing more.
+/// Receives within TLS until what the client has said is `enough`, or nothing more will come.
 ///
 /// # Errors
-/// [`Outcome::ClientGone`], [`Outcome::TlsBroken`], [`Outcome::OpeningMemory`].
-pub(crate) async fn hear(client: &Stream, accepted: &mut Accepted, bytes: usize, tools: &Tools) -> Result<(), Failure> {
+/// [`Outcome::ClientGone`], also where it ends without a word; [`Outcome::TlsBroken`] and how; [`Outcome::OpeningMemory`].
+pub(crate) async fn hear(
+    client: &Stream,
+    accepted: &mut Accepted,
+    enough: impl Fn(&[u8]) -> bool,
+    tools: &Tools,
+) -> Result<(), Refused> {
     let Accepted { sealed, plain, opening } = accepted;
-    while plain.len() < bytes && !sealed.has_peer_closed() {
+    while !enough(plain) && !sealed.has_peer_closed() {
         let mut incoming = Vec::new();
         if !receive(client, sealed, &mut incoming, tools).await {
-            return Err(Failure::new(Outcome::ClientGone, Side::Client));
+            return Err(refused(Outcome::ClientGone, None));
         }
         let opened = sealed.open(&mut incoming, |bytes| plain.extend_from_slice(bytes));
         let flushed = flush(client, sealed, opened.is_ok()).await;
-        opened.map_err(|_| Failure::new(Outcome::TlsBroken, Side::Client))?;
-        flushed.map_err(|()| Failure::new(Outcome::ClientGone, Side::Client))?;
-        opening.hold(plain.len() + sealed.unopened())?;
+        opened.map_err(|why| refused(Outcome::TlsBroken, Some(why)))?;
+        flushed.map_err(|()| refused(Outcome::ClientGone, None))?;
+        let held = opening.hold(plain.len() + sealed.unopened());
+        held.map_err(|failure| Refused { failure, why: None, shown: None })?;
     }
-    Ok(())
+    if plain.is_empty() { Err(refused(Outcome::ClientGone, None)) } else { Ok(()) }
 }
 
 /// Says the last words within TLS, and that nothing more will come, as far as its socket takes them at once.

@@ -3,7 +3,7 @@
 use super::node::{Node, Table};
 use super::outgoing::POSTGRESQL;
 use super::{Check, listeners, pools};
-use crate::config::model::{Balance, Hash, Part, Protocol, RouteTls};
+use crate::config::model::{Address, Balance, Endpoint, Hash, Part, Protocol, RouteTls};
 use crate::config::report::quote;
 
 /// Reports `allow_cleartext` where it makes no sense.
@@ -78,9 +78,12 @@ pub(super) fn pool(
 
 /// Whether a second connection of a client is sure to reach the endpoint that its first one has.
 fn finds_again(pool: &pools::Read) -> bool {
-    let serving = pool.model.endpoints.iter().filter(|endpoint| endpoint.weight > 0 && endpoint.priority == 0).count();
+    // A name may stand for any number of addresses.
+    let many = |endpoint: &&Endpoint| matches!(endpoint.address, Address::Host { .. } | Address::Srv(_));
+    let mut serving = pool.model.endpoints.iter().filter(|endpoint| endpoint.weight > 0 && endpoint.priority == 0);
+    let is_one = serving.next().is_none_or(|only| !many(&only)) && serving.next().is_none();
     let by_client = matches!(pool.model.balance, Balance::Maglev(Hash { balance_factor: None, .. }));
-    by_client || (serving <= 1 && pool.model.endpoints_file.is_none())
+    by_client || (is_one && pool.model.endpoints_file.is_none())
 }
 
 /// Has TLS that ends here agree on PostgreSQL, unless the route says otherwise: clients that begin TLS at once insist on it.

@@ -102,7 +102,7 @@ async fn forward(
     tools: &Tools,
 ) -> (End, (u64, u64)) {
     let entry = Entry::new(Identity::nobody(), 0, Limits::default());
-    let forward = ForwardTls::new((&client, accepted, None), (&endpoint, joined), tools, &entry);
+    let forward = ForwardTls::new((&client, accepted, None), (&endpoint, joined), Vec::new(), tools, &entry);
     let end = timeout(Duration::from_secs(30), forward).await.expect("the forwarder hangs");
     match end {
         End::Lost(Side::Client, _) | End::Broken(Side::Client, _) => closing::reset_after_delivery(endpoint).await,
