@@ -213,12 +213,19 @@ async fn shake_hands(
     // Without a hello, which every listener for TLS reads, nothing must go on in clear.
     let hello = hello.ok_or(Failure::new(Outcome::Internal, Side::Us))?;
     story.seals();
+    let is_direct = story.protocol() == Protocol::Postgres && hello.wish == Wish::Session;
     let config = tls.config();
     let deadline = Instant::now() + tls.patience();
     let handshake = handshake::accept(client, hello, &config, &worker.tools, deadline);
     let began = Instant::now();
     let made = unless_asked(story.entry(), async { Ok(handshake.await) }).await?;
     let mut accepted = story.shook_hands(Some(route), made, began.elapsed())?;
+    if is_direct && accepted.sealed.protocol().is_none() {
+        // As servers have it: nobody is to be led here who means another protocol.
+        story.broken(Side::Client, &rustls::Error::NoApplicationProtocol);
+        handshake::part(&mut accepted.sealed, client);
+        return Err(Failure::new(Outcome::HandshakeFailed, Side::Client));
+    }
     if story.protocol() == Protocol::Postgres {
         let session = cancel::within(worker, story, client, route, &mut accepted, deadline).await;
         session.inspect_err(|failure| turn_away(story, failure, client, Some(&mut accepted)))?;

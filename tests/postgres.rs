@@ -412,6 +412,14 @@ fn clients_whose_tls_ends_here_are_told_within_it() {
         client.read_to_end(&mut told).unwrap();
         assert_eq!((state(&told).as_str(), &balancer.record()["outcome"]), ("57P03", &outcome.into()));
     }
+    // Who begins TLS at once has to mean this protocol, as servers have it.
+    let direct = balancer(&[deaf.address()], "", &tls, "");
+    let connection = ClientConnection::new(Arc::new(authority.client()), "db.test".try_into().unwrap()).unwrap();
+    let mut client = StreamOwned::new(connection, Client::connect(direct.address("pg")).0);
+    let _ = client.write_all(&startup());
+    let mut told = Vec::new();
+    client.read_to_end(&mut told).unwrap();
+    assert_eq!((told.as_slice(), &direct.record()["outcome"]), (&b""[..], &"handshake_failed".into()));
     // Who says nothing within TLS is nothing to an endpoint.
     let balancer = balancer(&[deaf.address()], "", &tls, "");
     let before = deaf.connections();

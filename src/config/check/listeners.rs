@@ -59,7 +59,8 @@ fn listener(name: &str, node: &Node<'_>, timeouts: &Timeouts, check: &mut Check<
     let backlog = table.get("backlog").and_then(|node| node.number(1..=MOST_BACKLOG, check.report));
     let defers = table.get("defer_accept");
     let defer_accept = defers.as_ref().and_then(|node| node.truth(check.report));
-    if let Some(node) = defers.filter(|_| protocol == Protocol::Mysql && defer_accept == Some(true)) {
+    let is_silent = protocol == Protocol::Mysql && table.get("proxy_from").is_none();
+    if let Some(node) = defers.filter(|_| is_silent && defer_accept == Some(true)) {
         check.report.add(node.at, node.path(), "clients of MySQL say nothing before the server does");
     }
     let proxy_from = table.get("proxy_from");
