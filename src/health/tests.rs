@@ -135,6 +135,20 @@ fn a_server_is_taken_at_its_word() {
 }
 
 #[test]
+fn a_query_that_fails_leaves_the_claim() {
+    let health = health("probe = 'postgres', user = 'probe', role = 'primary', query = 'SELECT 1', fall = 2");
+    let failed = || Finding::Probe(Found::failed_as(Role::Primary, verdict::Observation::Refused("no row".into())));
+    find(&health, 1, Finding::of_server(Role::Primary));
+    for at in 2..6 {
+        find(&health, at, failed());
+        assert_eq!((health.standing(), health.claims_primary()), (Standing::Down, true), "{at}");
+        assert!(health.was_refused() && health.has_role());
+    }
+    find(&health, 6, refuse());
+    assert!(!health.claims_primary(), "it has not told anything");
+}
+
+#[test]
 fn a_certificate_is_told_of_with_the_probe() {
     let health = health("probe = 'tls'");
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400 * 30);

@@ -108,6 +108,13 @@ impl Found {
         Found { reply: Reply::Server(answer), expires: None, took: Duration::ZERO }
     }
 
+    /// That a server has told what it is, and not all of the rest.
+    #[cfg(test)]
+    pub(super) fn failed_as(role: Role, why: Observation) -> Found {
+        let answer = server::Answer { role: Some(role), failure: Some(why), ..server::Answer::of("X 1") };
+        Found { reply: Reply::Server(answer), expires: None, took: Duration::ZERO }
+    }
+
     /// What a pool makes of it.
     pub(crate) fn judge(&self, expect: &Expect) -> Observation {
         match &self.reply {
