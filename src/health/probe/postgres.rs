@@ -14,7 +14,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::login::Entry;
-use self::session::{NOT_POSTGRES, Session};
+use self::session::{NOT_POSTGRES, Row, Session};
 use super::channel::{Channel, Line};
 use super::lag::Progress;
 use super::server::Answer;
@@ -104,14 +104,10 @@ async fn ask(
     answer.role = session.in_recovery.map(role);
     session.waits_for = "no answer to a query";
     let asks_role = session.in_recovery.is_none() || (probe.asks_lag && session.in_recovery == Some(true));
-    if asks_role || probe.query.is_some() {
-        // A query that hangs would go on after the probe, and one more would join it each time. Where this cannot be set,
-        // as at some poolers, it is left.
-        let _ = session.query(&format!("SET statement_timeout TO {}", patience.as_millis())).await?;
-    }
     if asks_role {
         let query = if probe.asks_lag { LAG } else { ROLE };
-        let row = session.query(query).await?.map_err(|error| failed(answer, &error, Observation::Unclear))?;
+        let row = bounded(session, query, patience).await?;
+        let row = row.map_err(|error| failed(answer, &error, Observation::Unclear))?;
         let mut columns = row.into_iter().flatten();
         let mut column = || String::from_utf8_lossy(&columns.next().flatten().unwrap_or_default()).into_owned();
         let recovers = match column().as_str() {
@@ -121,13 +117,14 @@ async fn ask(
         };
         // What it says by itself is newer.
         answer.role = Some(role(*session.in_recovery.get_or_insert(recovers)));
-        answer.lag = column().parse().ok().map(Duration::from_millis);
+        answer.lag = column().parse().ok().map(lag);
         let (is_fed, received, replayed) = (column() == "t", column().parse().ok(), column().parse().ok());
         let progress = received.zip(replayed);
         answer.progress = progress.map(|(received, replayed)| Progress { received, replayed, is_fed });
     }
     if let Some(query) = &probe.query {
-        let row = session.query(query).await?.map_err(|error| failed(answer, &error, Observation::Refused))?;
+        let row = bounded(session, query, patience).await?;
+        let row = row.map_err(|error| failed(answer, &error, Observation::Refused))?;
         let Some(row) = row else { return Err(Observation::Refused("the query gave no row".into())) };
         let first = row.into_iter().next().flatten();
         answer.value = first.map(|value| String::from_utf8_lossy(&value).into_owned());
@@ -137,8 +134,29 @@ async fn ask(
     Ok(())
 }
 
+/// The first row that `query` gives, which has to come within `patience`.
+async fn bounded(
+    session: &mut Session,
+    query: &str,
+    patience: Duration,
+) -> Result<Result<Option<Row>, ServerError>, Observation> {
+    // A query that hangs would go on after the probe, and one more would join it each time. In one message both are one
+    // transaction, so that a pooler does not keep the setting for the next client of that connection.
+    let within = format!("SET LOCAL statement_timeout TO {}; {query}", patience.as_millis());
+    match session.query(&within).await? {
+        // Some poolers, or their consoles, take one statement at a time, or do not know this one.
+        Err(error) if matches!(error.code.as_str(), "42601" | "0A000" | "08P01") => session.query(query).await,
+        found => Ok(found),
+    }
+}
+
 fn role(recovers: bool) -> Role {
     if recovers { Role::Replica } else { Role::Primary }
+}
+
+/// A replica whose clock is behind that of its primary has what the primary has not written yet, to look at it.
+fn lag(milliseconds: i64) -> Duration {
+    Duration::from_millis(u64::try_from(milliseconds).unwrap_or_default())
 }
 
 const ROLE: &str = "SELECT pg_catalog.pg_is_in_recovery()";
@@ -183,5 +201,17 @@ fn failed(answer: &mut Answer, error: &ServerError, else_: fn(Text) -> Observati
             Observation::Missing(text)
         }
         _ => else_(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_disagree_are_no_lag() {
+        for (milliseconds, expected) in [(-1900, 0), (0, 0), (1900, 1900), (i64::MIN, 0)] {
+            assert_eq!(lag(milliseconds), Duration::from_millis(expected), "{milliseconds}");
+        }
     }
 }
