@@ -45,6 +45,7 @@ impl Trio {
         // The three have the name that clients ask for, whoever is the primary.
         let primary = Postgres::start(version, &authority, "db.example.com")?;
         primary.user("pointsman", "scram-sha-256", "secret");
+        primary.sql("GRANT pg_read_all_stats TO pointsman");
         primary.user("alice", "scram-sha-256", "secret");
         primary.sql("CREATE TABLE kept (number integer); GRANT ALL ON kept TO alice");
         let replicas = [(); 2].map(|()| primary.replica(&authority, "db.example.com"));

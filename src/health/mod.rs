@@ -27,6 +27,9 @@ use crate::observe::metrics::HealthMetrics;
 use crate::pool::Target;
 use crate::tls::expiry;
 
+/// How long after it was said that an endpoint cannot be judged it is said again.
+const AGAIN: Duration = Duration::from_secs(600);
+
 /// The health of one endpoint in one pool.
 #[derive(Debug)]
 pub(crate) struct Health {
@@ -49,13 +52,23 @@ pub(crate) struct Health {
 #[derive(Debug)]
 struct State {
     verdict: Verdict,
-    /// The last probe could not find out more.
-    is_unclear: bool,
-    /// Probes in a row that nobody has answered.
-    silent: u32,
+    /// Probes cannot find out more, and it was last said then.
+    unclear: Option<SystemTime>,
+    heard: Heard,
     agent: AgentState,
     warning: expiry::Warning,
     report: Report,
+}
+
+/// How much what it has said last of its role still counts.
+#[derive(Debug, Default)]
+struct Heard {
+    /// Probes in a row that nobody has answered.
+    silent: u32,
+    /// Those that were not let in since it has said it.
+    blind: u32,
+    /// Nobody has answered in between.
+    was_silent: bool,
 }
 
 /// What was found out, and when.
@@ -114,7 +127,7 @@ impl Health {
         let report =
             Report { standing, since, last: None, last_at: None, took: Duration::ZERO, role: None, agent: None };
         let (agent, warning) = (AgentState::default(), expiry::Warning::default());
-        let state = State { verdict, is_unclear: false, silent: 0, agent, warning, report };
+        let state = State { verdict, unclear: None, heard: Heard::default(), agent, warning, report };
         Health {
             settings: Arc::clone(settings),
             host: Mutex::new(host),
@@ -164,8 +177,8 @@ impl Health {
         self.settings.expect.role.is_none_or(|wanted| self.role() == Some(wanted))
     }
 
-    /// Whether it says that it is the primary. One that stops answering is taken at its word for as many probes as it takes to
-    /// be down.
+    /// Whether it says that it is the primary. One that stops answering, or lets probes in no longer, is taken at its word for as
+    /// many probes as it takes to be down.
     pub(crate) fn claims_primary(&self) -> bool {
         self.claims.load(Ordering::Relaxed)
     }
@@ -204,11 +217,16 @@ impl Health {
                 let rules = Rules { rise: self.settings.rise, fall: self.settings.fall };
                 let changed = state.verdict.observe(rules, &observation);
                 let is_unclear = matches!(observation, Observation::Unclear(_));
-                if is_unclear && !state.is_unclear && changed.is_none() {
-                    tracing::warn!(pool, endpoint, "what was known of it holds: {}", observation.text());
+                self.metrics.blind.set(f64::from(is_unclear));
+                if !is_unclear {
+                    state.unclear = None;
+                } else if state.unclear.is_none_or(|said| now.duration_since(said).is_ok_and(|since| since >= AGAIN)) {
+                    state.unclear = Some(now);
+                    if changed.is_none() {
+                        tracing::warn!(pool, endpoint, "what was known of it holds: {}", observation.text());
+                    }
                 }
-                state.is_unclear = is_unclear;
-                self.take_role(found.role(), &observation, &mut state.silent);
+                self.take_role(found, &observation, &mut state.heard);
                 self.metrics.probe.set(found.took.as_secs_f64());
                 let text = self.told(pool, endpoint, found, observation.text(), &mut state.warning, now);
                 (state.report.last, state.report.last_at, state.report.took) = (Some(text), Some(now), found.took);
@@ -232,13 +250,31 @@ impl Health {
         }
     }
 
-    /// Takes in what a probe has heard of the role, and what that came to; `silent` counts answers in a row that are missing.
-    fn take_role(&self, said: Option<Role>, observation: &Observation, silent: &mut u32) {
-        *silent = if matches!(observation, Observation::Missing(_)) { silent.saturating_add(1) } else { 0 };
-        if said.is_some() {
+    /// It could not be probed at `now`, for something of our own: what was known of it holds.
+    fn cannot_probe(&self, why: &str, now: SystemTime) {
+        self.metrics.blind.set(1.0);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.report.last, state.report.last_at) = (Some(format!("cannot probe: {why}").into()), Some(now));
+    }
+
+    /// Takes in what a probe has heard of the role, and what that came to.
+    fn take_role(&self, found: &Found, observation: &Observation, heard: &mut Heard) {
+        let (said, fall) = (found.role(), self.settings.fall);
+        let is_missing = matches!(observation, Observation::Missing(_));
+        heard.silent = if is_missing { heard.silent.saturating_add(1) } else { 0 };
+        match observation {
+            _ if said.is_some() => (heard.blind, heard.was_silent) = (0, false),
+            Observation::Missing(_) => heard.was_silent = true,
+            Observation::Unclear(_) if !found.is_full() => heard.blind = heard.blind.saturating_add(1),
+            _ => {}
+        }
+        let is_blind = heard.blind >= fall;
+        // One that does not let probes in stays what it was, or a new password would take a pool down; but one that was away
+        // in between may have come back as something else.
+        if said.is_some() || (is_blind && heard.was_silent) {
             self.role.store(role_byte(said), Ordering::Relaxed);
         }
-        let still = || *silent < self.settings.fall && !matches!(observation, Observation::Refused(_));
+        let still = || heard.silent < fall && !is_blind && !matches!(observation, Observation::Refused(_));
         let claims = said.map_or_else(|| self.claims_primary() && still(), |role| role == Role::Primary);
         self.claims.store(claims, Ordering::Relaxed);
     }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
 use crate::bounded;
@@ -11,6 +13,9 @@ use crate::config::model::SecretFile;
 /// The longest secret, in bytes.
 const LONGEST: u64 = 4096;
 
+/// Secrets that may be read at once: a file system that hangs takes no more threads than these.
+static READERS: Semaphore = Semaphore::const_new(16);
+
 /// Reads a secret, without the end of its line.
 ///
 /// # Errors
@@ -18,6 +23,21 @@ const LONGEST: u64 = 4096;
 pub(crate) fn read(from: &SecretFile) -> io::Result<Zeroizing<Vec<u8>>> {
     let path = path(from, std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from))?;
     read_at(&path).map_err(|error| io::Error::new(error.kind(), format!("{path:?} cannot be read: {error}")))
+}
+
+/// The same, for those who must not stand still for a file system that does.
+///
+/// # Errors
+/// Those of [`read`].
+pub(crate) async fn read_aside(from: &SecretFile) -> io::Result<Zeroizing<Vec<u8>>> {
+    let place = READERS.acquire().await.map_err(io::Error::other)?;
+    let from = from.clone();
+    spawn_blocking(move || {
+        let _place = place;
+        read(&from)
+    })
+    .await
+    .map_err(io::Error::other)?
 }
 
 fn path(of: &SecretFile, credentials: Option<PathBuf>) -> io::Result<PathBuf> {
@@ -33,9 +53,11 @@ fn path(of: &SecretFile, credentials: Option<PathBuf>) -> io::Result<PathBuf> {
 
 fn read_at(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut secret = Zeroizing::new(bounded::read_regular(path, LONGEST)?);
-    for end in [b'\n', b'\r'] {
-        if secret.last() == Some(&end) {
-            secret.pop();
+    for end in [b"\r\n".as_slice(), b"\n"] {
+        if secret.ends_with(end) {
+            let rest = secret.len() - end.len();
+            secret.truncate(rest);
+            break;
         }
     }
     if secret.is_empty() {
@@ -57,6 +79,7 @@ mod tests {
             ("hunter2", Ok("hunter2")),
             ("hunter2\n", Ok("hunter2")),
             ("hunter2\r\n", Ok("hunter2")),
+            ("hunter2\r", Ok("hunter2\r")),
             ("hunter2\n\n", Ok("hunter2\n")),
             (" a b ", Ok(" a b ")),
             ("", Err("it is empty")),

@@ -123,7 +123,7 @@ fn a_server_is_taken_at_its_word() {
         (7, "too busy to say", unclear(), Standing::Up, Some(Primary), true),
         (8, "silent", miss(), Standing::Up, Some(Primary), true),
         (9, "down", miss(), Standing::Down, Some(Primary), false),
-        (10, "what is unclear is no claim", unclear(), Standing::Down, Some(Primary), false),
+        (10, "what is unclear is no claim, nor a role", unclear(), Standing::Down, None, false),
         (11, "another role", Finding::of_server(Replica), Standing::Down, Some(Replica), false),
         (12, "promoted", Finding::of_server(Primary), Standing::Down, Some(Primary), true),
         (13, "it says that it does not serve", refuse(), Standing::Down, Some(Primary), false),
@@ -132,6 +132,82 @@ fn a_server_is_taken_at_its_word() {
         assert_eq!((health.standing(), health.role(), health.claims_primary()), (standing, role, claims), "{case}");
         assert_eq!(health.has_role(), role == Some(Primary), "{case}");
     }
+}
+
+#[test]
+fn who_lets_no_probe_in_gives_way() {
+    let health = || {
+        let health = health("probe = 'postgres', user = 'probe', role = 'primary', rise = 1, fall = 2");
+        find(&health, 1, Finding::of_server(Role::Primary));
+        health
+    };
+    let barred = || probe(verdict::Observation::Unclear("cannot log in".into()));
+    let full = || Finding::Probe(Found::full());
+    type Case = (&'static str, Vec<Finding>, bool, bool);
+    let cases: [Case; 6] = [
+        ("barred once", vec![barred()], true, true),
+        ("barred for long", vec![barred(), barred()], true, false),
+        ("full for long", vec![full(), full(), full()], true, true),
+        ("away and barred", vec![miss(), barred()], true, true),
+        ("away and barred for long", vec![miss(), barred(), barred()], false, false),
+        ("away and back", vec![miss(), Finding::of_server(Role::Primary), barred(), barred()], true, false),
+    ];
+    for (case, findings, has_role, claims) in cases {
+        let health = health();
+        for finding in findings {
+            find(&health, 2, finding);
+        }
+        assert_eq!((health.has_role(), health.claims_primary()), (has_role, claims), "{case}");
+        assert_eq!(health.standing(), Standing::Up, "{case}");
+        find(&health, 3, Finding::of_server(Role::Primary));
+        assert!(health.has_role() && health.claims_primary(), "{case}, and in again");
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_there_is_found_out_without_a_password() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = Target::Ip(listener.local_addr().unwrap());
+    let call = probe::Call { target, source: None, preface: &[], patience: Duration::from_secs(10) };
+    let found = async |table: &str| {
+        let health = health(&format!("{table}, user = 'probe', password_file = '/nowhere/secret'"));
+        let dialogue = health.settings.dialogue.clone().unwrap();
+        let (found, _) = probe::run(&call, &dialogue, "", None, &mut None).await.unwrap();
+        found.judge(&health.settings.expect)
+    };
+    for table in ["probe = 'postgres'", "probe = 'redis'"] {
+        let observation = found(table).await;
+        let why = "cannot log in: \"/nowhere/secret\" cannot be read: No such file or directory (os error 2)";
+        assert_eq!(observation, verdict::Observation::Unclear(why.into()), "{table}");
+    }
+    drop(listener);
+    for table in ["probe = 'postgres'", "probe = 'redis'", "probe = 'mysql'"] {
+        let observation = found(table).await;
+        assert!(matches!(observation, verdict::Observation::Missing(_)), "{table}: {observation:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_probed_holds_and_is_told() {
+    let health = health("probe = 'tcp'");
+    find(&health, 1, pass());
+    health.cannot_probe("no descriptor is left", SystemTime::UNIX_EPOCH + Duration::from_secs(2));
+    let report = health.report();
+    assert_eq!((report.standing, report.last.as_deref()), (Standing::Up, Some("cannot probe: no descriptor is left")));
+}
+
+#[test]
+fn a_query_that_fails_leaves_the_claim() {
+    let health = health("probe = 'postgres', user = 'probe', role = 'primary', query = 'SELECT 1', fall = 2");
+    let failed = || Finding::Probe(Found::failed_as(Role::Primary, verdict::Observation::Refused("no row".into())));
+    find(&health, 1, Finding::of_server(Role::Primary));
+    for at in 2..6 {
+        find(&health, at, failed());
+        assert_eq!((health.standing(), health.claims_primary()), (Standing::Down, true), "{at}");
+        assert!(health.was_refused() && health.has_role());
+    }
+    find(&health, 6, refuse());
+    assert!(!health.claims_primary(), "it has not told anything");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::probe::lag::Memory;
 use super::probe::mysql::Conversation;
 use super::probe::{self, Call, Ending, tls};
 use super::verdict::{Observation, Text};
-use super::{Finding, Health};
+use super::{AGAIN, Finding, Health};
 use crate::config::model::{Dialogue, Probe, Secret, SendProxy, WatchedTls};
 use crate::pool::{Endpoint, Pool, Target};
 use crate::wire::proxy_header;
@@ -128,7 +128,7 @@ impl Watch {
     pub(crate) fn mend(&mut self) {
         for watched in self.watched.values_mut() {
             if watched.task.is_finished() {
-                tracing::error!(target = %watched.prober.key.call.target, "a probe panicked and is started again");
+                tracing::error!(address = %watched.prober.key.call.target, "a probe panicked and is started again");
                 *watched = Watched::start(Arc::clone(&watched.prober));
             }
         }
@@ -254,6 +254,19 @@ impl Prober {
         }
     }
 
+    /// Tells everybody who wants to know that nothing was found out, for something of our own.
+    fn admit(&self, why: &io::Error) {
+        // What an agent says is not what probes find.
+        if matches!(self.key.ask, Ask::Endpoint { .. }) {
+            let (why, now) = (why.to_string(), SystemTime::now());
+            let endpoints = self.listeners.get();
+            endpoints
+                .iter()
+                .filter_map(|endpoint| endpoint.health.as_ref())
+                .for_each(|health| health.cannot_probe(&why, now));
+        }
+    }
+
     /// Tells everybody who wants to know, and gives the shortest pause that any of them asks for.
     fn tell(&self, finding: Option<&Finding>) -> Duration {
         let mut pause = LONGEST;
@@ -276,8 +289,8 @@ impl Prober {
 
 /// Probes one endpoint until it is aborted.
 async fn watch(prober: Arc<Prober>) {
-    let (mut silent, mut left, mut place) = (false, None, None);
-    let target = &prober.key.call.target;
+    let (mut told, mut left, mut place) = (None, None, None);
+    let address = &prober.key.call.target;
     loop {
         let pause = {
             // A talk that was left keeps its place, as it keeps its descriptor.
@@ -286,22 +299,23 @@ async fn watch(prober: Arc<Prober>) {
             }
             match prober.ask(&mut left).await {
                 Ok((Ok(finding), ending)) => {
-                    silent = false;
-                    let (pause, told) = (prober.tell(Some(&finding)), Instant::now());
+                    told = None;
+                    let (pause, since) = (prober.tell(Some(&finding)), Instant::now());
                     ending.end().await;
-                    pause.saturating_sub(told.elapsed())
+                    pause.saturating_sub(since.elapsed())
                 }
                 Ok((Err(why), ending)) => {
-                    if !std::mem::replace(&mut silent, true) {
-                        tracing::warn!(%target, "the agent does not answer, so what it said last holds: {why}");
+                    if is_due(&mut told, Instant::now()) {
+                        tracing::warn!(%address, "the agent does not answer, so what it said last holds: {why}");
                     }
                     ending.end().await;
                     prober.tell(None)
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut silent, true) {
-                        tracing::error!(%target, "cannot probe: {error}");
+                    if is_due(&mut told, Instant::now()) {
+                        tracing::error!(%address, "cannot probe: {error}");
                     }
+                    prober.admit(&error);
                     prober.tell(None)
                 }
             }
@@ -320,6 +334,15 @@ async fn watch(prober: Arc<Prober>) {
     }
 }
 
+/// Whether it is time to say what was said at `told`, which is now then.
+fn is_due(told: &mut Option<Instant>, now: Instant) -> bool {
+    let is_due = told.is_none_or(|told| now.saturating_duration_since(told) >= AGAIN);
+    if is_due {
+        *told = Some(now);
+    }
+    is_due
+}
+
 /// Has a talk that was left go on to its end; without one there is nothing to wait for.
 async fn finish(left: Option<&mut Conversation>) {
     match left {
@@ -332,6 +355,14 @@ async fn finish(left: Option<&mut Conversation>) {
 mod tests {
     use super::*;
     use crate::health::tests::health_of;
+
+    #[test]
+    fn trouble_is_told_now_and_then() {
+        let (mut told, start) = (None, Instant::now());
+        for (at, due) in [(0, true), (1, false), (599, false), (600, true), (601, false), (1200, true)] {
+            assert_eq!(is_due(&mut told, start + Duration::from_secs(at)), due, "{at}");
+        }
+    }
 
     #[test]
     fn what_an_endpoint_is_called() {

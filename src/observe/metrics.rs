@@ -38,6 +38,7 @@
 //! | `pointsman_endpoint_transitions_total` | counter | pool, endpoint, to | Changes of what probes find: to up, to down. |
 //! | `pointsman_endpoint_last_transition_timestamp_seconds` | gauge | pool, endpoint | When that last changed, in Unix time; 0: never. |
 //! | `pointsman_endpoint_probe_seconds` | gauge | pool, endpoint | How long the last probe took. |
+//! | `pointsman_endpoint_probe_blind` | gauge | pool, endpoint | 1: the last probe could not find out more, what was known holds. |
 //! | `pointsman_endpoint_ejected` | gauge | pool, endpoint | 1: left out for a while because sessions failed, else 0. |
 //! | `pointsman_endpoint_ejections_total` | counter | pool, endpoint | Times that it was left out because sessions failed. |
 //! | `pointsman_endpoint_bytes_total` | counter | pool, endpoint, direction | Bytes delivered: up to the endpoint, down to its clients. |
@@ -160,12 +161,14 @@ pub struct HealthMetrics {
     pub transition: Gauge,
     /// Seconds that the last probe took.
     pub probe: Gauge,
+    /// 1: the last probe could not find out more, so that what was known holds.
+    pub blind: Gauge,
 }
 
 impl HealthMetrics {
     /// All gauges.
-    pub fn gauges(&self) -> [Gauge; 3] {
-        [self.up.clone(), self.transition.clone(), self.probe.clone()]
+    pub fn gauges(&self) -> [Gauge; 4] {
+        [self.up.clone(), self.transition.clone(), self.probe.clone(), self.blind.clone()]
     }
 
     /// Takes in that the endpoint has come up or gone down, `at` seconds of Unix time.
@@ -352,6 +355,7 @@ impl Metrics {
             to_down: of.and("to", "down").counter(&TRANSITIONS),
             transition: of.gauge(&LAST_TRANSITION),
             probe: of.gauge(&PROBE),
+            blind: of.gauge(&BLIND),
         }
     }
 

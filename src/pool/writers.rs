@@ -24,10 +24,14 @@ impl Writers {
         Writers { is_single, are_rivals: AtomicBool::new(false), gauge }
     }
 
-    /// Whether no other endpoint than `endpoint` says that it is the primary, where only one may. Each choice asks this by
-    /// itself, so that none is late.
+    /// Whether no other endpoint than `endpoint` says that it is the primary, where only one may; where several may, whether it
+    /// says so itself: one that no longer tells gives way to one that does. Each choice asks this by itself, so that none is late.
     pub(super) fn allow(&self, tiers: &Tiers, endpoint: &Endpoint) -> bool {
-        !self.is_single || tiers.writers().all(|writer| writer.target == endpoint.target)
+        if self.is_single {
+            tiers.writers().all(|writer| writer.target == endpoint.target)
+        } else {
+            endpoint.claims_primary() || tiers.writers().next().is_none()
+        }
     }
 
     /// Counts them, and tells where they are too many, or no longer. Whether they are.

@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 use rcgen::{CertificateParams, KeyPair};
 
 use super::replaced;
-use crate::config::model::{Dialogue, Health, Probe, Step, Trust};
+use crate::config::model::{Dialogue, Health, Negotiation, Probe, Step, Trust};
 
 /// What is said of each case's health table, for an endpoint with an address.
 pub(super) fn said(cases: &[(&str, &str)]) -> String {
@@ -327,6 +327,25 @@ fn what_it_comes_to() {
     assert_ne!(dialogue(postgres), dialogue("probe = 'postgres', user = 'a', query = 'b'"), "lag is asked for or not");
     let direct = dialogue("probe = 'postgres', tls.negotiation = 'direct'");
     assert_eq!(direct.tls.unwrap().alpn, [Box::from(&b"postgresql"[..])]);
+}
+
+#[test]
+fn probes_begin_tls_as_sessions_do() {
+    for (table, expected, alpn) in [
+        ("negotiation = 'direct'", Negotiation::Direct, &[Box::from(&b"postgresql"[..])][..]),
+        ("negotiation = 'postgres'", Negotiation::Postgres, &[]),
+    ] {
+        let text = format!(
+            "[listener.a]\nbind = '127.0.0.1:0'\nprotocol = 'postgres'\n[route.a]\nlistener = 'a'\npool = 'a'\n\
+             allow_cleartext = true\n\
+             [pool.a]\nendpoints = 'db.test:5432'\ntls = {{ {table} }}\nhealth.probe = 'postgres'"
+        );
+        let config = crate::config::parse_str("a.toml".as_ref(), &text).unwrap_or_else(|problems| panic!("{problems}"));
+        let dialogue = config.config.pools[0].health.as_ref().unwrap().dialogue.clone().unwrap();
+        let Probe::Postgres(probe) = &dialogue.probe else { panic!("{dialogue:?}") };
+        assert_eq!(probe.negotiation, expected, "{table}");
+        assert_eq!(dialogue.tls.as_ref().unwrap().alpn, alpn, "{table}");
+    }
 }
 
 impl Dialogue {

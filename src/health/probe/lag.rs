@@ -41,6 +41,16 @@ impl Memory {
         known.into_iter().chain(said).min()
     }
 
+    /// How far a replica is behind that says so itself, and is right, but not always: while it says nothing it has at least
+    /// what it had when it did.
+    pub(super) fn keep(&mut self, now: Instant, said: Option<Duration>) -> Option<Duration> {
+        if let Some(said) = said {
+            self.as_of = now.checked_sub(said);
+            return Some(said);
+        }
+        self.as_of.map(|as_of| now.saturating_duration_since(as_of))
+    }
+
     /// It is no replica any more.
     pub(super) fn forget(&mut self) {
         *self = Memory::default();
@@ -84,6 +94,26 @@ mod tests {
             assert!(second < 300 || (100..150).contains(&lag), "{lag} s at {second}");
             assert!(memory.received.len() <= MOST);
         }
+    }
+
+    #[test]
+    fn lag_that_is_not_said_grows_from_what_was() {
+        let start = Instant::now();
+        let mut memory = Memory::default();
+        for (case, at, said, lag) in [
+            ("never said", 0, None, None),
+            ("as it is said", 1, Some(3), Some(3)),
+            ("its source is gone", 3, None, Some(5)),
+            ("for long", 61, None, Some(63)),
+            ("back", 62, Some(40), Some(40)),
+            ("further behind than it was", 64, Some(90), Some(90)),
+            ("and gone", 65, None, Some(91)),
+        ] {
+            let found = memory.keep(start + Duration::from_secs(at), said.map(Duration::from_secs));
+            assert_eq!(found, lag.map(Duration::from_secs), "{case}");
+        }
+        memory.forget();
+        assert_eq!(memory.keep(start + Duration::from_secs(66), None), None, "it was a primary in between");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use self::mysql::{Conversation, Means};
 use self::tls::Opened;
 use super::secret;
 use super::verdict::{Observation, Text};
-use crate::config::model::{Dialogue, Expect, Probe, Role, Secret};
+use crate::config::model::{Dialogue, Expect, Probe, Role, Secret, SecretFile};
 use crate::connect::{self, Source};
 use crate::observe::outcome::Side;
 use crate::pool::Target;
@@ -88,6 +88,9 @@ struct Passwords<'a> {
     of_sentinels: Option<&'a [u8]>,
 }
 
+/// A password, where one is written.
+type OwnPassword = Option<Zeroizing<Vec<u8>>>;
+
 /// What a talk has come to, when the endpoint's certificate ends, and the connection if it is worth an end.
 type Talked<T> = (Result<T, Observation>, Option<SystemTime>, Option<Channel>);
 
@@ -108,6 +111,19 @@ impl Found {
         Found { reply: Reply::Server(answer), expires: None, took: Duration::ZERO }
     }
 
+    /// That a server has no room for a login.
+    #[cfg(test)]
+    pub(super) fn full() -> Found {
+        Found { reply: Reply::Server(server::Answer::full("full")), expires: None, took: Duration::ZERO }
+    }
+
+    /// That a server has told what it is, and not all of the rest.
+    #[cfg(test)]
+    pub(super) fn failed_as(role: Role, why: Observation) -> Found {
+        let answer = server::Answer { role: Some(role), failure: Some(why), ..server::Answer::of("X 1") };
+        Found { reply: Reply::Server(answer), expires: None, took: Duration::ZERO }
+    }
+
     /// What a pool makes of it.
     pub(crate) fn judge(&self, expect: &Expect) -> Observation {
         match &self.reply {
@@ -122,6 +138,11 @@ impl Found {
         if let Reply::Server(answer) = &mut self.reply {
             answer.settle_lag(memory, now);
         }
+    }
+
+    /// Whether it has no room for a login, which says nothing of what it was.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(&self.reply, Reply::Server(answer) if answer.is_full)
     }
 
     /// What the endpoint is to the others, if it has told.
@@ -163,7 +184,7 @@ impl Ending {
 /// instead; one that has no end by the deadline is left.
 ///
 /// # Errors
-/// Nothing was found out about the endpoint: something of our own (a descriptor, a port, an address, a password) was missing.
+/// Nothing was found out about the endpoint: something of our own (a descriptor, a port, an address) was missing.
 pub(crate) async fn run(
     call: &Call,
     dialogue: &Dialogue,
@@ -171,20 +192,21 @@ pub(crate) async fn run(
     tls: Option<&Result<tls::Client, Observation>>,
     left: &mut Option<Conversation>,
 ) -> io::Result<(Found, Ending)> {
-    let password = dialogue.probe.password().map(secret::read).transpose()?;
-    let of_sentinels = dialogue.probe.sentinels().and_then(|sentinels| sentinels.password.as_ref());
-    let of_sentinels = of_sentinels.map(secret::read).transpose()?;
     let began = Instant::now();
     let talk = Talk { call, host, tls, deadline: Deadline::from(began, call.patience) };
-    let passwords = Passwords {
-        own: password.as_ref().map(|password| password.as_slice()),
-        of_sentinels: of_sentinels.as_ref().map(|password| password.as_slice()),
-    };
     let (said, expires, channel) = match left.take().filter(Conversation::is_fresh) {
         Some(conversation) => talk.go_on(conversation, left).await,
         None => match talk.dial().await? {
             Err(why) => (Err(why), None, None),
-            Ok(line) => talk.have(line, &dialogue.probe, passwords, left).await?,
+            // Only now: whether anybody is there is found out without a password.
+            Ok(line) => match talk.passwords(&dialogue.probe).await {
+                Ok((own, of_sentinels)) => {
+                    let own = own.as_ref().map(|password| password.as_slice());
+                    let of_sentinels = of_sentinels.as_ref().map(|password| password.as_slice());
+                    talk.have(line, &dialogue.probe, Passwords { own, of_sentinels }, left).await?
+                }
+                Err(why) => talk.have_none(line, &dialogue.probe, why, left).await,
+            },
         },
     };
     let found = Found { reply: said.unwrap_or_else(Reply::Plain), expires, took: began.elapsed() };
@@ -222,6 +244,44 @@ impl Talk<'_> {
             Ok(Err(error)) if connect::blame(&error).by == Side::Us => Err(error),
             Ok(Err(error)) => Ok(Err(Observation::Missing(error.to_string().into()))),
             Err(_) => Ok(Err(Observation::Missing(self.deadline.missed("no connection")))),
+        }
+    }
+
+    /// Reads the passwords with which `probe` logs in.
+    ///
+    /// # Errors
+    /// One cannot be read, or not within half of the time that there is: nothing is known by that of the endpoint.
+    async fn passwords(&self, probe: &Probe) -> Result<(OwnPassword, OwnPassword), Observation> {
+        let of_sentinels = probe.sentinels().and_then(|sentinels| sentinels.password.as_ref());
+        let read = async |file: Option<&SecretFile>| match file {
+            Some(file) => secret::read_aside(file).await.map(Some),
+            None => Ok(None),
+        };
+        let both = async { io::Result::Ok((read(probe.password()).await?, read(of_sentinels).await?)) };
+        let half = Deadline::from(Instant::now(), self.deadline.length / 2);
+        let why = match half.hold(both).await {
+            Ok(Ok(read)) => return Ok(read),
+            Ok(Err(error)) => error.to_string().into(),
+            Err(_) => half.missed("its password cannot be read"),
+        };
+        Err(Observation::Unclear(format!("cannot log in: {why}").into()))
+    }
+
+    /// Leaves an endpoint that is there and cannot be logged in to, for the reason `why`.
+    async fn have_none(
+        &self,
+        line: Line,
+        probe: &Probe,
+        why: Observation,
+        left: &mut Option<Conversation>,
+    ) -> Talked<Reply> {
+        match probe {
+            // One that is left without a login counts it against us.
+            Probe::Mysql(probe) => {
+                let means = Means { probe: probe.clone(), password: None, tls: Some(Err(why)) };
+                self.go_on(Conversation::begin(line, means), left).await
+            }
+            _ => (Err(why), None, Some(Channel::Clear(line))),
         }
     }
 

@@ -14,7 +14,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::login::Entry;
-use self::session::{NOT_POSTGRES, Session};
+use self::session::{NOT_POSTGRES, Row, Session};
 use super::channel::{Channel, Line};
 use super::lag::Progress;
 use super::server::Answer;
@@ -31,8 +31,12 @@ pub(super) async fn run(line: Line, probe: &PostgresProbe, password: Option<&[u8
         Err((why, channel)) => return (Err(why), None, channel),
     };
     let mut session = Session::new(channel);
-    let asked = talk.deadline.hold(ask(&mut session, probe, password, talk.deadline.length)).await;
-    let answer = asked.unwrap_or_else(|_| Err(Observation::Missing(talk.deadline.missed(session.waits_for))));
+    let mut answer = Answer::of("");
+    let asked = talk.deadline.hold(ask(&mut session, &mut answer, probe, password, talk.deadline.length)).await;
+    let answer = match asked.unwrap_or_else(|_| Err(Observation::Missing(talk.deadline.missed(session.waits_for)))) {
+        Ok(()) => Ok(answer),
+        Err(why) => answer.broken_off(why),
+    };
     if session.is_logged_in {
         // What is said in farewell leaves at once or not at all.
         let farewell = session.say(|buffer| {
@@ -77,29 +81,33 @@ async fn ask_for_tls(line: &mut Line) -> io::Result<u8> {
     line.read_u8().await
 }
 
-/// Logs in and asks what there is to ask.
+/// Logs in and asks what there is to ask; what comes is put into `answer`, whatever becomes of the rest.
 async fn ask(
     session: &mut Session,
+    answer: &mut Answer,
     probe: &PostgresProbe,
     password: Option<&[u8]>,
     patience: Duration,
-) -> Result<Answer, Observation> {
+) -> Result<(), Observation> {
     match login::enter(session, probe, password).await? {
         Entry::Ready => {}
-        Entry::Alive(text) => return Ok(Answer::of(text)),
-        Entry::Full(text) => return Ok(Answer::full(text)),
+        Entry::Alive(text) => {
+            *answer = Answer::of(text);
+            return Ok(());
+        }
+        Entry::Full(text) => {
+            *answer = Answer::full(text);
+            return Ok(());
+        }
     }
+    answer.text = format!("PostgreSQL {}", session.version).trim_end().to_owned().into();
+    answer.role = session.in_recovery.map(role);
     session.waits_for = "no answer to a query";
     let asks_role = session.in_recovery.is_none() || (probe.asks_lag && session.in_recovery == Some(true));
-    if asks_role || probe.query.is_some() {
-        // A query that hangs would go on after the probe, and one more would join it each time. Where this cannot be set,
-        // as at some poolers, it is left.
-        let _ = session.query(&format!("SET statement_timeout TO {}", patience.as_millis())).await?;
-    }
-    let mut answer = Answer::of("");
     if asks_role {
         let query = if probe.asks_lag { LAG } else { ROLE };
-        let row = session.query(query).await?.map_err(|error| failed(&error, Observation::Unclear))?;
+        let row = bounded(session, query, patience).await?;
+        let row = row.map_err(|error| failed(answer, &error, Observation::Unclear))?;
         let mut columns = row.into_iter().flatten();
         let mut column = || String::from_utf8_lossy(&columns.next().flatten().unwrap_or_default()).into_owned();
         let recovers = match column().as_str() {
@@ -108,21 +116,47 @@ async fn ask(
             _ => return Err(Observation::Unclear("it does not say whether it is in recovery".into())),
         };
         // What it says by itself is newer.
-        session.in_recovery.get_or_insert(recovers);
-        answer.lag = column().parse().ok().map(Duration::from_millis);
+        answer.role = Some(role(*session.in_recovery.get_or_insert(recovers)));
+        answer.lag = column().parse().ok().map(lag);
         let (is_fed, received, replayed) = (column() == "t", column().parse().ok(), column().parse().ok());
         let progress = received.zip(replayed);
         answer.progress = progress.map(|(received, replayed)| Progress { received, replayed, is_fed });
     }
     if let Some(query) = &probe.query {
-        let row = session.query(query).await?.map_err(|error| failed(&error, Observation::Refused))?;
+        let row = bounded(session, query, patience).await?;
+        let row = row.map_err(|error| failed(answer, &error, Observation::Refused))?;
         let Some(row) = row else { return Err(Observation::Refused("the query gave no row".into())) };
         let first = row.into_iter().next().flatten();
         answer.value = first.map(|value| String::from_utf8_lossy(&value).into_owned());
     }
-    answer.role = session.in_recovery.map(|recovers| if recovers { Role::Replica } else { Role::Primary });
-    answer.text = format!("PostgreSQL {}", session.version).trim_end().to_owned().into();
-    Ok(answer)
+    // It may have told that it was promoted in the meantime.
+    answer.role = session.in_recovery.map(role);
+    Ok(())
+}
+
+/// The first row that `query` gives, which has to come within `patience`.
+async fn bounded(
+    session: &mut Session,
+    query: &str,
+    patience: Duration,
+) -> Result<Result<Option<Row>, ServerError>, Observation> {
+    // A query that hangs would go on after the probe, and one more would join it each time. In one message both are one
+    // transaction, so that a pooler does not keep the setting for the next client of that connection.
+    let within = format!("SET LOCAL statement_timeout TO {}; {query}", patience.as_millis());
+    match session.query(&within).await? {
+        // Some poolers, or their consoles, take one statement at a time, or do not know this one.
+        Err(error) if matches!(error.code.as_str(), "42601" | "0A000" | "08P01") => session.query(query).await,
+        found => Ok(found),
+    }
+}
+
+fn role(recovers: bool) -> Role {
+    if recovers { Role::Replica } else { Role::Primary }
+}
+
+/// A replica whose clock is behind that of its primary has what the primary has not written yet, to look at it.
+fn lag(milliseconds: i64) -> Duration {
+    Duration::from_millis(u64::try_from(milliseconds).unwrap_or_default())
 }
 
 const ROLE: &str = "SELECT pg_catalog.pg_is_in_recovery()";
@@ -154,15 +188,30 @@ const LAG: &str = "SELECT recovers, \
             LEFT JOIN pg_catalog.pg_stat_wal_receiver w ON true) heard) found";
 
 /// What it means that a query failed: what `else_` says, unless the server itself is in trouble.
-fn failed(error: &ServerError, else_: fn(Text) -> Observation) -> Observation {
+fn failed(answer: &mut Answer, error: &ServerError, else_: fn(Text) -> Observation) -> Observation {
     let text = format!("a query failed: {error}").into();
     match error.code.as_bytes() {
-        // It shuts down.
-        [b'5', b'7', b'P', ..] => Observation::Refused(text),
+        // It shuts down, and is nothing to the others any more.
+        [b'5', b'7', b'P', ..] => {
+            answer.role = None;
+            Observation::Refused(text)
+        }
         // It took too long, was in the way of what is replayed, or lacked resources.
         b"57014" | [b'4', b'0', ..] | [b'5', b'3', ..] | [b'5', b'5', ..] | [b'5', b'8', ..] | [b'X', b'X', ..] => {
             Observation::Missing(text)
         }
         _ => else_(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_disagree_are_no_lag() {
+        for (milliseconds, expected) in [(-1900, 0), (0, 0), (1900, 1900), (i64::MIN, 0)] {
+            assert_eq!(lag(milliseconds), Duration::from_millis(expected), "{milliseconds}");
+        }
     }
 }

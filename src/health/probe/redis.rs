@@ -89,7 +89,13 @@ async fn ask(exchange: &mut Exchange, probe: &RedisProbe, password: Option<&[u8]
         Err(why) => answer.unknown = Some(why),
     }
     if info.is_some() {
-        add_info(&mut answer, &exchange.reply("INFO").await?, probe)?;
+        let added = match exchange.reply("INFO").await {
+            Ok(reply) => add_info(&mut answer, &reply, probe),
+            Err(why) => Err(why),
+        };
+        if let Err(why) = added {
+            return answer.broken_off(why);
+        }
     }
     Ok(answer)
 }

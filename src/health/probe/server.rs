@@ -16,12 +16,18 @@ pub(crate) struct Answer {
     pub(crate) role: Option<Role>,
     /// How far it is behind, if it was asked and knows.
     pub(crate) lag: Option<Duration>,
+    /// It stays what it was, so that what was known of its lag before counts while it does not know.
+    pub(crate) keeps_lag: bool,
     /// How far it has come, if it was asked and knows.
     pub(crate) progress: Option<Progress>,
     /// What the query gave, if there is one and it is not NULL.
     pub(crate) value: Option<String>,
     /// What a pool has to make of it that needs what it does not tell; `None`: that it should have told.
     pub(crate) unknown: Option<Observation>,
+    /// What every pool has to make of it whose role it has: not all that there was to ask was answered.
+    pub(crate) failure: Option<Observation>,
+    /// It has no room for a login.
+    pub(crate) is_full: bool,
     /// What it is, in a few words.
     pub(crate) text: Text,
 }
@@ -29,13 +35,35 @@ pub(crate) struct Answer {
 impl Answer {
     /// What is known of a server that has told no more than what it is.
     pub(crate) fn of(text: impl Into<Text>) -> Answer {
-        Answer { role: None, lag: None, progress: None, value: None, unknown: None, text: text.into() }
+        Answer {
+            role: None,
+            lag: None,
+            keeps_lag: false,
+            progress: None,
+            value: None,
+            unknown: None,
+            failure: None,
+            is_full: false,
+            text: text.into(),
+        }
     }
 
     /// What is known of a server that has no room for a login: what it does not tell is not held against it.
     pub(crate) fn full(text: impl Into<Text>) -> Answer {
         let text = text.into();
-        Answer { unknown: Some(Observation::Unclear(text.clone())), ..Answer::of(text) }
+        Answer { unknown: Some(Observation::Unclear(text.clone())), is_full: true, ..Answer::of(text) }
+    }
+
+    /// What is known of it where the talk was over too early for this reason. What it is to the others, it has told all the
+    /// same, and others may have to give way to it.
+    ///
+    /// # Errors
+    /// It has told nothing, so that the reason is all there is.
+    pub(crate) fn broken_off(self, why: Observation) -> Result<Answer, Observation> {
+        match self.role {
+            Some(_) => Ok(Answer { failure: Some(why), ..self }),
+            None => Err(why),
+        }
     }
 
     /// Puts together what it says of how far it is behind with what was found before.
@@ -43,6 +71,7 @@ impl Answer {
         match (self.role, self.progress) {
             (Some(Role::Primary), _) => memory.forget(),
             (Some(Role::Replica), Some(progress)) => self.lag = memory.settle(now, self.lag, progress),
+            (Some(Role::Replica), None) if self.keeps_lag => self.lag = memory.keep(now, self.lag),
             // It is full, or was not asked, or there is nothing to compare by.
             _ => {}
         }
@@ -64,6 +93,9 @@ impl Answer {
             (Some(wanted), Some(role)) if wanted != role => return refused(format!("is a {}", role.word())),
             (Some(_), None) => return untold("does not say whether it is a primary or a replica"),
             _ => {}
+        }
+        if self.failure.is_some() {
+            return self.failure.clone();
         }
         if let Some(most) = expect.max_lag
             && self.role != Some(Role::Primary)
@@ -126,6 +158,10 @@ mod tests {
             ..Answer::of("X 1")
         };
         let full = || Answer::full("too many connections");
+        let failed = |role| {
+            let answer = Answer { role, ..Answer::of("X 1") };
+            answer.broken_off(Observation::Refused("a query failed".into())).unwrap()
+        };
         let pass = |text: &'static str| Observation::Pass(text.into());
         let refused = |text: &'static str| Observation::Refused(text.into());
         for (case, answer, expect, judged) in [
@@ -185,6 +221,9 @@ mod tests {
                 expect(PRIMARY, None, None),
                 Observation::Unclear("too many connections".into()),
             ),
+            ("a query that failed", failed(PRIMARY), expect(PRIMARY, None, None), refused("a query failed")),
+            ("whoever asks", failed(PRIMARY), expect(None, None, None), refused("a query failed")),
+            ("the role comes first", failed(REPLICA), expect(PRIMARY, None, None), refused("is a replica")),
         ] {
             assert_eq!(answer.judge(&expect), judged, "{case}");
         }

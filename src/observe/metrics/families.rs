@@ -68,6 +68,7 @@ families! {
     LAST_TRANSITION Gauge "pointsman_endpoint_last_transition_timestamp_seconds"
         "When that last changed, in Unix time; 0: never.";
     PROBE Gauge "pointsman_endpoint_probe_seconds" "How long the last probe took.";
+    BLIND Gauge "pointsman_endpoint_probe_blind" "1: the last probe could not find out more, what was known holds.";
     EJECTED Gauge "pointsman_endpoint_ejected" "1: left out for a while because sessions failed, else 0.";
     EJECTIONS Counter "pointsman_endpoint_ejections_total" "Times that it was left out because sessions failed.";
     BYTES Counter "pointsman_endpoint_bytes_total" "Bytes delivered: up to the endpoint, down to its clients.";

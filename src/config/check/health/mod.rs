@@ -144,6 +144,8 @@ pub(super) fn read(
     let is_moved = table.get("address").or(table.get("port")).is_some() || word == Some(Word::Patroni);
     let pools = pools.filter(|_| over_tls.is_none() && !is_moved && !matches!(word, None | Some(Word::Tcp)));
     let inherited = pools.map(|pools| tls::inherited(pools, word));
+    // Servers that take TLS at once from sessions are asked no other way.
+    let negotiation = pools.and_then(|pools| pools.negotiation).unwrap_or(negotiation);
     if let Some(tls) = &tls
         && inherited.is_none()
     {

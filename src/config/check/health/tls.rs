@@ -56,6 +56,9 @@ pub(super) fn inherited(pool: &PoolTls, word: Option<Word>) -> OutgoingTls {
         Some(Word::Postgres) => false,
         _ => true,
     });
+    if word == Some(Word::Postgres) && pool.negotiation == Some(Negotiation::Direct) {
+        tls.alpn.push(POSTGRES.into());
+    }
     tls
 }
 

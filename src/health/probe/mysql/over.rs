@@ -9,6 +9,8 @@ use crate::wire::mysql::{MysqlError, ServerError};
 pub(super) enum Over {
     /// The server lives, but has no room for us.
     Full(Text),
+    /// It shuts down, and is nothing to the others any more.
+    Gone(Text),
     /// Anything else.
     Told(Observation),
 }
@@ -28,6 +30,7 @@ impl Over {
     pub(super) fn answer(self) -> Result<Answer, Observation> {
         match self {
             Over::Full(text) => Ok(Answer::full(text)),
+            Over::Gone(text) => Err(Observation::Refused(text)),
             Over::Told(observation) => Err(observation),
         }
     }
@@ -47,7 +50,7 @@ impl From<ServerError> for Over {
             1820 | 1862 => ("the password of our user has expired: ", true),
             3118 | 4151 => ("our user is locked: ", true),
             1047 => ("not ready for use: ", false),
-            1053 => ("shutting down: ", false),
+            1053 => return Over::Gone(format!("shutting down: {}", told(&error)).into()),
             // Nor are clients let in, whom we connect from the same address.
             1129 => ("it has blocked our address: ", false),
             1130 => ("it does not let our address in: ", false),
@@ -90,7 +93,7 @@ mod tests {
             (1226, "max_connections_per_hour", Over::Full("max_connections_per_hour (error 1226)".into())),
             (1045, "Access denied for user 'pm'", unclear("Access denied for user 'pm' (error 1045)")),
             (1049, "Unknown database 'x'", unclear("Unknown database 'x' (error 1049)")),
-            (1053, "Server shutdown", refused("shutting down: Server shutdown (error 1053)")),
+            (1053, "Server shutdown", Over::Gone("shutting down: Server shutdown (error 1053)".into())),
             (
                 1129,
                 "Host '10.0.0.1' is blocked",

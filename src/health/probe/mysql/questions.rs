@@ -6,6 +6,7 @@ use super::over::Over;
 use super::session::Session;
 use crate::config::model::{MysqlProbe, Role};
 use crate::health::probe::server::Answer;
+use crate::health::verdict::Observation;
 use crate::wire::mysql::{Greeting, Reply, ResultSet};
 
 /// innodb_read_only is what tells a reader of Aurora. Not every server has it.
@@ -27,7 +28,7 @@ const LONGEST_VERSION: usize = 24;
 /// Asks everything that there is to ask.
 ///
 /// # Errors
-/// The first answer that speaks against the endpoint, whatever a pool wants of it.
+/// The first answer that speaks against the endpoint, whatever a pool wants of it, unless it has told its role by then.
 pub(super) async fn ask(session: &mut Session, greeting: &Greeting, probe: &MysqlProbe) -> Result<Answer, Over> {
     let mut answer = Answer::of(name(greeting));
     // First, for a node that is not ready answers nothing but this.
@@ -38,9 +39,27 @@ pub(super) async fn ask(session: &mut Session, greeting: &Greeting, probe: &Mysq
     session.wait_for("no answer about its role");
     let role = role(&first_known(session, &ROLE).await?)?;
     answer.role = Some(role);
-    if probe.asks_lag && role == Role::Replica {
+    match ask_more(session, greeting, probe, &mut answer).await {
+        Ok(()) => Ok(answer),
+        Err(Over::Gone(why)) => Err(Over::Gone(why)),
+        Err(Over::Full(text)) => Ok(Answer { role: Some(role), ..Answer::full(text) }),
+        Err(Over::Told(why)) => Ok(answer.broken_off(why)?),
+    }
+}
+
+/// What is asked of a server whose role is known.
+async fn ask_more(
+    session: &mut Session,
+    greeting: &Greeting,
+    probe: &MysqlProbe,
+    answer: &mut Answer,
+) -> Result<(), Over> {
+    if probe.asks_lag && answer.role == Some(Role::Replica) {
         session.wait_for("no answer about its lag");
-        answer.lag = lag(&first_known(session, statements(greeting)).await?)?;
+        match lag(&first_known(session, statements(greeting)).await?)? {
+            Ok(lag) => (answer.lag, answer.keeps_lag) = (lag, true),
+            Err(why) => answer.unknown = Some(why),
+        }
     }
     if let Some(query) = &probe.query {
         session.wait_for("no answer to the query");
@@ -49,7 +68,7 @@ pub(super) async fn ask(session: &mut Session, greeting: &Greeting, probe: &Mysq
         let value = row.first().and_then(Option::as_deref);
         answer.value = value.map(|value| String::from_utf8_lossy(value).into_owned());
     }
-    Ok(answer)
+    Ok(())
 }
 
 /// The rows that the first of these statements gives that the server knows.
@@ -116,10 +135,11 @@ fn role(variables: &ResultSet) -> Result<Role, Over> {
     Ok(if writes { Role::Primary } else { Role::Replica })
 }
 
-/// How far a replica is behind the one of its sources that it is behind the most; `None`: that is not known, as it
-/// follows nobody, or does not get anything from one, or does not apply it.
-fn lag(status: &ResultSet) -> Result<Option<Duration>, Over> {
-    let mut most = None;
+/// How far a replica is behind the one of its sources that it is behind the most; `None`: it does not know now, as it
+/// follows nobody, or does not get anything from one (which may be gone), or was told not to apply it. The inner error:
+/// it cannot go on by itself.
+fn lag(status: &ResultSet) -> Result<Result<Option<Duration>, Observation>, Over> {
+    let (mut most, mut is_known) = (None, true);
     for row in &status.rows {
         let channel = ["Channel_Name", "Connection_name"].iter().find_map(|name| status.value(row, name)).flatten();
         // Those of group replication say nothing of how far it is behind.
@@ -129,11 +149,24 @@ fn lag(status: &ResultSet) -> Result<Option<Duration>, Over> {
         let seconds = ["Seconds_Behind_Source", "Seconds_Behind_Master"].iter();
         let seconds = seconds.clone().find_map(|name| status.value(row, name));
         let Some(seconds) = seconds else { return Err(Over::refused("it does not say how far it is behind")) };
+        if let Some(code) = halted(status, row) {
+            return Ok(Err(Observation::Refused(format!("its replication has stopped: error {code}").into())));
+        }
         let seconds = seconds.and_then(|seconds| std::str::from_utf8(seconds).ok()?.parse().ok());
-        let Some(seconds) = seconds.map(Duration::from_secs) else { return Ok(None) };
-        most = most.max(Some(seconds));
+        is_known &= seconds.is_some();
+        most = most.max(seconds.map(Duration::from_secs));
     }
-    Ok(most)
+    Ok(Ok(most.filter(|_| is_known)))
+}
+
+/// The error by which a replica no longer applies what it gets, if that is so.
+fn halted(status: &ResultSet, row: &[Option<Vec<u8>>]) -> Option<String> {
+    let value = |names: [&str; 2]| {
+        let value = names.iter().find_map(|name| status.value(row, name)).flatten()?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    };
+    let runs = value(["Replica_SQL_Running", "Slave_SQL_Running"])?;
+    value(["Last_SQL_Errno", "Last_Errno"]).filter(|code| runs == "No" && code != "0")
 }
 
 /// What a server is, for people: `5.5.5-` is what MariaDB says to old replicas.

@@ -176,13 +176,19 @@ async fn what_is_asked() {
     let galera = || MysqlProbe { galera: true, ..probe() };
     let behind = |seconds: u64| {
         let lag = Some(Duration::from_secs(seconds));
-        Ok(Answer { role: Some(Role::Replica), lag, ..Answer::of("MySQL 8.4.3") })
+        Ok(Answer { role: Some(Role::Replica), lag, keeps_lag: true, ..Answer::of("MySQL 8.4.3") })
     };
     let value = |value: Option<&str>| {
         let value = value.map(str::to_owned);
         Ok(Answer { role: Some(Role::Primary), value, ..Answer::of("MySQL 8.4.3") })
     };
     let replica = || told("MySQL 8.4.3", Role::Replica);
+    let silent = || replica().map(|answer| Answer { keeps_lag: true, ..answer });
+    let failed = |role, why| Ok(Answer { role: Some(role), failure: Some(why), ..Answer::of("MySQL 8.4.3") });
+    let halted = || {
+        let columns = &["Seconds_Behind_Source", "Replica_SQL_Running", "Last_SQL_Errno"];
+        as_role("1", vec![query(REPLICA), Rows(columns, vec![vec![None, Some("No"), Some("1062")]])])
+    };
     let status = |rows| vec![query(REPLICA), Rows(&["Seconds_Behind_Source", "Channel_Name"], rows)];
     let node = |ready, state| {
         let rows = vec![vec![Some("wsrep_local_state"), Some(state)], vec![Some("wsrep_ready"), Some(ready)]];
@@ -250,7 +256,18 @@ async fn what_is_asked() {
             "one that is stopped",
             asks_lag(),
             as_role("1", status(vec![vec![Some("2"), Some("a")], vec![None, Some("b")]])),
-            replica(),
+            silent(),
+            true,
+        ),
+        (
+            "one that cannot go on",
+            asks_lag(),
+            halted(),
+            Ok(Answer {
+                role: Some(Role::Replica),
+                unknown: Some(Observation::Refused("its replication has stopped: error 1062".into())),
+                ..Answer::of("MySQL 8.4.3")
+            }),
             true,
         ),
         (
@@ -260,19 +277,19 @@ async fn what_is_asked() {
             behind(7),
             true,
         ),
-        ("one that follows nobody", asks_lag(), as_role("1", status(vec![])), replica(), true),
+        ("one that follows nobody", asks_lag(), as_role("1", status(vec![])), silent(), true),
         (
             "an older MySQL",
             asks_lag(),
             old(),
-            Ok(Answer { lag: Some(Duration::from_secs(3)), role: Some(Role::Replica), ..Answer::of("MySQL 5.7.44") }),
+            behind(3).map(|answer| Answer { text: "MySQL 5.7.44".into(), ..answer }),
             true,
         ),
         (
             "MariaDB",
             asks_lag(),
             mariadb(),
-            Ok(Answer { lag: Some(Duration::from_secs(4)), role: Some(Role::Replica), ..Answer::of("MariaDB 11.8.2") }),
+            behind(4).map(|answer| Answer { text: "MariaDB 11.8.2".into(), ..answer }),
             true,
         ),
         (
@@ -294,7 +311,10 @@ async fn what_is_asked() {
             "a user who may not ask",
             asks_lag(),
             as_role("1", vec![query(REPLICA), error(1227, "Access denied; you need REPLICATION CLIENT")]),
-            unclear("Access denied; you need REPLICATION CLIENT (error 1227)"),
+            failed(
+                Role::Replica,
+                Observation::Unclear("Access denied; you need REPLICATION CLIENT (error 1227)".into()),
+            ),
             true,
         ),
         (
@@ -315,28 +335,35 @@ async fn what_is_asked() {
             "no row",
             with_query(),
             as_role("0", vec![query("SELECT a"), Rows(&["a"], vec![])]),
-            refused("the query gave no row"),
+            failed(Role::Primary, Observation::Refused("the query gave no row".into())),
             true,
         ),
         (
             "no rows at all",
             with_query(),
             as_role("0", vec![query("SELECT a"), Say(OK.into())]),
-            refused("the query gave no row"),
+            failed(Role::Primary, Observation::Refused("the query gave no row".into())),
             true,
         ),
         (
             "a query that is wrong",
             with_query(),
             as_role("0", vec![query("SELECT a"), error(1054, "Unknown column 'a'")]),
-            refused("Unknown column 'a' (error 1054)"),
+            failed(Role::Primary, Observation::Refused("Unknown column 'a' (error 1054)".into())),
+            true,
+        ),
+        (
+            "a server that goes",
+            with_query(),
+            as_role("0", vec![query("SELECT a"), error(1053, "Server shutdown in progress")]),
+            refused("shutting down: Server shutdown in progress (error 1053)"),
             true,
         ),
         (
             "a query that somebody has ended",
             with_query(),
             as_role("0", vec![query("SELECT a"), error(1317, "Query execution was interrupted")]),
-            missing("Query execution was interrupted (error 1317)"),
+            failed(Role::Primary, Observation::Missing("Query execution was interrupted (error 1317)".into())),
             true,
         ),
         ("a node of a cluster", galera(), synced(), told("MySQL 8.4.3", Role::Primary), true),

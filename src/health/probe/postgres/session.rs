@@ -5,6 +5,7 @@ use std::io;
 use bytes::{Bytes, BytesMut};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use zeroize::Zeroize;
 
 use crate::health::probe::channel::Channel;
 use crate::health::probe::tls;
@@ -13,6 +14,8 @@ use crate::wire::pg_server::{LONGEST, ServerError, ServerMessage};
 
 /// The most bytes that a server may say in one probe.
 const MOST: usize = 1 << 20;
+/// The room that a message has from the start, in bytes: more than a password takes.
+const ROOM: usize = 8192;
 /// The longest version that is told, in characters.
 const LONGEST_VERSION: usize = 24;
 
@@ -49,20 +52,27 @@ impl Session {
 
     /// Sends what `write` writes.
     pub(super) async fn say(&mut self, write: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<(), Observation> {
-        let mut message = BytesMut::new();
+        // With room for any password nothing is copied, of which the old place would still hold it.
+        let mut message = BytesMut::with_capacity(ROOM);
         // Only what is configured can be such that it cannot be said.
-        write(&mut message).map_err(|error| Observation::Unclear(format!("cannot be asked: {error}").into()))?;
+        let written = write(&mut message);
         let sent = async {
             self.channel.write_all(&message).await?;
             self.channel.flush().await
         };
-        sent.await.map_err(|error| tls::observation(&error))
+        let sent = if written.is_ok() { sent.await } else { Ok(()) };
+        message.as_mut().zeroize();
+        written.map_err(|error| Observation::Unclear(format!("cannot be asked: {error}").into()))?;
+        sent.map_err(|error| tls::observation(&error))
     }
 
     /// The next message that says more than a setting.
     pub(super) async fn next(&mut self) -> Result<ServerMessage, Observation> {
         loop {
             match ServerMessage::take(&mut self.incoming) {
+                Err(_) if self.is_long_row() => {
+                    return Err(Observation::Refused("the query gave a row of more than 64 KiB".into()));
+                }
                 Err(_) => return Err(Observation::Refused(NOT_POSTGRES.into())),
                 Ok(Some(ServerMessage::Parameter { name, value })) => self.note(&name, &value),
                 Ok(Some(ServerMessage::Other)) => {}
@@ -92,6 +102,9 @@ impl Session {
     }
 
     async fn receive(&mut self) -> Result<(), Observation> {
+        if self.taken > MOST && self.is_logged_in {
+            return Err(Observation::Refused("the query gave more than 1 MiB".into()));
+        }
         if self.taken > MOST {
             return Err(Observation::Missing("it says too much".into()));
         }
@@ -103,6 +116,14 @@ impl Session {
                 Ok(())
             }
             Err(error) => Err(tls::observation(&error)),
+        }
+    }
+
+    /// Whether what comes next is a row (DataRow) that is longer than what is taken.
+    fn is_long_row(&self) -> bool {
+        match self.incoming.first_chunk::<5>() {
+            Some([b'D', length @ ..]) => self.is_logged_in && u32::from_be_bytes(*length) as usize >= LONGEST,
+            _ => false,
         }
     }
 
