@@ -227,7 +227,7 @@ impl Endpoint {
     }
 
     /// Whether it is down because it answered that it should not serve.
-    fn was_refused(&self) -> bool {
+    pub(super) fn was_refused(&self) -> bool {
         self.health.as_ref().is_some_and(Health::was_refused)
     }
 

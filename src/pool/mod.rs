@@ -214,9 +214,14 @@ impl Pool {
     }
 
     /// Whether a session that was given `endpoint` may begin now that it is connected to it, which may have taken a while:
-    /// there is no harm in one that is down, but in one that has another role.
+    /// there is no harm in one that is silent, but in one that has another role, or has said that it should not serve, as
+    /// one that was deposed may say without a role.
     pub(crate) fn may_begin(&self, endpoint: &Endpoint) -> bool {
-        endpoint.suits() && self.is_sole(&self.tiers.load(), endpoint)
+        let tiers = self.tiers.load();
+        let by_role = self.falls_back || self.health.as_ref().is_some_and(|health| health.expect.role.is_some());
+        // In panic probes are not believed but for the role.
+        let is_refused = by_role && endpoint.was_refused() && !tiers.panics();
+        !is_refused && endpoint.suits() && self.is_sole(&tiers, endpoint)
     }
 
     /// Whether no other endpoint says that it is the primary, where only one may.

@@ -108,7 +108,15 @@ fn a_connection_is_not_used_to_a_server_that_was_demoted_meanwhile() {
     assert_eq!(may(), (false, false, true), "it is the other one now");
     says(1, Role::Replica);
     says(0, Role::Primary);
+    assert_eq!(may(), (false, false, true), "one pass of two");
+    says(1, Role::Replica);
+    says(0, Role::Primary);
     assert_eq!(may(), (true, true, true));
+    // As one that Sentinels have just deposed: it no longer has a role of its own.
+    for pool in &pools {
+        pool.find(&name(0)).unwrap().observe(&Finding::refusal(), now);
+    }
+    assert_eq!(may(), (false, true, false), "it said that it should not serve, and reads had fallen back on it");
 }
 
 #[test]
