@@ -39,6 +39,7 @@ pub(crate) struct Health {
     /// What came out of it, for workers.
     standing: AtomicU8,
     refused: AtomicBool,
+    lags: AtomicBool,
     /// What the endpoint has said last that it is, as [`role_byte`] has it.
     role: AtomicU8,
     claims: AtomicBool,
@@ -51,6 +52,8 @@ struct State {
     verdict: Verdict,
     /// The last probe could not find out more.
     is_unclear: bool,
+    /// The last definite answer was about nothing but how far it is behind.
+    lags: bool,
     /// Probes in a row that nobody has answered.
     silent: u32,
     agent: AgentState,
@@ -92,6 +95,11 @@ impl Finding {
         Finding::Probe(Found::of_server(role))
     }
 
+    /// A replica has told how far it is behind.
+    pub(crate) fn of_replica(lag: Duration) -> Finding {
+        Finding::Probe(Found::of_replica(lag))
+    }
+
     /// A definite answer that says no more than that.
     pub(crate) fn refusal() -> Finding {
         Finding::Probe(Found::plain(Observation::Refused("no".into()), Duration::ZERO))
@@ -114,7 +122,7 @@ impl Health {
         let report =
             Report { standing, since, last: None, last_at: None, took: Duration::ZERO, role: None, agent: None };
         let (agent, warning) = (AgentState::default(), expiry::Warning::default());
-        let state = State { verdict, is_unclear: false, silent: 0, agent, warning, report };
+        let state = State { verdict, is_unclear: false, lags: false, silent: 0, agent, warning, report };
         Health {
             settings: Arc::clone(settings),
             host: Mutex::new(host),
@@ -122,6 +130,7 @@ impl Health {
             state: Mutex::new(state),
             standing: AtomicU8::new(standing as u8),
             refused: AtomicBool::new(false),
+            lags: AtomicBool::new(false),
             role: AtomicU8::new(role_byte(None)),
             claims: AtomicBool::new(false),
             mode: AtomicU8::new(Mode::Ready as u8),
@@ -151,6 +160,12 @@ impl Health {
     /// Whether it is down because of a definite answer: it is there, and does not want to serve, or must not.
     pub(crate) fn was_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether that answer was about nothing but how far it is behind: it is not to get new sessions, but those that it has
+    /// are where they belong.
+    pub(crate) fn only_lags(&self) -> bool {
+        self.lags.load(Ordering::Relaxed)
     }
 
     /// What it is to the other endpoints, as it has said last, if it ever has.
@@ -203,6 +218,9 @@ impl Health {
                 let observation = found.judge(&self.settings.expect);
                 let rules = Rules { rise: self.settings.rise, fall: self.settings.fall };
                 let changed = state.verdict.observe(rules, &observation);
+                if matches!(observation, Observation::Refused(_)) {
+                    state.lags = found.only_lags(&self.settings.expect);
+                }
                 let is_unclear = matches!(observation, Observation::Unclear(_));
                 if is_unclear && !state.is_unclear && changed.is_none() {
                     tracing::warn!(pool, endpoint, "what was known of it holds: {}", observation.text());
@@ -266,6 +284,8 @@ impl Health {
         let standing = if state.agent.is_down { Standing::Down } else { state.verdict.standing() };
         let refused = state.agent.is_down || state.verdict.is_refused();
         self.refused.store(refused && standing == Standing::Down, Ordering::Relaxed);
+        let lags = state.lags && state.verdict.is_refused() && !state.agent.is_down;
+        self.lags.store(lags && standing == Standing::Down, Ordering::Relaxed);
         if standing == state.report.standing {
             return None;
         }

@@ -55,13 +55,18 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// The three parts of a pool as it is written, with these further keys.
 fn parts(keys: &str, metrics: &Metrics) -> Vec<Pool> {
+    parts_with(keys, "", metrics)
+}
+
+/// The same with these keys of the health table, each with a comma behind it.
+fn parts_with(keys: &str, health: &str, metrics: &Metrics) -> Vec<Pool> {
     let text = format!(
         "listener.w = {{ bind = '127.0.0.1:1', protocol = 'tcp' }}\nroute.w = {{ listener = 'w', pool = 'pg', role = 'primary' }}\n\
          listener.r = {{ bind = '127.0.0.1:2', protocol = 'tcp' }}\nroute.r = {{ listener = 'r', pool = 'pg', role = 'replica' }}\n\
          listener.f = {{ bind = '127.0.0.1:3', protocol = 'tcp' }}\n\
          route.f = {{ listener = 'f', pool = 'pg', role = 'replica', fallback = 'primary' }}\n\
          [pool.pg]\nendpoints = ['10.0.0.0:1', {{ address = '10.0.0.1:1', priority = 1 }}]\nsingle_writer = true\noutliers = {{ failures = 2, most_percent = 100 }}\n{keys}\n\
-         health = {{ probe = 'postgres', user = 'probe', rise = 2, fall = 2 }}\n"
+         health = {{ probe = 'postgres', user = 'probe', {health}rise = 2, fall = 2 }}\n"
     );
     let loaded = crate::config::parse_str("a.toml".as_ref(), &text).unwrap_or_else(|problems| panic!("{problems}"));
     let pools = loaded.config.pools;
@@ -145,6 +150,27 @@ fn reads_leave_the_primary_once_a_replica_serves() {
     assert_eq!(settle(), (Some(FALLBACK), None, None), "who reads there stays");
     says(0, &Finding::of_server(Role::Replica));
     assert_eq!(settle(), (Some(0), None, Some(Cause::Recovery)));
+}
+
+#[test]
+fn sessions_of_a_replica_that_only_lags_are_as_if_it_drained() {
+    let metrics = Metrics::new();
+    let pools = parts_with("", "max_lag = '1s', ", &metrics);
+    let (reads, now) = (&pools[1], Instant::now());
+    for (case, finding, cause) in [
+        ("near enough", Finding::of_replica(Duration::from_secs(1)), None),
+        ("too far", Finding::of_replica(Duration::from_secs(2)), Some(Cause::Drain)),
+        ("promoted", Finding::of_server(Role::Primary), Some(Cause::Demotion)),
+        ("too far again", Finding::of_replica(Duration::from_secs(2)), Some(Cause::Drain)),
+        ("another definite answer", Finding::refusal(), Some(Cause::Demotion)),
+    ] {
+        let endpoint = reads.find(&name(0)).unwrap();
+        endpoint.observe(&finding, SystemTime::now());
+        assert!(reads.is_stirred(), "{case}");
+        reads.settle(now);
+        assert_eq!(endpoint.leaving.get().map(|(cause, _)| cause), cause, "{case}");
+        assert_eq!(reads.lease(0, &[]).is_ok(), cause.is_none(), "{case}");
+    }
 }
 
 /// What the test itself remembers of a server, for each part: a part that has forgotten it starts anew.
