@@ -173,6 +173,26 @@ fn sessions_of_a_replica_that_only_lags_are_as_if_it_drained() {
     }
 }
 
+#[test]
+fn a_bound_goes_by_the_sessions_of_its_own_part() {
+    let metrics = Metrics::new();
+    let pools = parts("balance = 'maglev'\nhash_balance_factor = 125", &metrics);
+    let members: Vec<Member> = (0..3).map(|index| member(&name(index))).collect();
+    for pool in &pools {
+        pool.set(members.clone(), &metrics);
+        for (index, role) in [Role::Primary, Role::Replica, Role::Replica].into_iter().enumerate() {
+            pool.find(&name(index)).unwrap().observe(&Finding::of_server(role), SystemTime::now());
+        }
+        pool.settle(Instant::now());
+    }
+    let [replicas, both] = [&pools[1], &pools[2]];
+    let key = (0..).find(|key| &*replicas.lease(*key, &[]).unwrap().endpoint().name == "10.0.0.1:1").unwrap();
+    // To this part the endpoint is as idle as the other one, whatever another part has sent there.
+    let of_other = both.lease(key, &[]).unwrap();
+    assert_eq!(&*of_other.endpoint().name, "10.0.0.1:1");
+    assert_eq!(&*replicas.lease(key, &[]).unwrap().endpoint().name, "10.0.0.1:1");
+}
+
 /// What the test itself remembers of a server, for each part: a part that has forgotten it starts anew.
 #[derive(Clone, Copy, Debug, Default)]
 struct Heard {
