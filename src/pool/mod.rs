@@ -148,7 +148,12 @@ impl Pool {
             outliers: pool.outliers,
             slow_start: pool.slow_start,
             falls_back: pool.part == Some(model::Part::ReplicaOrPrimary),
-            writers: is_for_primary.then(|| Writers::new(pool.single_writer, metrics.pool_writers(&pool.name))),
+            writers: is_for_primary.then(|| {
+                // Nodes of Galera, and of group replication in multi-primary mode, are all primaries.
+                let dialogue = pool.health.as_ref().and_then(|health| health.dialogue.as_ref());
+                let may_be_many = dialogue.is_some_and(|dialogue| matches!(dialogue.probe, model::Probe::Mysql(_)));
+                Writers::new(pool.single_writer, may_be_many, metrics.pool_writers(&pool.name))
+            }),
             most: pool.max_connections_per_endpoint,
             source: pool.source.clone(),
             is_transparent: pool.transparent,
