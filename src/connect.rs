@@ -261,6 +261,10 @@ impl<'a> Attempts<'a> {
             // What became free before we joined woke nobody.
             fence(Ordering::SeqCst);
             if is_its_turn {
+                // Nor did what became of an endpoint that could be reached, but whose role had changed.
+                if !has_failed {
+                    self.tried = Default::default();
+                }
                 return Ok(());
             }
         }

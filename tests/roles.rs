@@ -201,19 +201,22 @@ fn while_two_say_that_they_are_the_primary_nobody_writes() {
 
 #[test]
 fn an_alarm_is_raised_once() {
-    let (a, b) = (Database::start("a", Being::Primary), Database::start("b", Being::Primary));
-    let endpoints = format!("{{ name = 'a', address = '{}' }}, '{}'", a.address(), b.address());
-    let config = config(&endpoints, true, "single_writer = true");
-    let process = Process::start(&config);
-    let lines = |level: &str, part: &str| {
-        let messages = process.messages();
-        messages.lines().filter(|line| line.contains(level) && line.contains(part)).count()
-    };
-    eventually("the alarm", || (lines("ERROR", "several endpoints say that they are the primary") == 1).then_some(()));
-    assert_eq!(lines("ERROR", &format!("a, {}", b.address())), 1, "{}", process.messages());
-    b.becomes(Being::Replica);
-    eventually("its end", || (lines("INFO", "no longer do several endpoints") == 1).then_some(()));
-    assert_eq!((lines("ERROR", ""), lines("WARN", "is not for this pool")), (1, 0), "{}", process.messages());
+    for (keys, then) in [("single_writer = true", "no new sessions"), ("", "all of them get new sessions")] {
+        let (a, b) = (Database::start("a", Being::Primary), Database::start("b", Being::Primary));
+        let endpoints = format!("{{ name = 'a', address = '{}' }}, '{}'", a.address(), b.address());
+        let process = Process::start(&config(&endpoints, true, keys));
+        let lines = |level: &str, part: &str| {
+            let messages = process.messages();
+            messages.lines().filter(|line| line.contains(level) && line.contains(part)).count()
+        };
+        let alarm = format!("several endpoints say that they are the primary: {then}");
+        eventually("the alarm", || (lines("ERROR", &alarm) == 1).then_some(()));
+        assert_eq!(lines("ERROR", &format!("a, {}", b.address())), 1, "{keys}: {}", process.messages());
+        b.becomes(Being::Replica);
+        eventually("its end", || (lines("INFO", "no longer do several endpoints") == 1).then_some(()));
+        let counts = (lines("ERROR", ""), lines("WARN", "is not for this pool"));
+        assert_eq!(counts, (1, 0), "{keys}: {}", process.messages());
+    }
 }
 
 #[test]
@@ -242,12 +245,11 @@ fn operators_speak_of_all_parts_at_once() {
     let drained = balancer.ask(&json!({ "command": "drain", "pool": "pg", "endpoint": "b" }));
     assert_eq!(drained["endpoint"]["state"], "drain", "{drained}");
     answered_by(&balancer, "read", "a primary");
-    // As the command line takes it apart: what is behind the first slash is the endpoint, or a part and the endpoint.
-    balancer.set("maint", "pg", "primary/a");
+    balancer.set("maint", "pg", "a");
     stands(&balancer, "replica-or-primary", "a", "maint");
     assert_eq!(ask(&balancer, "write"), None);
     assert_eq!(ask(&balancer, "read"), None);
-    balancer.set("ready", "pg/replica-or-primary", "a");
+    balancer.set("ready", "pg", "a");
     balancer.set("ready", "pg", "b");
     answered_by(&balancer, "write", "a primary");
     answered_by(&balancer, "read", "b replica");
@@ -269,8 +271,27 @@ fn operators_speak_of_all_parts_at_once() {
     let killed = balancer.ask(&json!({ "command": "kill", "only": { "pool": "pg" } }));
     assert_eq!(killed, json!({ "killed": 3 }));
     assert!(clients.iter_mut().all(|client| client.rest().is_err()));
-    let unknown = balancer.ask(&json!({ "command": "drain", "pool": "pg", "endpoint": "primary/x" }));
+    let unknown = balancer.ask(&json!({ "command": "drain", "pool": "pg", "endpoint": "x" }));
     assert!(unknown["error"].as_str().unwrap().contains("has no endpoint \"x\"; there are"), "{unknown}");
+}
+
+#[test]
+fn nothing_is_said_of_a_part_alone() {
+    let (a, b) = (Database::start("a", Being::Primary), Database::start("b", Being::Replica));
+    let balancer = start(&[&a, &b], true, "");
+    answered_by(&balancer, "read", "b replica");
+    // As the command line takes it apart: what is behind the first slash is the endpoint, or a part and the endpoint.
+    for (pool, endpoint) in [("pg", "replica-or-primary/a"), ("pg/replica-or-primary", "a")] {
+        for command in ["drain", "maint", "ready", "weight"] {
+            let answer = balancer.ask(&json!({ "command": command, "pool": pool, "endpoint": endpoint }));
+            let error = answer["error"].as_str().unwrap_or_default();
+            assert!(error.contains("is a part of pool \"pg\""), "{command} {pool} {endpoint}: {answer}");
+            assert!(error.ends_with("expected pg/a"), "{command} {pool} {endpoint}: {answer}");
+        }
+    }
+    // Drained in one part it would take no writes in the other.
+    assert_eq!(ask(&balancer, "write").as_deref(), Some("a primary"));
+    stands(&balancer, "primary", "a", "up");
 }
 
 #[test]

@@ -95,9 +95,17 @@ struct Found {
     endpoints: Vec<Arc<Endpoint>>,
 }
 
+/// What `place` is. It is not in a part: nothing can be said that does not hold in the others too.
 fn find(shared: &Shared, place: &Place) -> Result<Found, String> {
     let Place { pool, endpoint: name } = in_part(shared, place.clone());
     let parts = pools(shared, &pool)?;
+    // Only names of parts have a slash.
+    if let Some((written, _)) = pool.split_once('/') {
+        return Err(format!(
+            "{pool:?} is a part of pool {written:?}, and what is said of an endpoint holds in all its parts; expected \
+             {written}/{name}"
+        ));
+    }
     let endpoints: Vec<Arc<Endpoint>> = parts.iter().filter_map(|part| part.find(&name)).collect();
     let there = endpoints.first().map(|endpoint| (Arc::clone(&endpoint.name), Arc::clone(&endpoint.operator)));
     let absent = || parts.iter().flat_map(|part| part.absent()).find(|(known, _)| **known == *name);

@@ -42,6 +42,7 @@ pub(crate) struct Health {
     /// What came out of it, for workers.
     standing: AtomicU8,
     refused: AtomicBool,
+    lags: AtomicBool,
     /// What the endpoint has said last that it is, as [`role_byte`] has it.
     role: AtomicU8,
     claims: AtomicBool,
@@ -54,6 +55,8 @@ struct State {
     verdict: Verdict,
     /// Probes cannot find out more, and it was last said then.
     unclear: Option<SystemTime>,
+    /// The last definite answer was about nothing but how far it is behind.
+    lags: bool,
     heard: Heard,
     agent: AgentState,
     warning: expiry::Warning,
@@ -105,6 +108,11 @@ impl Finding {
         Finding::Probe(Found::of_server(role))
     }
 
+    /// A replica has told how far it is behind.
+    pub(crate) fn of_replica(lag: Duration) -> Finding {
+        Finding::Probe(Found::of_replica(lag))
+    }
+
     /// A definite answer that says no more than that.
     pub(crate) fn refusal() -> Finding {
         Finding::Probe(Found::plain(Observation::Refused("no".into()), Duration::ZERO))
@@ -127,7 +135,7 @@ impl Health {
         let report =
             Report { standing, since, last: None, last_at: None, took: Duration::ZERO, role: None, agent: None };
         let (agent, warning) = (AgentState::default(), expiry::Warning::default());
-        let state = State { verdict, unclear: None, heard: Heard::default(), agent, warning, report };
+        let state = State { verdict, unclear: None, lags: false, heard: Heard::default(), agent, warning, report };
         Health {
             settings: Arc::clone(settings),
             host: Mutex::new(host),
@@ -135,6 +143,7 @@ impl Health {
             state: Mutex::new(state),
             standing: AtomicU8::new(standing as u8),
             refused: AtomicBool::new(false),
+            lags: AtomicBool::new(false),
             role: AtomicU8::new(role_byte(None)),
             claims: AtomicBool::new(false),
             mode: AtomicU8::new(Mode::Ready as u8),
@@ -164,6 +173,12 @@ impl Health {
     /// Whether it is down because of a definite answer: it is there, and does not want to serve, or must not.
     pub(crate) fn was_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether that answer was about nothing but how far it is behind: it is not to get new sessions, but those that it has
+    /// are where they belong.
+    pub(crate) fn only_lags(&self) -> bool {
+        self.lags.load(Ordering::Relaxed)
     }
 
     /// What it is to the other endpoints, as it has said last, if it ever has.
@@ -216,6 +231,9 @@ impl Health {
                 let observation = found.judge(&self.settings.expect);
                 let rules = Rules { rise: self.settings.rise, fall: self.settings.fall };
                 let changed = state.verdict.observe(rules, &observation);
+                if matches!(observation, Observation::Refused(_)) {
+                    state.lags = found.only_lags(&self.settings.expect);
+                }
                 let is_unclear = matches!(observation, Observation::Unclear(_));
                 self.metrics.blind.set(f64::from(is_unclear));
                 if !is_unclear {
@@ -302,6 +320,8 @@ impl Health {
         let standing = if state.agent.is_down { Standing::Down } else { state.verdict.standing() };
         let refused = state.agent.is_down || state.verdict.is_refused();
         self.refused.store(refused && standing == Standing::Down, Ordering::Relaxed);
+        let lags = state.lags && state.verdict.is_refused() && !state.agent.is_down;
+        self.lags.store(lags && standing == Standing::Down, Ordering::Relaxed);
         if standing == state.report.standing {
             return None;
         }

@@ -211,6 +211,31 @@ fn a_query_that_fails_leaves_the_claim() {
 }
 
 #[test]
+fn a_replica_that_only_lags_is_told_from_one_that_must_not_serve() {
+    use model::Role::{Primary, Replica};
+    let health = health(
+        "probe = 'postgres', user = 'probe', role = 'replica', max_lag = '1s', rise = 1, fall = 1, agent.port = 9",
+    );
+    let lag = |millis| Finding::of_replica(Duration::from_millis(millis));
+    for (at, case, finding, refused, only_lags) in [
+        (1, "near enough", lag(1000), false, false),
+        (2, "too far", lag(1001), true, true),
+        (3, "that it is silent now is another matter", miss(), true, true),
+        (4, "its agent says down", say("down"), true, false),
+        (5, "and no longer", say("up"), true, true),
+        (6, "promoted", Finding::of_server(Primary), true, false),
+        (7, "demoted, and nobody knows how far it is behind", Finding::of_server(Replica), true, true),
+        (8, "another definite answer", refuse(), true, false),
+        (9, "too far again", lag(2000), true, true),
+        (10, "it has caught up", lag(10), false, false),
+        (11, "it is silent", miss(), false, false),
+    ] {
+        find(&health, at, finding);
+        assert_eq!((health.was_refused(), health.only_lags()), (refused, only_lags), "{case}");
+    }
+}
+
+#[test]
 fn a_certificate_is_told_of_with_the_probe() {
     let health = health("probe = 'tls'");
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400 * 30);

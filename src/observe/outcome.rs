@@ -77,7 +77,7 @@ pub enum Outcome {
     KilledDown,
     /// The endpoint answered a probe that it should not serve (`on_demotion`).
     KilledDemotion,
-    /// The endpoint was drained (`on_drain`).
+    /// The endpoint was drained, or is too far behind its primary (`on_drain`).
     KilledDrain,
     /// The endpoint is no longer among those of its pool (`on_removal`).
     KilledRemoval,

@@ -142,7 +142,7 @@ impl Endpoint {
     pub(crate) fn observe(&self, finding: &Finding, now: SystemTime) {
         let Some(health) = &self.health else { return };
         let wishes = || {
-            let role = (health.was_refused(), health.role(), health.claims_primary());
+            let role = (health.was_refused(), health.only_lags(), health.role(), health.claims_primary());
             (health.is_draining(), health.is_maint(), health.weight_percent(), role)
         };
         let (before, wished) = (self.standing(), wishes());
@@ -227,7 +227,7 @@ impl Endpoint {
     }
 
     /// Whether it is down because it answered that it should not serve.
-    fn was_refused(&self) -> bool {
+    pub(super) fn was_refused(&self) -> bool {
         self.health.as_ref().is_some_and(Health::was_refused)
     }
 
@@ -238,11 +238,19 @@ impl Endpoint {
         }
         match (self.mode(), self.standing()) {
             (Mode::Maintenance, _) => Some(Cause::Down),
-            (_, Standing::Down) if !unbelieved || !self.suits() => {
-                Some(if self.was_refused() { Cause::Demotion } else { Cause::Down })
-            }
+            (_, Standing::Down) if !unbelieved || !self.suits() => Some(self.fault()),
             (Mode::Drain, _) => Some(Cause::Drain),
             (Mode::Ready, _) => None,
+        }
+    }
+
+    /// Why its sessions should leave as far as probes and its agent go, now that it is down.
+    fn fault(&self) -> Cause {
+        match &self.health {
+            // It is what it was. Closing all its readers at once would only have them crowd on the others.
+            Some(health) if health.only_lags() => Cause::Drain,
+            _ if self.was_refused() => Cause::Demotion,
+            _ => Cause::Down,
         }
     }
 

@@ -14,7 +14,7 @@ pub(crate) enum Cause {
     Down = 1,
     /// It answered that it should not serve.
     Demotion,
-    /// It drains.
+    /// It drains, or is too far behind its primary.
     Drain,
     /// The pool no longer has it.
     Removal,

@@ -148,7 +148,12 @@ impl Pool {
             outliers: pool.outliers,
             slow_start: pool.slow_start,
             falls_back: pool.part == Some(model::Part::ReplicaOrPrimary),
-            writers: is_for_primary.then(|| Writers::new(pool.single_writer, metrics.pool_writers(&pool.name))),
+            writers: is_for_primary.then(|| {
+                // Nodes of Galera, and of group replication in multi-primary mode, are all primaries.
+                let dialogue = pool.health.as_ref().and_then(|health| health.dialogue.as_ref());
+                let may_be_many = dialogue.is_some_and(|dialogue| matches!(dialogue.probe, model::Probe::Mysql(_)));
+                Writers::new(pool.single_writer, may_be_many, metrics.pool_writers(&pool.name))
+            }),
             most: pool.max_connections_per_endpoint,
             source: pool.source.clone(),
             is_transparent: pool.transparent,
@@ -214,9 +219,14 @@ impl Pool {
     }
 
     /// Whether a session that was given `endpoint` may begin now that it is connected to it, which may have taken a while:
-    /// there is no harm in one that is down, but in one that has another role.
+    /// there is no harm in one that is silent, but in one that has another role, or has said that it should not serve, as
+    /// one that was deposed may say without a role.
     pub(crate) fn may_begin(&self, endpoint: &Endpoint) -> bool {
-        endpoint.suits() && self.is_sole(&self.tiers.load(), endpoint)
+        let tiers = self.tiers.load();
+        let by_role = self.falls_back || self.health.as_ref().is_some_and(|health| health.expect.role.is_some());
+        // In panic probes are not believed but for the role.
+        let is_refused = by_role && endpoint.was_refused() && !tiers.panics();
+        !is_refused && endpoint.suits() && self.is_sole(&tiers, endpoint)
     }
 
     /// Whether no other endpoint says that it is the primary, where only one may.

@@ -55,13 +55,18 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// The three parts of a pool as it is written, with these further keys.
 fn parts(keys: &str, metrics: &Metrics) -> Vec<Pool> {
+    parts_with(keys, "", metrics)
+}
+
+/// The same with these keys of the health table, each with a comma behind it.
+fn parts_with(keys: &str, health: &str, metrics: &Metrics) -> Vec<Pool> {
     let text = format!(
         "listener.w = {{ bind = '127.0.0.1:1', protocol = 'tcp' }}\nroute.w = {{ listener = 'w', pool = 'pg', role = 'primary' }}\n\
          listener.r = {{ bind = '127.0.0.1:2', protocol = 'tcp' }}\nroute.r = {{ listener = 'r', pool = 'pg', role = 'replica' }}\n\
          listener.f = {{ bind = '127.0.0.1:3', protocol = 'tcp' }}\n\
          route.f = {{ listener = 'f', pool = 'pg', role = 'replica', fallback = 'primary' }}\n\
          [pool.pg]\nendpoints = ['10.0.0.0:1', {{ address = '10.0.0.1:1', priority = 1 }}]\nsingle_writer = true\noutliers = {{ failures = 2, most_percent = 100 }}\n{keys}\n\
-         health = {{ probe = 'postgres', user = 'probe', rise = 2, fall = 2 }}\n"
+         health = {{ probe = 'postgres', user = 'probe', {health}rise = 2, fall = 2 }}\n"
     );
     let loaded = crate::config::parse_str("a.toml".as_ref(), &text).unwrap_or_else(|problems| panic!("{problems}"));
     let pools = loaded.config.pools;
@@ -108,7 +113,15 @@ fn a_connection_is_not_used_to_a_server_that_was_demoted_meanwhile() {
     assert_eq!(may(), (false, false, true), "it is the other one now");
     says(1, Role::Replica);
     says(0, Role::Primary);
+    assert_eq!(may(), (false, false, true), "one pass of two");
+    says(1, Role::Replica);
+    says(0, Role::Primary);
     assert_eq!(may(), (true, true, true));
+    // As one that Sentinels have just deposed: it no longer has a role of its own.
+    for pool in &pools {
+        pool.find(&name(0)).unwrap().observe(&Finding::refusal(), now);
+    }
+    assert_eq!(may(), (false, true, false), "it said that it should not serve, and reads had fallen back on it");
 }
 
 #[test]
@@ -137,6 +150,47 @@ fn reads_leave_the_primary_once_a_replica_serves() {
     assert_eq!(settle(), (Some(FALLBACK), None, None), "who reads there stays");
     says(0, &Finding::of_server(Role::Replica));
     assert_eq!(settle(), (Some(0), None, Some(Cause::Recovery)));
+}
+
+#[test]
+fn sessions_of_a_replica_that_only_lags_are_as_if_it_drained() {
+    let metrics = Metrics::new();
+    let pools = parts_with("", "max_lag = '1s', ", &metrics);
+    let (reads, now) = (&pools[1], Instant::now());
+    for (case, finding, cause) in [
+        ("near enough", Finding::of_replica(Duration::from_secs(1)), None),
+        ("too far", Finding::of_replica(Duration::from_secs(2)), Some(Cause::Drain)),
+        ("promoted", Finding::of_server(Role::Primary), Some(Cause::Demotion)),
+        ("too far again", Finding::of_replica(Duration::from_secs(2)), Some(Cause::Drain)),
+        ("another definite answer", Finding::refusal(), Some(Cause::Demotion)),
+    ] {
+        let endpoint = reads.find(&name(0)).unwrap();
+        endpoint.observe(&finding, SystemTime::now());
+        assert!(reads.is_stirred(), "{case}");
+        reads.settle(now);
+        assert_eq!(endpoint.leaving.get().map(|(cause, _)| cause), cause, "{case}");
+        assert_eq!(reads.lease(0, &[]).is_ok(), cause.is_none(), "{case}");
+    }
+}
+
+#[test]
+fn a_bound_goes_by_the_sessions_of_its_own_part() {
+    let metrics = Metrics::new();
+    let pools = parts("balance = 'maglev'\nhash_balance_factor = 125", &metrics);
+    let members: Vec<Member> = (0..3).map(|index| member(&name(index))).collect();
+    for pool in &pools {
+        pool.set(members.clone(), &metrics);
+        for (index, role) in [Role::Primary, Role::Replica, Role::Replica].into_iter().enumerate() {
+            pool.find(&name(index)).unwrap().observe(&Finding::of_server(role), SystemTime::now());
+        }
+        pool.settle(Instant::now());
+    }
+    let [replicas, both] = [&pools[1], &pools[2]];
+    let key = (0..).find(|key| &*replicas.lease(*key, &[]).unwrap().endpoint().name == "10.0.0.1:1").unwrap();
+    // To this part the endpoint is as idle as the other one, whatever another part has sent there.
+    let of_other = both.lease(key, &[]).unwrap();
+    assert_eq!(&*of_other.endpoint().name, "10.0.0.1:1");
+    assert_eq!(&*replicas.lease(key, &[]).unwrap().endpoint().name, "10.0.0.1:1");
 }
 
 /// What the test itself remembers of a server, for each part: a part that has forgotten it starts anew.

@@ -163,11 +163,11 @@ impl Tier {
             }
             Order::Maglev { table, bound: None } => self.hashed(chooser, table, may),
             Order::Maglev { table, bound: Some(percent) } => {
-                let has_room = |load: &Load| self.has_room(load, chooser, *percent);
+                let has_room = |index: usize| self.has_room(index, chooser, *percent);
                 let bounded = self.bounded(table, chooser.key, has_room, &may);
                 // Nobody near has room: the least loaded of all that have, and where none has, whoever the key leads to.
                 bounded
-                    .or_else(|| self.least(chooser, |index| may(index) && has_room(&self.load(index))))
+                    .or_else(|| self.least(chooser, |index| may(index) && has_room(index)))
                     .or_else(|| self.hashed(chooser, table, may))
             }
         }
@@ -191,23 +191,25 @@ impl Tier {
         &self,
         table: &maglev::Table,
         key: u64,
-        has_room: impl Fn(&Load) -> bool,
+        has_room: impl Fn(usize) -> bool,
         may: impl Fn(usize) -> bool,
     ) -> Option<Choice> {
         let active = Cell::new(None);
         let fits = |index: usize| {
-            let load = self.load(index);
-            active.set(Some(load.active));
-            has_room(&load)
+            active.set(Some(self.load(index).active));
+            has_room(index)
         };
         let index = table.pick(key, |index| may(index) && fits(index)).ok()?;
         Some((index, active.get()))
     }
 
-    /// Whether an endpoint with this load carries less than so many percent of its share.
-    fn has_room(&self, load: &Load, chooser: &Chooser<'_>, percent: u32) -> bool {
+    /// Whether an endpoint carries less than so many percent of its share of this pool's sessions. Those of other parts are
+    /// no part of it, as they are shared out among other endpoints.
+    fn has_room(&self, index: usize, chooser: &Chooser<'_>, percent: u32) -> bool {
+        let own = self.endpoints.get(index).map_or(0, |endpoint| endpoint.active());
+        let load = Load { active: own, ..self.load(index) };
         let sessions = chooser.active.map_or(0, |active| active.load(Ordering::Relaxed)).into();
-        maglev::has_room(load, sessions, self.weights_up.load(Ordering::Relaxed), percent)
+        maglev::has_room(&load, sessions, self.weights_up.load(Ordering::Relaxed), percent)
     }
 
     fn load(&self, index: usize) -> Load {

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
 
 use insta::assert_snapshot;
 
@@ -240,4 +241,23 @@ fn a_file_under_two_names_is_read_once() {
     std::os::unix::fs::symlink("../main.toml", folder.path().join("conf.d/main.toml")).expect("a link");
     let loaded = load_with(&folder.path().join("main.toml"), []).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(loaded.files, ["main.toml", "conf.d/a.toml"].map(|name| folder.path().join(name)));
+}
+
+#[test]
+fn a_secret_that_everybody_may_read_is_warned_of() {
+    let config = |folder: &std::path::Path| {
+        let secret = folder.join("secret");
+        format!("{GOOD}health = {{ probe = 'postgres', user = 'a', password_file = '{}' }}", secret.display())
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (main, secret) = (folder.path().join("main.toml"), folder.path().join("secret"));
+    fs::write(&main, config(folder.path())).unwrap();
+    fs::write(&secret, "hunter2\n").unwrap();
+    for (mode, warned) in [(0o600, false), (0o640, false), (0o604, true), (0o644, true)] {
+        fs::set_permissions(&secret, fs::Permissions::from_mode(mode)).unwrap();
+        let loaded = load_with(&main, []).unwrap_or_else(|problems| panic!("{problems}"));
+        let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(warnings.len(), usize::from(warned), "{mode:o}: {warnings:?}");
+        assert!(warnings.iter().all(|text| text.contains("everybody on this machine may read")), "{warnings:?}");
+    }
 }

@@ -123,3 +123,24 @@ fn a_lag_that_is_shorter_than_the_signs_of_life() {
         );
     }
 }
+
+#[test]
+fn a_password_that_others_may_see_is_warned_of() {
+    const CLEAR: &[&str] =
+        &["main.toml:10:29: pool.web.health.password_file: without tls the password goes over the network in clear"];
+    const ANYBODY: &[&str] = &[
+        "main.toml:10:29: pool.web.health.password_file: with verify = false and no pins the password may go to anybody \
+         who answers in the endpoint's place",
+    ];
+    let pin = "sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    for (case, keys, warnings) in [
+        ("in clear", String::new(), CLEAR),
+        ("to ourselves", ", address = '127.0.0.1'".into(), &[]),
+        ("in TLS", ", tls = { name = 'a' }".into(), &[]),
+        ("in TLS with anybody", ", tls = { verify = false }".into(), ANYBODY),
+        ("in TLS with anybody here", ", address = '::1', tls = { verify = false }".into(), &[]),
+        ("in TLS with a key", format!(", tls = {{ verify = false, pins = ['{pin}'] }}"), &[]),
+    ] {
+        assert_eq!(read(&format!("password_file = '/a'{keys}")).1, warnings, "{case}");
+    }
+}

@@ -124,6 +124,13 @@ impl Found {
         Found { reply: Reply::Server(answer), expires: None, took: Duration::ZERO }
     }
 
+    /// That a replica is so far behind, and nothing else.
+    #[cfg(test)]
+    pub(super) fn of_replica(lag: Duration) -> Found {
+        let answer = server::Answer { role: Some(Role::Replica), lag: Some(lag), ..server::Answer::of("X 1") };
+        Found { reply: Reply::Server(answer), expires: None, took: Duration::ZERO }
+    }
+
     /// What a pool makes of it.
     pub(crate) fn judge(&self, expect: &Expect) -> Observation {
         match &self.reply {
@@ -131,6 +138,11 @@ impl Found {
             Reply::Http(answer) => answer.judge(&expect.http),
             Reply::Server(answer) => answer.judge(expect),
         }
+    }
+
+    /// Whether it does not serve for nothing but how far it is behind.
+    pub(crate) fn only_lags(&self, expect: &Expect) -> bool {
+        matches!(&self.reply, Reply::Server(answer) if answer.only_lags(expect))
     }
 
     /// Puts together what it says of how far a replica is behind with what was found before.

@@ -97,14 +97,10 @@ impl Answer {
         if self.failure.is_some() {
             return self.failure.clone();
         }
-        if let Some(most) = expect.max_lag
-            && self.role != Some(Role::Primary)
-        {
-            match self.lag {
-                None => return untold("nobody knows how far it is behind"),
-                Some(lag) if lag > most => return refused(format!("{}, allowed are {most:?}", behind(lag))),
-                Some(_) => {}
-            }
+        match (expect.max_lag.filter(|most| self.is_behind(*most)), self.lag) {
+            (Some(_), None) => return untold("nobody knows how far it is behind"),
+            (Some(most), Some(lag)) => return refused(format!("{}, allowed are {most:?}", behind(lag))),
+            (None, _) => {}
         }
         match (&expect.value, &self.value) {
             (Some(wanted), Some(value)) if wanted != value => {
@@ -113,6 +109,19 @@ impl Answer {
             (Some(_), None) => untold("the query gave NULL, which is not what is expected"),
             _ => None,
         }
+    }
+
+    /// Whether it is a replica of the role that it has to have, and does not serve for nothing but how far it is behind, or
+    /// because nobody knows how far that is.
+    pub(super) fn only_lags(&self, expect: &Expect) -> bool {
+        self.role == Some(Role::Replica)
+            && expect.max_lag.is_some_and(|most| self.is_behind(most))
+            && self.fault(&Expect { max_lag: None, ..expect.clone() }).is_none()
+    }
+
+    /// Whether it is further behind than `most`, as far as is known. A primary never is.
+    fn is_behind(&self, most: Duration) -> bool {
+        self.role != Some(Role::Primary) && self.lag.is_none_or(|lag| lag > most)
     }
 
     fn told(&self) -> Text {
@@ -226,6 +235,30 @@ mod tests {
             ("the role comes first", failed(REPLICA), expect(PRIMARY, None, None), refused("is a replica")),
         ] {
             assert_eq!(answer.judge(&expect), judged, "{case}");
+        }
+    }
+
+    #[test]
+    fn what_only_lags_is_told_from_what_must_not_serve() {
+        let answer = |role, lag: Option<u64>, value: Option<&str>| Answer {
+            role: Some(role),
+            lag: lag.map(Duration::from_millis),
+            value: value.map(str::to_owned),
+            ..Answer::of("X 1")
+        };
+        let (primary, replica) = (Role::Primary, Role::Replica);
+        for (case, answer, expect, only_lags) in [
+            ("too far", answer(replica, Some(1001), None), expect(Some(replica), Some(1000), None), true),
+            ("where any will do", answer(replica, Some(1001), None), expect(None, Some(1000), None), true),
+            ("nobody knows", answer(replica, None, None), expect(Some(replica), Some(1000), None), true),
+            ("near enough", answer(replica, Some(1000), None), expect(Some(replica), Some(1000), None), false),
+            ("it does not matter", answer(replica, Some(1001), None), expect(None, None, None), false),
+            ("and the wrong role", answer(replica, Some(1001), None), expect(Some(primary), Some(1000), None), false),
+            ("a primary instead", answer(primary, None, None), expect(Some(replica), Some(1000), None), false),
+            ("the right value", answer(replica, Some(1001), Some("t")), expect(None, Some(1000), Some("t")), true),
+            ("and a wrong value", answer(replica, Some(1001), Some("f")), expect(None, Some(1000), Some("t")), false),
+        ] {
+            assert_eq!(answer.only_lags(&expect), only_lags, "{case}");
         }
     }
 }

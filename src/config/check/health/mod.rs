@@ -2,6 +2,7 @@
 
 mod agent;
 mod dialogue;
+mod exposed;
 mod mysql;
 mod redis;
 mod server;
@@ -188,6 +189,7 @@ pub(super) fn read(
     let port = table.get("port").and_then(|node| port(&node, check));
     let port = port.or((word == Some(Word::Patroni)).then_some(PATRONI_PORT));
     refuse_portless(&table, word, endpoints, check);
+    exposed::on_the_way(&table, word, tls.as_ref(), (own, address), check);
     Health {
         dialogue: probe.map(|probe| Arc::new(Dialogue { probe, tls, watched, is_pools })),
         expect: Expect { http: http.1, role, max_lag, value },

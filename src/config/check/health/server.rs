@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Word;
 use super::dialogue::bytes;
+use super::{Word, exposed};
 use crate::config::check::Check;
 use crate::config::check::node::{Node, Table};
 use crate::config::model::{Login, Role, SecretFile};
@@ -104,10 +104,14 @@ pub(super) fn password(node: &Node<'_>, check: &mut Check<'_>) -> Option<SecretF
     })?;
     // Credentials are there only where the service runs, which does not start without them.
     if check.with_files
-        && matches!(file, SecretFile::Path(_))
-        && let Err(error) = secret::read(&file)
+        && let SecretFile::Path(path) = &file
     {
-        check.report.add(node.at, node.path(), error.to_string());
+        match secret::read(&file) {
+            Ok(_) => exposed::in_file(node, path, check),
+            Err(error) => {
+                check.report.add(node.at, node.path(), error.to_string());
+            }
+        }
     }
     Some(file)
 }
