@@ -425,6 +425,18 @@ async fn a_server_without_tls_is_told_nothing() {
 }
 
 #[tokio::test]
+async fn a_role_is_asked_for_again_that_has_become_old() {
+    let [ask, primary] = role("0");
+    let [ask_again, replica] = role("1");
+    let rows = Rows(&["a"], vec![vec![Some("1")]]);
+    let slow = vec![query("SELECT a"), Pause(Duration::from_millis(1200)), rows, ask_again, replica];
+    let steps = [mysql(), proven(), Say(OK.into()), ask, primary].into_iter().chain(slow).collect();
+    let probe = MysqlProbe { query: Some("SELECT a".to_owned()), ..probe() };
+    let (answer, ..) = Server::start(steps).await.answer(means(probe)).await;
+    assert_eq!(answer.unwrap().role, Some(Role::Replica));
+}
+
+#[tokio::test]
 async fn a_talk_goes_on_where_it_was_left() {
     let pause = || Pause(Duration::from_millis(400));
     let [ask, rows] = role("1");
