@@ -281,3 +281,55 @@ fn writes_stay_with_one_node_of_galera_while_it_is_ready() {
     eventually("it is read from again", || read().contains(&at_a).then_some(()));
     assert_eq!(port("writes"), at_b, "and the one that took over stays");
 }
+
+/// A replica whose primary is gone does not say how far it is behind any more; for a while that is no reason not to read.
+#[test]
+fn reads_go_on_where_a_primary_of_mysql_dies() {
+    for make in Make::ALL {
+        let folder = TempDir::new().unwrap();
+        let authority = Authority::new(folder.path());
+        let Some(mut primary) = Mysql::start(make, &authority, "db.test") else { continue };
+        let plugin = if make == Make::MySql { "caching_sha2_password" } else { "mysql_native_password" };
+        primary.user("pointsman", plugin, "secret");
+        primary.sql(match make {
+            Make::MySql => "GRANT REPLICATION CLIENT ON *.* TO pointsman@'%'",
+            Make::MariaDb => "GRANT SLAVE MONITOR ON *.* TO pointsman@'%'",
+        });
+        let replica = primary.replica(&authority, "db.test");
+        replica.catch_up_with(&primary);
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, "secret").unwrap();
+        let balancer = Balancer::start(&format!(
+            "listener.reads = {{ bind = '127.0.0.1:0', protocol = 'mysql' }}\n\
+             route.reads = {{ listener = 'reads', pool = 'my', role = 'replica', fallback = 'primary' }}\n\
+             [pool.my]\nendpoints = ['{}', '{}']\nsessions.on_demotion = 'close'\n\
+             [pool.my.health]\nprobe = 'mysql'\nuser = 'pointsman'\npassword_file = {secret:?}\nmax_lag = '60s'\n\
+             interval = '200ms'\nfast_interval = '100ms'\ntls = {{ name = 'db.test', ca = '{}' }}\n",
+            primary.address(),
+            replica.address(),
+            authority.file()
+        ));
+        let read = || {
+            let mut client = make.client().unwrap();
+            client.args([
+                "--host=127.0.0.1",
+                "--user=pointsman",
+                "--password=secret",
+                "--batch",
+                "--skip-column-names",
+            ]);
+            client.args([
+                format!("--port={}", balancer.address("reads").port()),
+                format!("--ssl-ca={}", authority.file()),
+            ]);
+            ask(client.args(["--execute", "SELECT @@port"]))
+        };
+        let port = replica.address().port().to_string();
+        eventually("it is read from the replica", || (read().as_ref() == Ok(&port)).then_some(()));
+        primary.stop_now();
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until {
+            assert_eq!(read().as_ref(), Ok(&port), "{make:?}");
+        }
+    }
+}
