@@ -54,6 +54,8 @@ pub(crate) struct Attempts<'a> {
     client: &'a Stream,
     /// The client has nothing more to say before it is answered, so that an end of what it sends is its end.
     awaits_answer: bool,
+    /// It has begun in a way that not every endpoint answers: that none comes is not the endpoint's fault alone.
+    may_be_clients: bool,
     tried: [Option<Arc<Endpoint>>; TRIES],
     /// What is to be said if no other endpoint is left.
     failure: Failure,
@@ -108,6 +110,7 @@ impl<'a> Attempts<'a> {
             key,
             client,
             awaits_answer,
+            may_be_clients: false,
             tried: Default::default(),
             failure: Failure::new(Outcome::NoEndpoint, Side::Policy),
             special: None,
@@ -131,6 +134,7 @@ impl<'a> Attempts<'a> {
 
     /// Over TLS, if that is how the pool speaks to its endpoints and the client does not do so itself.
     pub(crate) fn covered(mut self, near: Near<'_>, tools: &'a Tools, metrics: &'a Metrics) -> Attempts<'a> {
+        self.may_be_clients = matches!(near, Near::Direct);
         if let Some(cover) = Cover::for_client(self.pool, near, tools, metrics) {
             self.special.get_or_insert_default().cover = Some(cover);
         }
@@ -200,7 +204,9 @@ impl<'a> Attempts<'a> {
     /// The endpoint took the connection but ended it without an answer.
     pub(crate) fn unanswered(&mut self, lease: &mut Lease) {
         lease.failed(NO_ANSWER);
-        self.pool.failed(lease.endpoint());
+        if !self.may_be_clients {
+            self.pool.failed(lease.endpoint());
+        }
         self.failure = Failure::new(Outcome::EndpointSilent, Side::Endpoint);
     }
 

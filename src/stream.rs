@@ -179,13 +179,18 @@ impl Stream {
             }
             // The end of both directions raises no event of its own that could be waited for beside what is there.
             drop(ready);
-            let mut looked_at = [PollFd::new(self, PollFlags::empty())];
-            let polled = poll(&mut looked_at, Some(&Timespec::default()));
-            if polled.is_err() || looked_at.iter().any(|found| found.revents().contains(PollFlags::HUP)) {
+            if self.is_over() {
                 return;
             }
             sleep(LOOK).await;
         }
+    }
+
+    /// Whether the connection is over in both directions, by a reset or by the ends of both sides.
+    pub(crate) fn is_over(&self) -> bool {
+        let mut looked_at = [PollFd::new(self, PollFlags::empty())];
+        let polled = poll(&mut looked_at, Some(&Timespec::default()));
+        polled.is_err() || looked_at.iter().any(|found| found.revents().contains(PollFlags::HUP))
     }
 
     /// The error that the socket has for whoever asks first (SO_ERROR, socket(7)); reads and writes after it show a

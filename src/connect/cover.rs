@@ -25,6 +25,8 @@ use crate::wire::postgres;
 pub(crate) enum Near<'a> {
     /// TLS that passes through.
     Tls,
+    /// The same, begun at once by a client of PostgreSQL, which not every server takes.
+    Direct,
     /// The same, and as it was promised to a client of PostgreSQL an endpoint has to promise it first.
     Promised,
     /// Anything in clear, or within TLS that ends here, where a protocol may have been agreed on.
@@ -37,7 +39,8 @@ impl<'a> Near<'a> {
         match (accepted, opening.map_or(Wish::Session, |opening| opening.wish)) {
             (Some(accepted), _) => Near::Plain(accepted.sealed.protocol()),
             (None, Wish::Promised) => Near::Promised,
-            (None, Wish::Session) if protocol.reads_hellos() => Near::Tls,
+            (None, Wish::Session) if protocol == Protocol::Postgres => Near::Direct,
+            (None, Wish::Session) if protocol == Protocol::Tls => Near::Tls,
             (None, _) => Near::Plain(None),
         }
     }
@@ -64,7 +67,7 @@ impl<'a> Cover<'a> {
         metrics: &'a Metrics,
     ) -> Option<Cover<'a>> {
         let (tls, agreed) = match near {
-            Near::Tls => return None,
+            Near::Tls | Near::Direct => return None,
             Near::Promised => (None, None),
             Near::Plain(agreed) => (Some(pool.tls.as_ref()?), agreed),
         };

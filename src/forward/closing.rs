@@ -64,7 +64,9 @@ pub(crate) async fn is_goodbye(loss: Outcome, client: &Stream, endpoint: &Stream
 pub(crate) async fn reset_after_delivery(stream: Stream) {
     let give_up = Instant::now() + GRACE;
     let mut pause = Duration::from_millis(1);
-    while matches!(sys::unsent(stream.as_fd()), Ok(left) if left > 0) && Instant::now() < give_up {
+    // What is left for a peer that is gone never goes away.
+    let is_under_way = || !stream.is_over() && matches!(sys::unsent(stream.as_fd()), Ok(left) if left > 0);
+    while is_under_way() && Instant::now() < give_up {
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(50));
     }

@@ -80,6 +80,8 @@ pub(crate) struct Pool {
     gathers: AtomicBool,
     /// There was an endpoint that clients could be sent to.
     served: AtomicBool,
+    /// There was one at some time.
+    has_served: AtomicBool,
     /// When orders were last made anew for other shares.
     shared_out: Mutex<Option<Instant>>,
     /// Only the control side takes this lock.
@@ -164,6 +166,7 @@ impl Pool {
             position: AtomicUsize::new(0),
             gathers: AtomicBool::new(true),
             served: AtomicBool::new(false),
+            has_served: AtomicBool::new(false),
             shared_out: Mutex::default(),
             members: Mutex::default(),
         };
@@ -348,7 +351,15 @@ impl Pool {
         }
         let are_rivals = self.writers.as_ref().is_some_and(|writers| writers.look(&self.name, &tiers));
         let serves = tiers.serves() && !are_rivals;
-        if self.served.swap(serves, Ordering::Relaxed) != serves || stirred {
+        let served = self.served.swap(serves, Ordering::Relaxed);
+        match (served, serves) {
+            (true, false) => tracing::error!(pool = &*self.name, "no endpoint is left for new sessions"),
+            (false, true) if self.has_served.swap(true, Ordering::Relaxed) => {
+                tracing::info!(pool = &*self.name, "there is an endpoint for new sessions again");
+            }
+            _ => {}
+        }
+        if served != serves || stirred {
             self.commons.held.wake_all();
             self.commons.queued.wake_first();
         }

@@ -3,7 +3,7 @@
 use super::node::{Node, Table};
 use super::outgoing::POSTGRESQL;
 use super::{Check, listeners, pools};
-use crate::config::model::{Address, Balance, Endpoint, Hash, Part, Protocol, RouteTls};
+use crate::config::model::{Address, Balance, Endpoint, Hash, Part, Probe, Protocol, RouteTls};
 use crate::config::report::quote;
 
 /// Reports `allow_cleartext` where it makes no sense.
@@ -40,7 +40,23 @@ pub(super) fn pool(
         return;
     }
     let name = quote(&pool.model.name);
-    match (listener.model.protocol, &pool.model.tls) {
+    let protocol = listener.model.protocol;
+    let dialogue = pool.model.health.as_ref().and_then(|health| health.dialogue.as_ref());
+    let other = match dialogue.map(|dialogue| &dialogue.probe) {
+        Some(Probe::Mysql(_)) if protocol == Protocol::Postgres => Some("mysql"),
+        Some(Probe::Redis(_)) if matches!(protocol, Protocol::Postgres | Protocol::Mysql) => Some("redis"),
+        Some(Probe::Postgres(_) | Probe::Patroni(_)) if protocol == Protocol::Mysql => Some("postgres"),
+        _ => None,
+    };
+    if let Some(probe) = other {
+        let message = format!("the pool {name} is probed as servers of {probe} are, but clients come for others");
+        check.report.add(route.at, route.path(), message).also(pool.at);
+    }
+    if protocol == Protocol::Postgres && pool.model.send_proxy.is_some() {
+        let message = format!("the pool {name} sends PROXY headers (send_proxy), which PostgreSQL does not know");
+        check.report.warn(route.at, route.path(), message);
+    }
+    match (protocol, &pool.model.tls) {
         (Protocol::Mysql, Some(_)) => {
             let message =
                 format!("TLS of MySQL begins in the middle of its protocol, so the pool {name} cannot have its own");
