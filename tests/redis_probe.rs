@@ -253,14 +253,18 @@ fn sentinels_say_who_is_the_master() {
     comes_up(&balancer, "writes", two);
     primary.start_again();
     comes_up(&balancer, "simple", one);
-    let mut believed = false;
+    let (mut believed, mut written) = (false, 0);
     eventually_within(SLOWLY, "the old master is a replica", || {
         believed |= told(&balancer, "writes", one).contains("calls itself master, but Sentinels name");
         assert!(!is_up(&balancer, "writes", one), "{}", told(&balancer, "writes", one));
-        assert_eq!(ask(writes, "SET a 2").as_deref(), Some("+OK"));
+        // Nobody may answer while Sentinels are too busy to; whoever does is the new master.
+        if let Some(answer) = ask(writes, "SET a 2") {
+            assert_eq!(answer, "+OK");
+            written += 1;
+        }
         told(&balancer, "writes", one).contains("is a replica").then_some(())
     });
-    assert!(believed, "it never called itself master");
+    assert!(believed && written > 0, "it never called itself master, or nobody could write");
 
     // One that is gone does not matter; without a majority nobody is believed, after a while.
     sentinels[0].stop_now();

@@ -16,7 +16,7 @@ pub(crate) const GRACE: Duration = Duration::from_secs(1);
 /// Bytes that may be on their way to a client who has left: a close_notify.
 const LAST_WORDS: u64 = 64;
 /// How long one who is just leaving may take to end its connection.
-const MOMENT: Duration = Duration::from_millis(50);
+const MOMENT: Duration = Duration::from_millis(500);
 /// Bytes of a refused client that are read and thrown away.
 const DISCARD: usize = 64 * 1024;
 
