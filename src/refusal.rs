@@ -29,6 +29,11 @@ impl Manner {
         }
     }
 
+    /// How a client of this protocol is told whose TLS ends here.
+    pub(crate) fn within_tls(protocol: Protocol) -> Manner {
+        if protocol == Protocol::Postgres { Manner::Postgres } else { Manner::Silent }
+    }
+
     /// What it is told of this outcome; nothing where there are no words for it.
     pub(crate) fn words(self, outcome: Outcome) -> Vec<u8> {
         let words = match self {

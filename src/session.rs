@@ -10,12 +10,14 @@ mod challenge;
 mod proxied;
 mod story;
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, Ready, ready};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
+
+use futures_util::FutureExt;
+use futures_util::future::{Either, LocalBoxFuture};
 
 use self::story::Story;
 use crate::config::model::Protocol;
@@ -113,9 +115,10 @@ fn travel<'a>(
         let near = Near::of(story.protocol(), opening.as_deref(), accepted.as_deref());
         // A client whose TLS ends here may have said all that it has to say.
         let awaits_answer = story.protocol() != Protocol::Tcp && accepted.is_none();
-        let known = (accepted.as_deref(), opening.as_deref());
-        let attempts = Attempts::on(&route.pool, key, client, awaits_answer).introducing(introduction, known);
-        let mut attempts = attempts.covered(near, &worker.tools, &worker.shared.metrics);
+        let said = opening.as_ref().is_some_and(|opening| !opening.bytes.is_empty());
+        let introduction = introduction.map(|introduction| introduction.complete(accepted.as_deref(), said));
+        let attempts = Attempts::on(&route.pool, key, client, awaits_answer);
+        let mut attempts = attempts.along(near, introduction, &worker.tools, &worker.shared.metrics);
         loop {
             let reached = unless_asked(story.entry(), attempts.next()).await;
             let handshake = attempts.take_handshake();
@@ -125,8 +128,8 @@ fn travel<'a>(
             story.connected(&route.pool, &endpoint, took);
             if accepted.is_some() || joined.is_some() {
                 let (near, far) = ((client, accepted.take(), opening.take()), (&endpoint, joined));
-                let words = unanswered(story.protocol());
-                let end = Box::pin(ForwardTls::new(near, far, words, &worker.tools, story.entry())).await;
+                let manner = Manner::within_tls(story.protocol());
+                let end = Box::pin(ForwardTls::new(near, far, manner, &worker.tools, story.entry())).await;
                 match &end {
                     End::Unanswered(_) => attempts.unanswered(&mut lease),
                     End::Broken(side, why) => story.broken(*side, why),
@@ -185,22 +188,20 @@ fn route(worker: &Worker, story: &mut Story, client: &Stream, detected: Detected
     Ok(Routed { route, key, introduction, opening })
 }
 
-/// Makes the handshake, where the route says that TLS ends here. Boxed there alone.
+/// Makes the handshake, where the route says that TLS ends here.
 fn terminate<'a>(
     worker: &'a Worker,
     story: &'a mut Story,
     client: &'a Stream,
     route: &'a Route,
     opening: &mut Option<Box<Opening>>,
-) -> impl Future<Output = Result<Option<Box<Accepted>>, Failure>> + 'a {
+) -> Stage<'a, Option<Box<Accepted>>> {
     // What comes in clear, where that is allowed, has no hello.
-    let sealed = opening.as_ref().is_none_or(|opening| opening.wish != Wish::Clear);
-    let tls = route.tls.as_ref().filter(|_| sealed);
-    let mut handshake = tls.map(|tls| Box::pin(shake_hands(worker, story, client, (route, tls), opening.take())));
-    std::future::poll_fn(move |cx| match &mut handshake {
-        Some(handshake) => handshake.as_mut().poll(cx).map_ok(Some),
-        None => Poll::Ready(Ok(None)),
-    })
+    let is_clear = opening.as_ref().is_some_and(|opening| opening.wish == Wish::Clear);
+    match &route.tls {
+        Some(tls) if !is_clear => some(shake_hands(worker, story, client, (route, tls), opening.take())),
+        _ => none(None),
+    }
 }
 
 async fn shake_hands(
@@ -209,7 +210,7 @@ async fn shake_hands(
     client: &Stream,
     (route, tls): (&Route, &Termination),
     hello: Option<Box<Opening>>,
-) -> Result<Box<Accepted>, Failure> {
+) -> Result<Option<Box<Accepted>>, Failure> {
     // Without a hello, which every listener for TLS reads, nothing must go on in clear.
     let hello = hello.ok_or(Failure::new(Outcome::Internal, Side::Us))?;
     story.seals();
@@ -230,22 +231,15 @@ async fn shake_hands(
         let session = cancel::within(worker, story, client, route, &mut accepted, deadline).await;
         session.inspect_err(|failure| turn_away(story, failure, client, Some(&mut accepted)))?;
     }
-    Ok(accepted)
-}
-
-/// What a client whose TLS ends here is told if the endpoint ends without a byte.
-fn unanswered(protocol: Protocol) -> Vec<u8> {
-    match protocol {
-        Protocol::Postgres => Manner::Postgres.words(Outcome::EndpointSilent),
-        _ => Vec::new(),
-    }
+    Ok(Some(accepted))
 }
 
 /// Tells a client whose TLS ends here that it is not served, where its protocol has words for that. Otherwise it is cut off:
 /// an end would be taken for an empty answer.
 fn turn_away(story: &Story, failure: &Failure, client: &Stream, accepted: Option<&mut Accepted>) {
-    if let (Protocol::Postgres, Some(accepted)) = (story.protocol(), accepted) {
-        handshake::say(&mut accepted.sealed, client, &Manner::Postgres.words(failure.outcome));
+    let manner = Manner::within_tls(story.protocol());
+    if let Some(accepted) = accepted.filter(|_| manner != Manner::Silent) {
+        handshake::say(&mut accepted.sealed, client, &manner.words(failure.outcome));
     }
 }
 
@@ -255,15 +249,11 @@ fn part(
     client: Stream,
     (manner, says_goodbye): (Manner, bool),
 ) -> impl Future<Output = Failure> {
-    let mut leave: Result<Failure, Pin<Box<dyn Future<Output = Failure>>>> = match travelled {
-        Ok(Travelled { end: End::Finished(side), .. }) => Ok(Failure::new(Outcome::Ok, side)),
-        Ok(travelled) => Err(Box::pin(close(travelled, client, manner, says_goodbye))),
-        Err(failure) => Err(Box::pin(refuse(failure, client, manner))),
-    };
-    std::future::poll_fn(move |cx| match &mut leave {
-        Ok(ended) => Poll::Ready(*ended),
-        Err(leave) => leave.as_mut().poll(cx),
-    })
+    match travelled {
+        Ok(Travelled { end: End::Finished(side), .. }) => Either::Left(ready(Failure::new(Outcome::Ok, side))),
+        Ok(travelled) => Either::Right(close(travelled, client, manner, says_goodbye).boxed_local()),
+        Err(failure) => Either::Right(refuse(failure, client, manner).boxed_local()),
+    }
 }
 
 /// Closes both sockets so that each side learns the truth: a finish as a finish, a loss as a reset, after everything
@@ -311,6 +301,18 @@ async fn refuse(failure: Failure, client: Stream, manner: Manner) -> Failure {
         closing::say(client, &manner.words(failure.outcome)).await;
     }
     failure
+}
+
+/// A stage that most sessions go without. Boxed where there is anything to be done, because sessions keep room for the largest
+/// of their stages.
+type Stage<'a, T> = Either<Ready<Result<T, Failure>>, LocalBoxFuture<'a, Result<T, Failure>>>;
+
+fn some<'a, T>(stage: impl Future<Output = Result<T, Failure>> + 'a) -> Stage<'a, T> {
+    Either::Right(stage.boxed_local())
+}
+
+fn none<'a, T>(passed_on: T) -> Stage<'a, T> {
+    Either::Left(ready(Ok(passed_on)))
 }
 
 /// Runs a stage that owns no entry of its own, unless the session is asked to end meanwhile.

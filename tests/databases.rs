@@ -75,11 +75,8 @@ fn pgbench_passes_through_by_name_with_tls_that_is_asked_for_or_direct() {
         if version == Version::Current {
             pgbench(version, &format!("{words} sslnegotiation=direct"), true);
         }
-        let lines = balancer.log().lines();
-        let odd: Vec<_> = lines.iter().filter(|line| line["outcome"] != "ok").collect();
-        // On a busy machine one side may take so long to leave that its reset counts as one.
-        let resets = odd.iter().all(|line| line["outcome"] == "client_reset" || line["outcome"] == "endpoint_reset");
-        assert!(resets && odd.len() * 50 <= lines.len(), "{version:?}: {odd:#?}");
+        let odd: Vec<_> = balancer.log().lines().into_iter().filter(|line| line["outcome"] != "ok").collect();
+        assert!(odd.is_empty(), "{version:?}: {odd:#?}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::Unreached;
+use super::way::Unreached;
 use crate::config::model::{Negotiation, PoolTls, Protocol};
 use crate::detect::{Opening, Wish};
 use crate::forward::Tools;

@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use crate::config::model::{SendProxy, SentTlvs};
@@ -11,6 +11,7 @@ use crate::listen::senders::Proxied;
 use crate::pool::Pool;
 use crate::stream::Stream;
 use crate::table::Entry;
+use crate::tls::handshake::Accepted;
 use crate::tls::presented::common_name;
 use crate::tls::sealed::Sealed;
 use crate::wire::proxy_header::{self, Addresses, Kind, Ssl, SslKind, Tlvs};
@@ -54,18 +55,20 @@ impl Introduction {
 
     /// All that is to be said of the client is known: its TLS, where it ends here, and whether it has said something that is
     /// sent at once.
-    pub(crate) fn complete(&mut self, sealed: Option<&Sealed>, something_follows: bool) {
+    pub(crate) fn complete(mut self: Box<Self>, accepted: Option<&Accepted>, something_follows: bool) -> Box<Self> {
         self.something_follows = something_follows;
-        let Some(Unsent { how, addresses, tlvs, bytes }) = &mut self.header else { return };
-        *bytes = match *how {
-            SendProxy::V1 => proxy_header::v1(*addresses),
-            SendProxy::V2(wanted) => {
-                if let Some(sealed) = sealed {
-                    add_tls(wanted, sealed, tlvs);
+        if let Some(Unsent { how, addresses, tlvs, bytes }) = &mut self.header {
+            *bytes = match *how {
+                SendProxy::V1 => proxy_header::v1(*addresses),
+                SendProxy::V2(wanted) => {
+                    if let Some(accepted) = accepted {
+                        add_tls(wanted, &accepted.sealed, tlvs);
+                    }
+                    proxy_header::v2(*addresses, &std::mem::take(tlvs), wanted.crc32c)
                 }
-                proxy_header::v2(*addresses, &std::mem::take(tlvs), wanted.crc32c)
-            }
-        };
+            };
+        }
+        self
     }
 
     /// Sends the header, if there is one; `ahead` where something of ours follows at once, so that both may leave in one segment.
@@ -157,31 +160,5 @@ fn add(kind: Kind, value: &[u8], tlvs: &mut Tlvs) {
     if tlvs.get(kind).is_none() {
         // What has no room is left out.
         tlvs.add(kind as u8, value);
-    }
-}
-
-/// Where a connection comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// From where the kernel chooses.
-    Any,
-    /// From an address of this machine.
-    Own(IpAddr),
-    /// From the address of a client, which this machine does not have.
-    Client(IpAddr),
-}
-
-impl Source {
-    /// From this address of the machine, if there is one.
-    pub(crate) fn own(address: Option<IpAddr>) -> Source {
-        address.map_or(Source::Any, Source::Own)
-    }
-
-    /// The address to bind to.
-    pub(crate) fn address(self) -> Option<SocketAddr> {
-        match self {
-            Source::Any => None,
-            Source::Own(address) | Source::Client(address) => Some(SocketAddr::new(address, 0)),
-        }
     }
 }

@@ -1,13 +1,9 @@
 //! The PROXY header in front of an opening: read under the same deadline, and its bytes count like those of the opening.
 
-use std::io;
 use std::sync::Arc;
-use std::task::{Poll, ready};
 use std::time::Instant;
 
-use tokio::time::timeout_at;
-
-use super::{Memory, Opening};
+use super::{Memory, Opening, receive, receive_at_once};
 use crate::forward::Tools;
 use crate::observe::outcome::{Outcome, Side};
 use crate::session::Failure;
@@ -26,13 +22,9 @@ pub(crate) async fn header(
     deadline: Instant,
 ) -> Result<(Header, Option<Box<Opening>>), Failure> {
     let mut opening: Option<Box<Opening>> = None;
-    let mut take_in = |received: io::Result<usize>, scratch: &[u8]| {
-        let new = received.ok().and_then(|received| scratch.get(..received)).unwrap_or_default();
-        if new.is_empty() {
-            return Err(Failure::new(Outcome::ClientGone, Side::Client));
-        }
+    let mut take_in = |received: &[u8]| {
         let held = opening.get_or_insert_with(|| tools.openings.take(memory));
-        held.push(new)?;
+        held.push(received)?;
         let Some(header) = proxy_header::read(&held.bytes).map_err(refusal)? else { return Ok(None) };
         held.bytes.drain(..header.length);
         let behind = opening.take().and_then(|held| match held.bytes.is_empty() {
@@ -44,27 +36,10 @@ pub(crate) async fn header(
         });
         Ok(Some((header, behind)))
     };
-    {
-        // With deferred accepting it is nearly always there.
-        let mut scratch = tools.scratch.borrow_mut();
-        if let Some(received) = client.try_recv(&mut scratch)
-            && let Some(read) = take_in(received, &scratch)?
-        {
-            return Ok(read);
-        }
-    }
-    let complete = std::future::poll_fn(|cx| {
-        let mut scratch = tools.scratch.borrow_mut();
-        loop {
-            let received = ready!(client.poll_recv(cx, &mut scratch));
-            if let Some(read) = take_in(received, &scratch).transpose() {
-                return Poll::Ready(read);
-            }
-        }
-    });
-    match timeout_at(deadline.into(), complete).await {
-        Ok(read) => read,
-        Err(_) => Err(Failure::new(Outcome::HelloTimeout, Side::Client)),
+    // With deferred accepting it is nearly always there.
+    match receive_at_once(client, tools, &mut take_in)? {
+        Some(read) => Ok(read),
+        None => receive(client, tools, deadline, take_in).await,
     }
 }
 

@@ -95,11 +95,9 @@ impl<'a> Detection<'a> {
         if let Some(detected) = self.look().transpose() {
             return Begun::Done(detected);
         }
-        let mut scratch = self.tools.scratch.borrow_mut();
-        let detected =
-            self.client.try_recv(&mut scratch).and_then(|received| self.take_in(received, &scratch).transpose());
-        drop(scratch);
-        detected.map_or(Begun::Incomplete(self), Begun::Done)
+        let (client, tools) = (self.client, self.tools);
+        let detected = receive_at_once(client, tools, |received| self.take_in(received));
+        detected.transpose().map_or(Begun::Incomplete(self), Begun::Done)
     }
 
     /// A client that waits for the server to begin: until it does, nothing is lost with it.
@@ -118,28 +116,13 @@ impl<'a> Detection<'a> {
     /// # Errors
     /// What is wrong with the opening, that it was not complete by `deadline`, or that the client left.
     pub(crate) async fn wait(mut self, deadline: Instant) -> Result<Detected, Failure> {
-        let complete = std::future::poll_fn(move |cx| {
-            let mut scratch = self.tools.scratch.borrow_mut();
-            loop {
-                let received = ready!(self.client.poll_recv(cx, &mut scratch));
-                if let Some(detected) = self.take_in(received, &scratch).transpose() {
-                    return Poll::Ready(detected);
-                }
-            }
-        });
-        match timeout_at(deadline.into(), complete).await {
-            Ok(detected) => detected,
-            Err(_) => Err(Failure::new(Outcome::HelloTimeout, Side::Client)),
-        }
+        let (client, tools) = (self.client, self.tools);
+        receive(client, tools, deadline, |received| self.take_in(received)).await
     }
 
-    /// Takes in what was received into `scratch`: until a client has sent something, no memory is held for it.
-    fn take_in(&mut self, received: io::Result<usize>, scratch: &[u8]) -> Result<Option<Detected>, Failure> {
-        let new = received.ok().and_then(|received| scratch.get(..received)).unwrap_or_default();
-        if new.is_empty() {
-            return Err(Failure::new(Outcome::ClientGone, Side::Client));
-        }
-        self.opening.get_or_insert_with(|| self.tools.openings.take(self.memory)).push(new)?;
+    /// Takes in what was received: until a client has sent something, no memory is held for it.
+    fn take_in(&mut self, received: &[u8]) -> Result<Option<Detected>, Failure> {
+        self.opening.get_or_insert_with(|| self.tools.openings.take(self.memory)).push(received)?;
         self.look()
     }
 
@@ -158,6 +141,45 @@ impl<'a> Detection<'a> {
         opening.wish = self.asked.wish();
         Ok(Some(Detected { opening: self.opening.take(), hello: Some(hello) }))
     }
+}
+
+/// Has `take_in` look at what is already there, if anything is.
+fn receive_at_once<T>(
+    client: &Stream,
+    tools: &Tools,
+    mut take_in: impl FnMut(&[u8]) -> Result<Option<T>, Failure>,
+) -> Result<Option<T>, Failure> {
+    let mut scratch = tools.scratch.borrow_mut();
+    match client.try_recv(&mut scratch) {
+        Some(received) => take_in(came(received, &scratch)?),
+        None => Ok(None),
+    }
+}
+
+/// Has `take_in` look at each piece that is received, until it has found something or it is `deadline`.
+async fn receive<T>(
+    client: &Stream,
+    tools: &Tools,
+    deadline: Instant,
+    mut take_in: impl FnMut(&[u8]) -> Result<Option<T>, Failure>,
+) -> Result<T, Failure> {
+    let complete = std::future::poll_fn(move |cx| {
+        let mut scratch = tools.scratch.borrow_mut();
+        loop {
+            let received = ready!(client.poll_recv(cx, &mut scratch));
+            if let Some(found) = came(received, &scratch).and_then(&mut take_in).transpose() {
+                return Poll::Ready(found);
+            }
+        }
+    });
+    let late = |_| Err(Failure::new(Outcome::HelloTimeout, Side::Client));
+    timeout_at(deadline.into(), complete).await.unwrap_or_else(late)
+}
+
+/// What was received into `scratch`.
+fn came(received: io::Result<usize>, scratch: &[u8]) -> Result<&[u8], Failure> {
+    let new = received.ok().and_then(|received| scratch.get(..received)).filter(|new| !new.is_empty());
+    new.ok_or(Failure::new(Outcome::ClientGone, Side::Client))
 }
 
 fn refusal(error: HelloError) -> Failure {

@@ -15,8 +15,6 @@ use crate::sys;
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 /// Bytes that may be on their way to a client who has left: a close_notify.
 const LAST_WORDS: u64 = 64;
-/// How long one who is just leaving may take to end its connection.
-const MOMENT: Duration = Duration::from_millis(500);
 /// Bytes of a refused client that are read and thrown away.
 const DISCARD: usize = 64 * 1024;
 
@@ -49,15 +47,16 @@ pub(crate) async fn say(stream: Stream, last: &[u8]) {
 /// Whether the loss of a side is no more than how both say goodbye: what one of them says last, such as the end of its TLS, is
 /// answered by a reset of the other, who does not read any more. The side that is left ends by itself then, or has.
 pub(crate) async fn is_goodbye(loss: Outcome, client: &Stream, endpoint: &Stream) -> bool {
-    let left = match loss {
-        Outcome::EndpointReset => client,
-        // Not of one who leaves in the middle of what it is sent.
+    let (left, moment) = match loss {
+        // Whoever has not said goodbye is to learn of it soon.
+        Outcome::EndpointReset => (client, Duration::from_millis(100)),
+        // Not of one who leaves in the middle of what it is sent. A server may take a while to end its session.
         Outcome::ClientReset if sys::unacknowledged(client.as_fd()).is_some_and(|bytes| bytes <= LAST_WORDS) => {
-            endpoint
+            (endpoint, Duration::from_millis(500))
         }
         _ => return false,
     };
-    timeout(MOMENT, left.gone(true)).await.is_ok()
+    timeout(moment, left.gone(true)).await.is_ok()
 }
 
 /// Resets the connection once the peer has acknowledged everything that was written, or after [`GRACE`].

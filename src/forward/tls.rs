@@ -21,6 +21,7 @@ use super::half::TURN;
 use super::{End, SCRATCH, Tools, finding, has_unsent, is_dead, lost_end, lost_outcome, other};
 use crate::detect::Opening;
 use crate::observe::outcome::{Outcome, Side};
+use crate::refusal::Manner;
 use crate::stream::Stream;
 use crate::sys;
 use crate::table::{Ask, Close, Entry};
@@ -46,17 +47,17 @@ pub(crate) struct ForwardTls<'a> {
     silent: bool,
     /// A client in clear has said what the endpoint has to answer.
     awaits_answer: bool,
-    /// What a client in TLS is told if the endpoint ends like that.
-    unanswered: Vec<u8>,
+    /// How a client in TLS can be told that it is not served.
+    manner: Manner,
 }
 
 impl<'a> ForwardTls<'a> {
     /// Forwards between a client and a connected endpoint, with whichever of them a handshake is over; the opening first of a
-    /// client in clear. `unanswered` is what a client in TLS is told if the endpoint ends without a byte.
+    /// client in clear. `manner` is how a client in TLS is told if the endpoint ends without a byte.
     pub(crate) fn new(
         (client, accepted, opening): (&'a Stream, Option<Box<Accepted>>, Option<Box<Opening>>),
         (endpoint, joined): (&'a Stream, Option<Box<Joined>>),
-        unanswered: Vec<u8>,
+        manner: Manner,
         tools: &'a Tools,
         entry: &'a Entry,
     ) -> ForwardTls<'a> {
@@ -85,7 +86,7 @@ impl<'a> ForwardTls<'a> {
             broken: None,
             silent,
             awaits_answer,
-            unanswered,
+            manner,
         };
         if !silent {
             entry.answered();
@@ -119,8 +120,8 @@ impl<'a> ForwardTls<'a> {
                 Err(Stop::Unanswered { said }) => {
                     match &mut self.client.tls {
                         // Where there are words for it, an end is not taken for an empty answer.
-                        Some(tls) if !self.unanswered.is_empty() => {
-                            handshake::say(tls, self.client.stream, &self.unanswered);
+                        Some(tls) if self.manner != Manner::Silent => {
+                            handshake::say(tls, self.client.stream, &self.manner.words(Outcome::EndpointSilent));
                         }
                         // A cut is passed on as one, or it would be taken for that.
                         Some(tls) if said => tls.close(),

@@ -9,14 +9,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rustix::net::SendFlags;
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::time::{sleep_until, timeout_at};
 
 use super::story::Story;
 use super::{Failure, unless_asked};
-use crate::config::model::Negotiation;
-use crate::connect::{self, Introduction, Unopened};
+use crate::connect::{self, Introduction, Near, Way};
 use crate::detect::Detected;
-use crate::forward::Tools;
 use crate::live::Route;
 use crate::observe::outcome::{Outcome, Side};
 use crate::pool::Endpoint;
@@ -108,9 +106,9 @@ async fn pass_on(
     }
     let left_out = meant.len().saturating_sub(MOST_ENDPOINTS);
     let each = meant.iter().take(MOST_ENDPOINTS).map(|(route, endpoint)| {
-        // To be sent to one, it is introduced as the session that it means.
-        let mut introduction = Introduction::of(&route.pool, story.entry(), client, None);
-        introduction.iter_mut().for_each(|introduction| introduction.complete(None, true));
+        // It is introduced as the session is that it means.
+        let introduction = Introduction::of(&route.pool, story.entry(), client, None);
+        let introduction = introduction.map(|introduction| introduction.complete(None, true));
         carry(worker, (route, endpoint), introduction, (request, client), deadline)
     });
     let carried = async { Ok(join_all(each).await) };
@@ -151,53 +149,30 @@ async fn carry(
 ) -> bool {
     let pool = &route.pool;
     let tell = async {
-        let _place = worker.shared.cancels.connections.acquire().await.map_err(|error| error.to_string())?;
-        let asks = pool.tls.as_ref().is_some_and(|tls| tls.negotiation == Some(Negotiation::Postgres));
-        let ways = (asks && endpoint.tls.is_some(), true);
-        let opened = timeout(pool.timeouts.connect, connect::open(pool, endpoint, introduction.as_deref(), ways)).await;
-        let stream = opened.map_err(|_| "it does not answer")?.map_err(|why| match why {
-            Unopened::NoAddress => "the client has no address to connect from".into(),
-            Unopened::Own(error) | Unopened::Dial(error) => error.to_string(),
-            Unopened::Refused(_) => "it does not speak TLS".into(),
-        })?;
-        tell(&stream, endpoint, request, &worker.tools).await?;
-        Ok::<_, String>((stream, _place))
+        // Closed never.
+        let place = worker.shared.cancels.connections.acquire().await.ok()?;
+        let mut way = Way::of(pool, introduction, Near::Plain(None), &worker.tools, &worker.shared.metrics);
+        let (stream, joined) = connect::reach(pool, endpoint, way.as_deref_mut()).await.ok()?;
+        // The first bytes on a new connection, and the first behind a handshake, always find room.
+        match joined {
+            Some(mut joined) => handshake::say(&mut joined.sealed, &stream, request),
+            None => drop(rustix::net::send(&stream, request, SendFlags::NOSIGNAL).ok()?),
+        }
+        Some((stream, place))
     };
     let told = tokio::select! {
         told = tell => told,
-        () = client.gone(false) => Err("the client has left".into()),
-        () = sleep_until(deadline.into()) => Err("it does not answer".into()),
+        () = client.gone(false) => None,
+        () = sleep_until(deadline.into()) => None,
     };
-    match told {
-        Ok((stream, _place)) => {
-            tokio::select! {
-                () = ended(&stream, &worker.tools) => {}
-                () = client.gone(false) => {}
-                () = sleep_until(deadline.into()) => {}
-            }
-            true
-        }
-        Err(why) => {
-            tracing::debug!(pool = &*pool.name, endpoint = &*endpoint.name, "cannot pass a cancel request on: {why}");
-            false
-        }
+    let Some((stream, _place)) = told else {
+        tracing::debug!(pool = &*pool.name, endpoint = &*endpoint.name, "was not told of a request to cancel a query");
+        return false;
+    };
+    tokio::select! {
+        () = stream.gone(true) => {}
+        () = client.gone(false) => {}
+        () = sleep_until(deadline.into()) => {}
     }
-}
-
-/// Sends the request, in TLS where sessions of ours have it.
-async fn tell(stream: &Stream, endpoint: &Endpoint, request: &[u8], tools: &Tools) -> Result<(), String> {
-    // The first bytes on a new connection, and the first behind a handshake, always find room.
-    let send = |bytes: &[u8]| rustix::net::send(stream, bytes, SendFlags::NOSIGNAL).map_err(|error| error.to_string());
-    let Some(tls) = &endpoint.tls else { return send(request).map(drop) };
-    let joined = handshake::join(stream, tls, Vec::new(), false, tools).await;
-    let mut joined = joined.map_err(|_| "no TLS handshake with it succeeds")?;
-    let mut room = vec![0; joined.sealed.room_for(request.len())];
-    let sealed = joined.sealed.seal(request, &mut room).map_err(|error| error.to_string())?;
-    send(room.get(..sealed).unwrap_or_default()).map(drop)
-}
-
-/// Waits for the end of a connection, whatever comes before it.
-async fn ended(stream: &Stream, tools: &Tools) {
-    let receive = |cx: &mut std::task::Context<'_>| stream.poll_recv(cx, &mut tools.scratch.borrow_mut());
-    while std::future::poll_fn(receive).await.is_ok_and(|received| received > 0) {}
+    true
 }

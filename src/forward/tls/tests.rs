@@ -14,6 +14,7 @@ use super::*;
 use crate::detect::Opening;
 use crate::forward::closing;
 use crate::forward::tests::connection;
+use crate::refusal::Manner;
 use crate::stream::Family;
 use crate::table::{Identity, Limits};
 use crate::tls::sealed::Sealed;
@@ -102,7 +103,7 @@ async fn forward(
     tools: &Tools,
 ) -> (End, (u64, u64)) {
     let entry = Entry::new(Identity::nobody(), 0, Limits::default());
-    let forward = ForwardTls::new((&client, accepted, None), (&endpoint, joined), Vec::new(), tools, &entry);
+    let forward = ForwardTls::new((&client, accepted, None), (&endpoint, joined), Manner::Silent, tools, &entry);
     let end = timeout(Duration::from_secs(30), forward).await.expect("the forwarder hangs");
     match end {
         End::Lost(Side::Client, _) | End::Broken(Side::Client, _) => closing::reset_after_delivery(endpoint).await,
